@@ -1,0 +1,278 @@
+"""ptrace(2) as plain functions: one call, one request.
+
+Every function takes the id of one *thread* (tid). A request that fails raises
+OSError; ESRCH, which ptrace gives for a thread that is gone **or not stopped**,
+comes as ProcessLookupError.
+
+The library is loaded with PyDLL: the interpreter lock stays held during a
+request. A request takes 1 µs and never sleeps, so handing the lock over would
+cost more than it gives, and it would let the page service in at the wrong
+moment. Scratch structures can be shared for the same reason. (Reading tracee
+*memory* may sleep in a page fault that we serve ourselves: see memory.py.)
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+
+# Requests (linux/ptrace.h, asm/ptrace-abi.h).
+_CONT, _SINGLESTEP, _GETREGS, _SETREGS, _DETACH, _SYSCALL = 7, 9, 12, 13, 17, 24
+_SETOPTIONS, _GETEVENTMSG, _GETSIGINFO, _SETSIGINFO = 0x4200, 0x4201, 0x4202, 0x4203
+_GETREGSET, _SETREGSET, _SEIZE, _INTERRUPT, _LISTEN = 0x4204, 0x4205, 0x4206, 0x4207, 0x4208
+_GETSIGMASK, _SETSIGMASK, _GET_SYSCALL_INFO = 0x420A, 0x420B, 0x420E
+_NT_X86_XSTATE = 0x202
+
+O_TRACESYSGOOD, O_TRACEFORK, O_TRACEVFORK, O_TRACECLONE = 0x1, 0x2, 0x4, 0x8
+O_TRACEEXEC, O_TRACEVFORKDONE, O_TRACEEXIT, O_TRACESECCOMP = 0x10, 0x20, 0x40, 0x80
+O_EXITKILL = 0x100000
+
+EVENT_FORK, EVENT_VFORK, EVENT_CLONE, EVENT_EXEC = 1, 2, 3, 4
+EVENT_VFORK_DONE, EVENT_EXIT, EVENT_SECCOMP, EVENT_STOP = 5, 6, 7, 128
+
+#: Stop signal of a system call stop under O_TRACESYSGOOD.
+SYSCALL_STOP = 5 | 0x80
+
+#: What `syscall_op` answers.
+OP_NONE, OP_ENTRY, OP_EXIT, OP_SECCOMP = 0, 1, 2, 3
+
+WALL = 0x40000000
+
+#: -1 as a register holds it: no system call is in progress.
+NO_SYSCALL = 2**64 - 1
+
+# Order of struct user_regs_struct (asm/user_64.h).
+_REGISTERS = (
+    "r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi", "rdi",
+    "orig_rax", "rip", "cs", "eflags", "rsp", "ss", "fs_base", "gs_base", "ds", "es", "fs", "gs",
+)  # fmt: skip
+_XSTATE_MAX = 1 << 14  # AMX tiles included
+_SIGINFO_SIZE = 128
+
+
+class UserRegs(ctypes.Structure):
+    """General registers of a stopped thread, named as the kernel names them."""
+
+    _fields_ = [(name, ctypes.c_uint64) for name in _REGISTERS]
+
+    r15: int
+    r14: int
+    r13: int
+    r12: int
+    rbp: int
+    rbx: int
+    r11: int
+    r10: int
+    r9: int
+    r8: int
+    rax: int
+    rcx: int
+    rdx: int
+    rsi: int
+    rdi: int
+    orig_rax: int
+    rip: int
+    cs: int
+    eflags: int
+    rsp: int
+    ss: int
+    fs_base: int
+    gs_base: int
+    ds: int
+    es: int
+    fs: int
+    gs: int
+
+    def copy(self) -> UserRegs:
+        """A second structure with the same values."""
+        return UserRegs.from_buffer_copy(self)
+
+
+class _Iovec(ctypes.Structure):
+    _fields_ = (("base", ctypes.c_void_p), ("len", ctypes.c_size_t))
+
+
+_libc = ctypes.PyDLL(None, use_errno=True)
+_ptrace = _libc.ptrace
+_ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
+_ptrace.restype = ctypes.c_long
+
+_word = ctypes.c_uint64()
+_word_at = ctypes.addressof(_word)
+_scratch = ctypes.create_string_buffer(_XSTATE_MAX)
+_scratch_at = ctypes.addressof(_scratch)
+_iovec = _Iovec(_scratch_at, _XSTATE_MAX)
+_iovec_at = ctypes.addressof(_iovec)
+
+
+def _fail(tid: int) -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, f"ptrace of thread {tid}: {os.strerror(number)}")
+
+
+def seize(tid: int, options: int) -> None:
+    """Trace ``tid`` without stopping it; ``options`` are O_* bits."""
+    if _ptrace(_SEIZE, tid, None, options) < 0:
+        raise _fail(tid)
+
+
+def set_options(tid: int, options: int) -> None:
+    """Replace the O_* bits of a stopped thread."""
+    if _ptrace(_SETOPTIONS, tid, None, options) < 0:
+        raise _fail(tid)
+
+
+def interrupt(tid: int) -> None:
+    """Ask a running thread to stop (EVENT_STOP), whatever signals it blocks."""
+    if _ptrace(_INTERRUPT, tid, None, None) < 0:
+        raise _fail(tid)
+
+
+def listen(tid: int) -> None:
+    """Leave a thread in its group stop, but hear of its end (SIGCONT)."""
+    if _ptrace(_LISTEN, tid, None, None) < 0:
+        raise _fail(tid)
+
+
+def cont(tid: int, sig: int = 0) -> None:
+    """Let a stopped thread run, delivering ``sig``."""
+    if _ptrace(_CONT, tid, None, sig) < 0:
+        raise _fail(tid)
+
+
+def syscall(tid: int, sig: int = 0) -> None:
+    """Let a thread run to the next entry into or exit from a system call."""
+    if _ptrace(_SYSCALL, tid, None, sig) < 0:
+        raise _fail(tid)
+
+
+def singlestep(tid: int, sig: int = 0) -> None:
+    """Let a thread execute one instruction.
+
+    The trap is a *forced* SIGTRAP: where SIGTRAP is blocked or ignored the
+    kernel resets its handler.
+    """
+    if _ptrace(_SINGLESTEP, tid, None, sig) < 0:
+        raise _fail(tid)
+
+
+def detach(tid: int, sig: int = 0) -> None:
+    """Stop tracing a stopped thread and let it run."""
+    if _ptrace(_DETACH, tid, None, sig) < 0:
+        raise _fail(tid)
+
+
+def getregs(tid: int, regs: UserRegs) -> UserRegs:
+    """Fill ``regs`` from a stopped thread; returns it."""
+    if _ptrace(_GETREGS, tid, None, ctypes.addressof(regs)) < 0:
+        raise _fail(tid)
+    return regs
+
+
+def setregs(tid: int, regs: UserRegs) -> None:
+    """Set the registers of a stopped thread, fs_base and gs_base included."""
+    if _ptrace(_SETREGS, tid, None, ctypes.addressof(regs)) < 0:
+        raise _fail(tid)
+
+
+def get_xstate(tid: int) -> bytes:
+    """The XSAVE area (standard form) of a stopped thread."""
+    _iovec.base, _iovec.len = _scratch_at, _XSTATE_MAX
+    if _ptrace(_GETREGSET, tid, _NT_X86_XSTATE, _iovec_at) < 0:
+        raise _fail(tid)
+    return ctypes.string_at(_scratch_at, _iovec.len)
+
+
+def set_xstate(tid: int, xstate: bytes | bytearray) -> None:
+    """Set the XSAVE area; must have the full length that get_xstate gave.
+
+    OSError(EINVAL) if the header or MXCSR is not acceptable to XRSTOR.
+    """
+    size = len(xstate)
+    if size > _XSTATE_MAX:
+        raise OSError(errno.EINVAL, f"XSAVE area of {size} bytes, at most {_XSTATE_MAX}")
+    ctypes.memmove(_scratch, bytes(xstate), size)
+    _iovec.base, _iovec.len = _scratch_at, size
+    if _ptrace(_SETREGSET, tid, _NT_X86_XSTATE, _iovec_at) < 0:
+        raise _fail(tid)
+
+
+def getsiginfo(tid: int) -> bytes:
+    """The 128 bytes of siginfo_t that belong to the present stop."""
+    if _ptrace(_GETSIGINFO, tid, None, _scratch_at) < 0:
+        raise _fail(tid)
+    return ctypes.string_at(_scratch_at, _SIGINFO_SIZE)
+
+
+def setsiginfo(tid: int, info: bytes) -> None:
+    """Replace the siginfo_t that the program will see with this signal."""
+    ctypes.memmove(_scratch, info.ljust(_SIGINFO_SIZE, b"\0"), _SIGINFO_SIZE)
+    if _ptrace(_SETSIGINFO, tid, None, _scratch_at) < 0:
+        raise _fail(tid)
+
+
+def fault_siginfo(sig: int, code: int, addr: int) -> bytes:
+    """siginfo_t of a processor fault: signal, si_code (SEGV_MAPERR …), address."""
+    return struct.pack("<iii4xQ", sig, 0, code, addr).ljust(_SIGINFO_SIZE, b"\0")
+
+
+def getsigmask(tid: int) -> int:
+    """Blocked signals of a stopped thread: bit n-1 stands for signal n."""
+    if _ptrace(_GETSIGMASK, tid, 8, _word_at) < 0:
+        raise _fail(tid)
+    return _word.value
+
+
+def setsigmask(tid: int, mask: int) -> None:
+    """Set the blocked signals of a stopped thread."""
+    _word.value = mask
+    if _ptrace(_SETSIGMASK, tid, 8, _word_at) < 0:
+        raise _fail(tid)
+
+
+def geteventmsg(tid: int) -> int:
+    """The new tid at a FORK, VFORK or CLONE event, the status at EXIT …"""
+    if _ptrace(_GETEVENTMSG, tid, None, _word_at) < 0:
+        raise _fail(tid)
+    return _word.value
+
+
+def syscall_op(tid: int) -> int:
+    """At what point of a system call a thread is stopped: one of OP_*."""
+    if _ptrace(_GET_SYSCALL_INFO, tid, 88, _scratch_at) < 0:
+        raise _fail(tid)
+    return _scratch[0][0]
+
+
+def wait_any(*, block: bool = False) -> tuple[int, int] | None:
+    """The next (tid, wait status) of any child or tracee.
+
+    None if there is none (yet). With ``block``, sleeps until there is one; None
+    then means that no child is left.
+    """
+    try:
+        tid, status = os.waitpid(-1, WALL if block else WALL | os.WNOHANG)
+    except ChildProcessError:
+        return None
+    return (tid, status) if tid else None
+
+
+def wait_for(tid: int) -> int:
+    """Sleep until ``tid`` changes state; its wait status.
+
+    ProcessLookupError if it is no child or tracee of ours (any more).
+    """
+    try:
+        return os.waitpid(tid, WALL)[1]
+    except ChildProcessError:
+        raise ProcessLookupError(errno.ESRCH, f"thread {tid} is gone") from None
+
+
+def stop_of(status: int) -> tuple[int, int]:
+    """(signal, event) of the wait status of a stop; event 0 if none.
+
+    ``(SYSCALL_STOP, 0)`` is a system call stop, ``(SIGTRAP, EVENT_EXEC)`` an exec.
+    """
+    return (status >> 8) & 0xFF, status >> 16
