@@ -9,6 +9,8 @@
         ├── NoEpc                   ENOMEM: nothing reclaimable is left
         ├── Interrupted             ERESTARTSYS: a signal is pending for the caller
         ├── OutOfRange              ENOENT, EINVAL …: the page or group is not there
+        ├── PageExists              EBUSY: that address has a page already
+        ├── EnclaveDisabled         ENOMEM: the enclave lost its memory for good
         └── LoadFailed              EFAULT: a sealed page did not verify, or is lost
 """
 
@@ -74,3 +76,15 @@ class LoadFailed(Refused):
     """EFAULT: an evicted page did not verify (ELDU) or its contents are lost."""
 
     default_errno = _errno.EFAULT
+
+
+class PageExists(Refused):
+    """EBUSY: the enclave has a page at that address already."""
+
+    default_errno = _errno.EBUSY
+
+
+class EnclaveDisabled(Refused):
+    """ENOMEM: the enclave was disabled for want of EPC; it can only be closed."""
+
+    default_errno = _errno.ENOMEM
