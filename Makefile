@@ -1,0 +1,46 @@
+# make demo    run the main job: three tenants, their limits, real paging, a picture
+# make test    pass all tests (style, types and import order among them)
+# make check   style, types and import order alone
+# make bench   measure, each figure as a ratio against a named peer
+# make venv    the virtual environment alone, with everything Python in it
+# make lock    compile requirements/*.txt anew (see CONTRIBUTING.md)
+# make clean   remove .venv and caches
+#
+# Each target sets up what it needs first; nothing is done twice.
+
+PYTHON ?= python3
+BIN := .venv/bin
+SETUP := $(PYTHON) tools/setup.py
+
+.PHONY: help demo test check bench venv lock clean
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+demo:
+	@$(SETUP) demo
+	$(BIN)/epcgroup demo $(ARGS)
+
+test:
+	@$(SETUP) test
+	$(BIN)/python -m pytest $(ARGS)
+
+check:
+	@$(SETUP) venv
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+bench:
+	@$(SETUP) test
+	$(BIN)/python bench/run.py $(ARGS)
+
+venv:
+	@$(SETUP) venv
+
+lock:
+	$(PYTHON) tools/lock.py
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find src tests tools bench -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,56 @@
+#!/usr/bin/env python3
+"""Compile the lock files from pyproject.toml: `make lock`.
+
+``requirements/demo.txt`` holds what `make demo` needs: the dependencies, the
+``plot`` extra and the build backend. ``requirements/test.txt`` adds the
+``test`` extra and is compiled under the first, so that a package has one version.
+
+One version of each package serves every supported Python (``--universal``
+with the fewest forks), and the hashes are those of all its files. The files
+name no index: packages come from wherever pip is set up to look.
+
+The compiler (uv) is installed into a temporary environment and leaves with it.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+HEADERS = {
+    "demo": "# Locked: what `make demo` needs. Compiled by `make lock`; do not edit.\n",
+    "test": "# Locked: what `make test` needs, requirements/demo.txt included. Compiled by `make lock`; do not edit.\n",
+}
+OPTIONS = [
+    "--universal", "--fork-strategy=fewest", "--python-version=3.11", "--generate-hashes",
+    "--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links", "--upgrade", "--quiet",
+]  # fmt: skip
+
+
+def main() -> int:
+    """Write both lock files; returns 0, or raises CalledProcessError from the compiler."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    extras = project["project"]["optional-dependencies"]
+    demo = [*project["build-system"]["requires"], *project["project"]["dependencies"], *extras["plot"]]
+    with tempfile.TemporaryDirectory() as directory:
+        venv = Path(directory) / "venv"
+        subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
+        subprocess.run([str(venv / "bin/python"), "-m", "pip", "install", "-q", "uv"], check=True)
+        for name, wanted in (("demo", demo), ("test", demo + extras["test"])):
+            source, target = Path(directory) / f"{name}.in", ROOT / "requirements" / f"{name}.txt"
+            source.write_text("\n".join(wanted) + "\n")
+            options = [*OPTIONS, "--constraint", str(ROOT / "requirements/demo.txt")] if name == "test" else OPTIONS
+            done = subprocess.run(
+                [str(venv / "bin/uv"), "pip", "compile", *options, str(source)],
+                check=True, stdout=subprocess.PIPE, text=True,
+            )  # fmt: skip
+            target.write_text(HEADERS[name] + done.stdout)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
