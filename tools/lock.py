@@ -21,10 +21,8 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-HEADERS = {
-    "demo": "# Locked: what `make demo` needs. Compiled by `make lock`; do not edit.\n",
-    "test": "# Locked: what `make test` needs, requirements/demo.txt included. Compiled by `make lock`; do not edit.\n",
-}
+HEADER = "# Locked: what `make {}` needs{}. Compiled by `make lock`; do not edit.\n"
+EDITABLE = "editables"  # hatchling asks for it when a project is installed editable
 OPTIONS = [
     "--universal", "--fork-strategy=fewest", "--python-version=3.11", "--generate-hashes",
     "--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links", "--upgrade", "--quiet",
@@ -35,7 +33,7 @@ def main() -> int:
     """Write both lock files; returns 0, or raises CalledProcessError from the compiler."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     extras = project["project"]["optional-dependencies"]
-    demo = [*project["build-system"]["requires"], *project["project"]["dependencies"], *extras["plot"]]
+    demo = [*project["build-system"]["requires"], EDITABLE, *project["project"]["dependencies"], *extras["plot"]]
     with tempfile.TemporaryDirectory() as directory:
         venv = Path(directory) / "venv"
         subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
@@ -43,12 +41,11 @@ def main() -> int:
         for name, wanted in (("demo", demo), ("test", demo + extras["test"])):
             source, target = Path(directory) / f"{name}.in", ROOT / "requirements" / f"{name}.txt"
             source.write_text("\n".join(wanted) + "\n")
-            options = [*OPTIONS, "--constraint", str(ROOT / "requirements/demo.txt")] if name == "test" else OPTIONS
-            done = subprocess.run(
-                [str(venv / "bin/uv"), "pip", "compile", *options, str(source)],
-                check=True, stdout=subprocess.PIPE, text=True,
-            )  # fmt: skip
-            target.write_text(HEADERS[name] + done.stdout)
+            command = [str(venv / "bin/uv"), "pip", "compile", *OPTIONS, str(source)]
+            if name == "test":
+                command += ["--constraint", str(ROOT / "requirements/demo.txt")]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            target.write_text(HEADER.format(name, ", demo.txt included" if name == "test" else "") + done.stdout)
     return 0
 
 
