@@ -125,7 +125,11 @@ def set_options(tid: int, options: int) -> None:
 
 
 def interrupt(tid: int) -> None:
-    """Ask a running thread to stop (EVENT_STOP), whatever signals it blocks."""
+    """Ask a running thread to stop (EVENT_STOP), whatever signals it blocks.
+
+    Any other stop that comes first answers the request as well: the kernel then
+    forgets it.
+    """
     if _ptrace(_INTERRUPT, tid, None, None) < 0:
         raise _fail(tid)
 

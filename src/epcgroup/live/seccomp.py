@@ -34,9 +34,9 @@ SYS = {
     "close_range": 436, "openat2": 437, "faccessat2": 439,
 }  # fmt: skip
 _PATH_CALLS = (
-    "open", "openat", "openat2", "creat", "stat", "lstat", "newfstatat", "statx", "access",
-    "faccessat", "faccessat2",
+    "open", "openat", "openat2", "creat", "stat", "lstat", "access", "faccessat", "faccessat2",
 )  # fmt: skip
+_AT_EMPTY_PATH = 0x1000
 _RANGE_CALLS = ("mmap", "mprotect", "munmap", "mremap", "madvise", "pkey_mprotect")
 
 # Opcodes (linux/bpf_common.h).
@@ -115,8 +115,17 @@ def base_filter(*, libraries: bool = False, closes: bool = False) -> bytes:
     program.open_x86_64()
     for name in _PATH_CALLS + (("close", "close_range") if closes else ()):
         program.jump(_JEQ, SYS[name], yes="trace")
+    program.jump(_JEQ, SYS["newfstatat"], yes="newfstatat")
+    program.jump(_JEQ, SYS["statx"], yes="statx")
     program.jump(_JEQ, SYS["ioctl"], yes="ioctl")
     program.jump(_JEQ, SYS["mmap"], yes="mmap", no="allow")
+    # With AT_EMPTY_PATH these are libc's fstat: no path, and far too many.
+    program.label("newfstatat")
+    program.op(_LD, _args(3))
+    program.jump(_JSET, _AT_EMPTY_PATH, yes="allow", no="trace")
+    program.label("statx")
+    program.op(_LD, _args(2))
+    program.jump(_JSET, _AT_EMPTY_PATH, yes="allow", no="trace")
     program.label("ioctl")
     program.op(_LD, _args(1))
     program.op(_AND_K, 0xFF00)
