@@ -1,0 +1,132 @@
+"""Build the SGX test programs with the system's C compiler, into a cache outside the repository.
+
+    python tests/programs/build.py        prints the directory with the programs
+
+The cache is keyed by the sources and the compiler, so a second call costs a few milliseconds.
+The signing key of the test enclaves is made here once per cache and never leaves it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+HERE = Path(__file__).resolve().parent
+COMMON = ["-O2", "-Wall", "-Wextra", "-Werror"]
+# One flat image without data, without calls the compiler invents, without vector registers:
+# what a register test finds changed, somebody else changed.
+ENCLAVE = [
+    *COMMON, "-ffreestanding", "-fpie", "-fvisibility=hidden", "-fno-stack-protector", "-fcf-protection=none",
+    "-fno-asynchronous-unwind-tables", "-fno-jump-tables", "-fno-tree-loop-distribute-patterns",
+    "-mgeneral-regs-only", "-mno-red-zone",
+]  # fmt: skip
+HOST = [*COMMON, "-fPIC", "-pthread", "-Wno-clobbered"]
+STATIC = ["basics", "t1_sigill", "t2_epcm", "t3_state", "t4_exec", "t5_mapping", "t6_syscall"]
+
+
+class BuildError(Exception):
+    """The compiler is missing or refused a source."""
+
+
+def cache_root() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "epcgroup" / "programs"
+
+
+def build() -> Path:
+    """The directory with all programs, built now if it is not there.
+
+    Raises BuildError with the compiler's words.
+    """
+    if shutil.which("gcc") is None or shutil.which("ld") is None:
+        raise BuildError("gcc and binutils are needed to build the SGX test programs: apt install gcc libc6-dev")
+    root = cache_root()
+    root.mkdir(parents=True, exist_ok=True)
+    target = root / _fingerprint()
+    with (root / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.exists():
+            work = root / f"{target.name}.{os.getpid()}"
+            shutil.rmtree(work, ignore_errors=True)
+            work.mkdir()
+            _compile(work)
+            work.rename(target)
+    return target
+
+
+def _sources() -> list[Path]:
+    return sorted(p for p in HERE.rglob("*") if p.suffix in {".c", ".h", ".S", ".ld", ".py"})
+
+
+def _fingerprint() -> str:
+    digest = hashlib.sha256(subprocess.run(["gcc", "-v"], capture_output=True, check=True).stderr)
+    for path in _sources():
+        digest.update(f"{path.relative_to(HERE)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:20]
+
+
+def _run(work: Path, *command: str | Path) -> None:
+    done = subprocess.run([*map(str, command)], cwd=work, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BuildError(f"{' '.join(map(str, command))}\n{done.stderr}")
+
+
+def _compile(work: Path) -> None:
+    _make_key(work / "key.h")
+    _enclave_image(work)
+    _run(work, "gcc", "-c", HERE / "host/image.S", "-o", "image.o")  # .incbin enclave.bin from here
+    host = [p for p in sorted((HERE / "host").glob("*.[cS]")) if p.name != "image.S"]
+    objects = [f"host_{p.name}.o" for p in host]
+    cases = sorted((HERE / "cases").glob("*.c"))
+    jobs = [*zip(host, objects, strict=True), *((p, f"{p.stem}.o") for p in cases)]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda job: _run(work, "gcc", *HOST, "-I.", f"-I{HERE}/host", "-c", *job[:1], "-o", job[1]), jobs))
+    objects.append("image.o")
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda p: _link(work, p.stem, objects), cases))
+
+
+def _enclave_image(work: Path) -> None:
+    parts = []
+    for source in sorted((HERE / "enclave").glob("*.[cS]")):
+        parts.append(f"enclave_{source.name}.o")
+        _run(work, "gcc", *ENCLAVE, "-c", source, "-o", parts[-1])
+    _run(work, "ld", "--no-warn-rwx-segments", "-T", HERE / "enclave/link.ld", "-o", "enclave.elf", *parts)
+    _run(work, "objcopy", "-O", "binary", "enclave.elf", "enclave.bin")
+
+
+def _link(work: Path, name: str, objects: list[str]) -> None:
+    if name == "plugin":
+        _run(work, "gcc", "-shared", "-pthread", "-Wl,-Bsymbolic", "-o", "plugin.so", "plugin.o", *objects)
+    elif name == "vdso_weak":
+        # A stand-in with the vDSO's name at link time; at run time the loader has the real one.
+        (work / "stub.c").write_text("int __vdso_sgx_enter_enclave(void) { return 0; }\n")
+        _run(work, "gcc", "-shared", "-Wl,-soname,linux-vdso.so.1", "-o", "libvdsostub.so", "stub.c")
+        _run(work, "gcc", "-pthread", "-Wl,--no-as-needed", "-o", name, f"{name}.o", *objects, "libvdsostub.so")
+    else:
+        _run(work, "gcc", "-pthread", "-o", name, f"{name}.o", *objects, *(["-ldl"] if name == "dlopener" else []))
+    if name in STATIC:
+        _run(work, "gcc", "-static-pie", "-pthread", "-o", f"{name}-static", f"{name}.o", *objects)
+    if name == "basics":  # also at a fixed address, the way most static programs are
+        _run(work, "gcc", "-static", "-no-pie", "-pthread", "-o", f"{name}-fixed", f"{name}.o", *objects)
+
+
+def _make_key(path: Path) -> None:
+    key = rsa.generate_private_key(public_exponent=3, key_size=3072)
+    numbers = {"n": key.public_key().public_numbers().n, "d": key.private_numbers().d}
+    lines = []
+    for name, value in numbers.items():
+        words = ", ".join(f"{value >> 64 * i & (1 << 64) - 1:#x}UL" for i in range(48))
+        lines.append(f"static const unsigned long key_{name}[48] = {{ {words} }};")
+    path.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    print(build())
