@@ -31,9 +31,10 @@ OPTIONS = [
 
 def main() -> int:
     """Write both lock files; returns 0, or raises CalledProcessError from the compiler."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    extras = project["project"]["optional-dependencies"]
-    demo = [*project["build-system"]["requires"], EDITABLE, *project["project"]["dependencies"], *extras["plot"]]
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project, backend = pyproject["project"], pyproject["build-system"]["requires"]
+    extras = project["optional-dependencies"]
+    demo = [*backend, EDITABLE, *project["dependencies"], *extras["plot"]]
     with tempfile.TemporaryDirectory() as directory:
         venv = Path(directory) / "venv"
         subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
@@ -45,7 +46,8 @@ def main() -> int:
             if name == "test":
                 command += ["--constraint", str(ROOT / "requirements/demo.txt")]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            target.write_text(HEADER.format(name, ", demo.txt included" if name == "test" else "") + done.stdout)
+            header = HEADER.format(name, ", demo.txt included" if name == "test" else "")
+            target.write_text(header + done.stdout)
     return 0
 
 
