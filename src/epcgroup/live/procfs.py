@@ -116,7 +116,7 @@ def fd_inode(pid: int, fd: int) -> int:
     return os.stat(f"/proc/{pid}/fd/{fd}").st_ino  # noqa: PTH116 (a Path costs as much again)
 
 
-def kcmp_vm(pid: int, other: int) -> bool:
+def same_mm(pid: int, other: int) -> bool:
     """Whether two tasks share one address space (kcmp(2), KCMP_VM)."""
     result = _libc.syscall(_SYS_KCMP, pid, other, _KCMP_VM, 0, 0)
     if result < 0:

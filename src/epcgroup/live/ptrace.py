@@ -29,6 +29,12 @@ O_TRACESYSGOOD, O_TRACEFORK, O_TRACEVFORK, O_TRACECLONE = 0x1, 0x2, 0x4, 0x8
 O_TRACEEXEC, O_TRACEVFORKDONE, O_TRACEEXIT, O_TRACESECCOMP = 0x10, 0x20, 0x40, 0x80
 O_EXITKILL = 0x100000
 
+#: What the supervisor traces with.
+OPTIONS = (
+    O_TRACESYSGOOD | O_TRACEFORK | O_TRACEVFORK | O_TRACECLONE
+    | O_TRACEEXEC | O_TRACEEXIT | O_TRACESECCOMP | O_EXITKILL
+)  # fmt: skip
+
 EVENT_FORK, EVENT_VFORK, EVENT_CLONE, EVENT_EXEC = 1, 2, 3, 4
 EVENT_VFORK_DONE, EVENT_EXIT, EVENT_SECCOMP, EVENT_STOP = 5, 6, 7, 128
 
@@ -168,8 +174,10 @@ def detach(tid: int, sig: int = 0) -> None:
         raise _fail(tid)
 
 
-def getregs(tid: int, regs: UserRegs) -> UserRegs:
-    """Fill ``regs`` from a stopped thread; returns it."""
+def getregs(tid: int, regs: UserRegs | None = None) -> UserRegs:
+    """The registers of a stopped thread, in ``regs`` if given."""
+    if regs is None:
+        regs = UserRegs()
     if _ptrace(_GETREGS, tid, None, ctypes.addressof(regs)) < 0:
         raise _fail(tid)
     return regs
