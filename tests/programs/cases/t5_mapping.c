@@ -1,0 +1,185 @@
+/* Mappings and descriptors as real runtimes use them: mapped before ECREATE with base 0, probed while
+ * fresh, sparse and huge. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include "check.h"
+
+static int open_device(void)
+{
+	int fd = open("/dev/sgx_enclave", O_RDWR | O_CLOEXEC);
+
+	CHECK(fd >= 0, "open: %s", strerror(errno));
+	return fd;
+}
+
+static int try_ioctl(int fd, u64 command, void *argument)
+{
+	return ioctl(fd, command, argument) ? errno : 0;
+}
+
+/* What loaders ask a fresh descriptor to learn what the driver can do. */
+static void probes(void)
+{
+	u64 zeros[6] = { 0 };
+	int fd = open_device();
+
+	CHECK_EQ(try_ioctl(fd, SGX_REMOVE, zeros), EINVAL);
+	CHECK_EQ(try_ioctl(fd, SGX_RESTRICT, zeros), EINVAL);
+	CHECK_EQ(try_ioctl(fd, SGX_MODT, zeros), EINVAL);
+	CHECK_EQ(try_ioctl(fd, SGX_ADD, zeros), EINVAL);
+	CHECK_EQ(try_ioctl(fd, SGX_INIT, zeros), EINVAL);
+	CHECK_EQ(try_ioctl(fd, 0xa4f0, zeros), ENOTTY);
+	CHECK_EQ(try_ioctl(fd, 0x5401, zeros), ENOTTY);		/* TCGETS */
+	CHECK_EQ(try_ioctl(fd, SGX_CREATE, (void *)8), EFAULT);
+	zeros[0] = 99;
+	CHECK_EQ(try_ioctl(fd, SGX_PROVISION, zeros), EINVAL);
+	close(fd);
+}
+
+static void device_names(void)
+{
+	u64 argument;
+	int fd, provision;
+
+	CHECK(open("/dev/isgx", O_RDWR) < 0 && errno == ENOENT, "/dev/isgx");
+	CHECK(open("/dev/sgx", O_RDWR) < 0, "/dev/sgx");
+	provision = open("/dev/sgx_provision", O_RDONLY);
+	CHECK(provision >= 0, "/dev/sgx_provision: %s", strerror(errno));
+	fd = open_device();
+	argument = provision;
+	CHECK_EQ(try_ioctl(fd, SGX_PROVISION, &argument), 0);
+	argument = fd;
+	CHECK_EQ(try_ioctl(fd, SGX_PROVISION, &argument), EINVAL);
+	close(fd);
+	close(provision);
+	CHECK(!access("/dev/sgx_enclave", F_OK), "access: %s", strerror(errno));
+}
+
+static void use(struct enclave *e, u64 heap)
+{
+	struct call *c = by_vdso(e, 0), *bare = by_enclu(e, 0);
+
+	must(c, OP_FILL, e->heap, heap, 1, 0);
+	CHECK_EQ(must(bare, OP_CHECK, e->heap, heap, 1, 0), 0);
+	must(bare, OP_FILL, e->heap, heap, 2, 0);
+	CHECK_EQ(must(c, OP_CHECK, e->heap, heap, 2, 0), 0);
+}
+
+/* The first 64 KiB stay unmapped, SECS.BASE is 0, the mapping is older than the enclave. */
+static void mapped_before_create(void)
+{
+	struct enclave e = load((struct spec){ .base_zero = 1, .start = 0x10000, .size = 64 << 20, .heap = 300 });
+
+	use(&e, 300);
+	enclave_unload(&e);
+}
+
+static void unmapped_below(void)
+{
+	struct enclave e = load((struct spec){ .base_zero = 1, .start = 0x10000, .size = 64 << 20, .heap = 10 });
+	struct call *c = by_vdso(&e, 0);
+
+	EXPECT_FAULT(c, ask(c, NULL, OP_GET, 0x3000, 0, 0, 0), 14, 4, 0x3000);
+}
+
+/* The old mapping (RWX over everything) serves pages added after INIT. */
+static void old_mapping_takes_new_pages(void)
+{
+	struct enclave e = load((struct spec){ .base_zero = 1, .start = 0x10000, .size = 64 << 20, .heap = 10 });
+	struct call *c = by_vdso(&e, 0);
+	u64 page = 32 << 20;
+
+	CHECK_EQ(must(c, OP_ACCEPT, page, R | W | TYPE_REG << 8 | SECINFO_PENDING, 0, 0), 0);
+	must(c, OP_PUT, page, 5, 0, 0);
+	CHECK_EQ(must(c, OP_GET, page, 0, 0, 0), 5);
+}
+
+/* A loader that maps a page of the fresh descriptor just to see whether it may. */
+static void trial_mapping(void)
+{
+	int fd = open_device();
+	void *at = mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+
+	CHECK(at != MAP_FAILED, "mmap: %s", strerror(errno));
+	CHECK(!munmap(at, 4096), "munmap");
+	CHECK(mmap(NULL, 4096, PROT_READ, MAP_PRIVATE, fd, 0) == MAP_FAILED && errno == EINVAL, "MAP_PRIVATE was accepted");
+	close(fd);
+	use(&(struct enclave[]){ load((struct spec){ .heap = 50 }) }[0], 50);
+}
+
+static void permissions(void)
+{
+	struct enclave e = load((struct spec){ .heap = 10 });
+	u64 end = e.base + e.size;
+
+	CHECK(mmap((void *)e.heap, PAGE, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_FIXED, e.fd, 0) == MAP_FAILED &&
+		      errno == EACCES, "an R W page was mapped executable");
+	CHECK(mprotect((void *)e.base, PAGE, PROT_READ | PROT_WRITE) && errno == EACCES, "an R X page became writable");
+	CHECK(mmap((void *)end, PAGE, PROT_READ, MAP_SHARED, e.fd, 0) == MAP_FAILED && errno == EACCES,
+	      "a mapping outside of ELRANGE was accepted");
+	CHECK(!mprotect((void *)e.heap, PAGE, PROT_NONE), "PROT_NONE: %s", strerror(errno));
+	CHECK(!mprotect((void *)e.heap, PAGE, PROT_READ | PROT_WRITE), "R W: %s", strerror(errno));
+	use(&e, 10);
+}
+
+/* munmap and a second mmap bring the same pages back. */
+static void remapped(void)
+{
+	struct enclave e = load((struct spec){ .heap = 200 });
+	struct call *c = by_vdso(&e, 0);
+
+	must(c, OP_FILL, e.heap, 200, 1, 0);
+	CHECK(!munmap((void *)e.heap, 200 * PAGE), "munmap");
+	EXPECT_FAULT(c, ask(c, NULL, OP_GET, e.heap, 0, 0, 0), 14, 4, e.heap);
+	CHECK(mmap((void *)e.heap, 200 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, e.fd, 0) == (void *)e.heap,
+	      "mmap: %s", strerror(errno));
+	CHECK_EQ(call_enter(c, ERESUME), 0);
+	CHECK_EQ(c->asked.result, pattern(1, 0, 0));
+	CHECK_EQ(must(c, OP_CHECK, e.heap, 200, 1, 0), 0);
+}
+
+static void huge_and_sparse(void)
+{
+	struct enclave e = load((struct spec){ .size = 64UL << 30, .heap = 20, .hole = 1 });
+	struct call *c = by_vdso(&e, 0);
+	u64 far = e.base + (63UL << 30);
+
+	CHECK(mmap((void *)far, 16 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, e.fd, 0) == (void *)far,
+	      "mmap: %s", strerror(errno));
+	CHECK_EQ(must(c, OP_ACCEPT, far, R | W | TYPE_REG << 8 | SECINFO_PENDING, 0, 0), 0);
+	must(c, OP_PUT, far, 1, 0, 0);
+	use(&e, 20);
+	CHECK_EQ(must(c, OP_GET, far, 0, 0, 0), 1);
+}
+
+static void descriptor_survives_dup_and_close(void)
+{
+	struct enclave e = load((struct spec){ .heap = 60 });
+	int copy = fcntl(e.fd, F_DUPFD_CLOEXEC, 50);
+
+	CHECK_EQ(copy, 50);
+	close(e.fd);
+	e.fd = copy;
+	use(&e, 60);
+}
+
+int main(int argc, char **argv)
+{
+	static const struct test tests[] = {
+		{ "probes", probes },
+		{ "device_names", device_names },
+		{ "mapped_before_create", mapped_before_create },
+		{ "unmapped_below", unmapped_below },
+		{ "old_mapping_takes_new_pages", old_mapping_takes_new_pages },
+		{ "trial_mapping", trial_mapping },
+		{ "permissions", permissions },
+		{ "remapped", remapped },
+		{ "huge_and_sparse", huge_and_sparse },
+		{ "descriptor_survives_dup_and_close", descriptor_survives_dup_and_close },
+	};
+
+	return RUN(argc, argv, tests);
+}
