@@ -1,7 +1,17 @@
-"""A cgroup with its EPC state: what the kernel hangs on the misc group's pointer."""
+"""A cgroup with its EPC state: what the kernel hangs on the misc group's pointer.
+
+Every group has its own lists, but most questions are about a subtree: is there
+anything to take, and where is the next list that has something. Asking ten
+thousand groups for that at every fault would cost more than the fault. So each
+group counts the reclaimable pages of its whole subtree (``below``), and keeps
+its children that have any, in order of creation (``active``, with ``active_ids``
+beside it to search in). Both change only along the path to the root, and
+``active`` only when a subtree becomes empty or stops being so.
+"""
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 from epcgroup.epc.lru import PageList
@@ -13,22 +23,17 @@ if TYPE_CHECKING:
 
 
 class Group(tree.Group):
-    """One group's lists and its part in background work.
-
-    ``active`` holds the ids of children whose subtree has a reclaimable page, in
-    order of creation, and ``reclaimable_below`` counts those pages in the whole
-    subtree: with both, "is the subtree empty" and the walk to the next list do
-    not see the other ten thousand groups.
-    """
+    """One group's lists, and its part in background work."""
 
     __slots__ = (
         "active",
+        "active_ids",
+        "below",
         "counters",
         "cursor",
         "hopeless",
         "queued",
         "reclaimable",
-        "reclaimable_below",
         "unreclaimable",
         "victim",
         "wanted",
@@ -40,11 +45,37 @@ class Group(tree.Group):
         super().__init__(group_id, parent, name, resources)
         self.reclaimable = PageList()
         self.unreclaimable = PageList()
-        self.reclaimable_below = 0
-        self.active: list[int] = []
-        self.cursor: Group = self  # where this group's next round goes on (walk by cursor)
+        self.below = 0  # reclaimable pages in the whole subtree
+        self.active: list[Group] = []
+        self.active_ids: list[int] = []
+        self.cursor: Group = self  # where the next round goes on (walk by cursor)
         self.queued = False  # the worker is in the queue
-        self.wanted = 0  # pages that refused faults wait for
-        self.hopeless = False  # the worker's last run ended with nothing to take
-        self.victim: Enclave | None = None  # disabled for this group and not closed yet
+        self.wanted = 0  # pages that a refused fault waits for
+        self.hopeless = False  # the worker's last run ended with nothing that can be written
+        self.victim: Enclave | None = None  # disabled for this group's sake and not closed yet
         self.counters = Counters()
+
+    def count_one(self) -> None:
+        """One reclaimable page more on this group's list."""
+        level: Group | None = self
+        while level is not None:
+            below = level.below
+            level.below = below + 1
+            parent = level.parent
+            if not below and parent is not None:
+                at = bisect_left(parent.active_ids, level.id)
+                parent.active_ids.insert(at, level.id)
+                parent.active.insert(at, level)
+            level = parent
+
+    def discount(self, pages: int) -> None:
+        """So many reclaimable pages fewer on this group's list."""
+        level: Group | None = self
+        while level is not None:
+            level.below -= pages
+            parent = level.parent
+            if not level.below and parent is not None:
+                at = bisect_left(parent.active_ids, level.id)
+                del parent.active_ids[at]
+                del parent.active[at]
+            level = parent

@@ -51,7 +51,7 @@ class PageList:
 
     def take(self, limit: int) -> list[EpcPage]:
         """Unlink up to ``limit`` pages from the head, in order."""
-        taken = []
+        taken: list[EpcPage] = []
         page = self.head
         while page is not None and len(taken) < limit:
             taken.append(page)

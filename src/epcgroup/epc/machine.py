@@ -14,123 +14,158 @@ in :meth:`Machine.step` and :meth:`Machine.settle`, never by itself.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 
+from epcgroup.epc import background, enclaves, fault, release, track, vepc
+from epcgroup.epc.alloc import global_batch
 from epcgroup.epc.caller import Caller
 from epcgroup.epc.group import Group
 from epcgroup.epc.pager import Pager
-from epcgroup.epc.pages import Enclave, EpcPage, Vepc
+from epcgroup.epc.pages import Enclave, EpcPage, State, Vepc
 from epcgroup.epc.policy import Policy
-from epcgroup.misc import Tree
+from epcgroup.epc.queue import max_written, should_reclaim
+from epcgroup.epc.reclaim import reclaim
+from epcgroup.epc.state import State as Epc
+from epcgroup.epc.walk import nothing_reclaimable
+from epcgroup.errors import Busy
+from epcgroup.misc import files
+from epcgroup.units import U64_MAX
 
 
-class Machine:
-    """One emulated machine; pure: no clock, no thread, no randomness."""
+class Machine(Epc):
+    """One emulated machine; pure: no clock, no thread, no randomness.
 
-    groups: Tree[Group]
-    enclaves: dict[int, Enclave]
-    vepcs: dict[int, Vepc]
-    epc_pages: int
-    policy: Policy
-    pager: Pager
-    works_run: int
-    ksgxd_runs: int
+    ``groups`` is the tree of cgroups; ``enclaves`` and ``vepcs`` hold what
+    lives, by id; ``works_run`` and ``ksgxd_runs`` count background jobs begun.
+    """
 
     def __init__(
         self, *, epc_pages: int, policy: Policy, pager: Pager, resources: Mapping[str, int] | None = None
     ) -> None:
         """``resources``: capacities of other misc resources, by key."""
-        raise NotImplementedError
+        super().__init__(epc_pages=epc_pages, policy=policy, pager=pager, resources=resources)
+        self.groups.max_written = self._max_written
+        self.groups.group_freed = self._group_freed
+        self._next_id = 1
 
     @property
     def free(self) -> int:
         """Free EPC pages."""
-        raise NotImplementedError
+        return self.pool.free
 
     # -- enclaves ------------------------------------------------------------
 
     def create_enclave(self, caller: Caller, size: int) -> Enclave:
-        """First VA page, then SECS; both or neither. ``size`` in pages (spec 6.5 CREATE 5-7)."""
-        raise NotImplementedError
+        """First VA page, then SECS; both or neither. ``size`` in pages (spec 6.5, CREATE 5 to 7).
+
+        Raises NoEpc, Interrupted.
+        """
+        enclave = enclaves.create(self, caller, size, self._next_id)
+        self._next_id += 1
+        return enclave
 
     def add_page(self, caller: Caller, enclave: Enclave, index: int) -> EpcPage:
-        """EADD: an EPC page, a VA page when one is due; may reclaim (spec 6.5 ADD_PAGES).
+        """EADD: an EPC page, a VA page when one is due; may reclaim (spec 6.5, ADD_PAGES).
 
         Raises OutOfRange (initialised, or index outside), EnclaveDisabled,
         NoEpc, Interrupted, PageExists.
         """
-        raise NotImplementedError
+        return enclaves.add_page(self, caller, enclave, index)
 
     def cancel_page(self, enclave: Enclave, index: int) -> None:
-        """Undo the add_page or augment just done (EADD or EAUG itself failed): page and VA growth."""
-        raise NotImplementedError
+        """Undo the add_page or augment just done: EADD or EAUG itself failed."""
+        enclaves.cancel_page(self, enclave, index)
 
     def initialise(self, enclave: Enclave) -> None:
         """EINIT succeeded. Raises OutOfRange (twice), EnclaveDisabled."""
-        raise NotImplementedError
+        enclaves.initialise(enclave)
 
     def fault(self, caller: Caller, enclave: Enclave, index: int) -> EpcPage:
-        """The page, loaded if it was evicted, its SECS first; never reclaims (spec 6.3, 5).
+        """The page, loaded if it was evicted, its SECS first; never reclaims (spec 6.3).
 
         Raises OutOfRange (no such page), EnclaveDisabled, Busy, NoEpc,
         Interrupted, LoadFailed. Everything but Busy is a SIGBUS.
         """
-        raise NotImplementedError
+        return fault.fault(self, caller, enclave, index)
 
     def augment(self, caller: Caller, enclave: Enclave, index: int) -> EpcPage:
-        """EAUG: a new page in an initialised enclave; never reclaims (spec 6.4)."""
-        raise NotImplementedError
+        """EAUG: a new page in an initialised enclave; never reclaims (spec 6.4).
+
+        Raises as fault does, and PageExists.
+        """
+        return fault.augment(self, caller, enclave, index)
 
     def remove_page(self, enclave: Enclave, index: int) -> None:
         """REMOVE_PAGES of a resident page. Raises OutOfRange, Busy (being reclaimed)."""
-        raise NotImplementedError
+        enclaves.remove_page(self, enclave, index)
 
     def drop_from_lru(self, page: EpcPage) -> None:
         """Make a page invisible to reclaim (MODIFY_TYPES). Raises Busy (being reclaimed)."""
-        raise NotImplementedError
+        track.drop(page)
 
     def restore_to_lru(self, page: EpcPage) -> None:
-        """Undo drop_from_lru: the page goes to the tail."""
-        raise NotImplementedError
+        """Undo drop_from_lru: the page goes to the tail of its group's list."""
+        if page.state is State.NOT_TRACKED:
+            track.record(self, page)
 
     def release(self, enclave: Enclave) -> None:
         """The last reference is gone: every page is freed (spec 6.1)."""
-        raise NotImplementedError
+        release.release(self, enclave)
 
     def edmm_reclaim(self, caller: Caller) -> None:
-        """What the SGX2 ioctls do before each page (ALLOC-33)."""
-        raise NotImplementedError
+        """What the SGX2 ioctls do before each page (ALLOC-33); never fails."""
+        root = self.groups.root
+        if self.pool.free < self.low and not nothing_reclaimable(self, root):
+            reclaim(self, root, global_batch(self, 0))
+        if self.policy.prequeue and should_reclaim(self, caller.group):
+            reclaim(self, caller.group, self.policy.batch_min)
 
     # -- virtual EPC ---------------------------------------------------------
 
     def create_vepc(self, size: int) -> Vepc:
         """A guest's EPC of ``size`` pages, none of them allocated."""
-        raise NotImplementedError
+        guest = Vepc(self._next_id, size)
+        self._next_id += 1
+        self.vepcs[guest.id] = guest
+        return guest
 
-    def fault_vepc(self, caller: Caller, vepc: Vepc, index: int) -> EpcPage:
-        """The guest touched a page: allocate it unless it is there. Errors as fault."""
-        raise NotImplementedError
+    def fault_vepc(self, caller: Caller, guest: Vepc, index: int) -> EpcPage:
+        """The guest touched a page: allocate it unless it is there.
 
-    def free_vepc_page(self, vepc: Vepc, index: int) -> None:
+        Raises OutOfRange, Busy (retry if the fault allows it), NoEpc, Interrupted.
+        """
+        return vepc.fault_vepc(self, caller, guest, index)
+
+    def free_vepc_page(self, guest: Vepc, index: int) -> None:
         """EREMOVE succeeded for one page (pages left over are the zombies of VEPC-05)."""
-        raise NotImplementedError
+        vepc.free_vepc_page(self, guest, index)
 
-    def release_vepc(self, vepc: Vepc) -> None:
+    def release_vepc(self, guest: Vepc) -> None:
         """Free all its pages."""
-        raise NotImplementedError
+        vepc.release_vepc(self, guest)
 
-    # -- limits --------------------------------------------------------------
+    # -- limits and faults of the hardware -----------------------------------
 
     def set_max(self, group: Group, limit: int | None) -> None:
         """Store a limit in bytes, None for no limit; the policy says what follows.
 
         The same as writing misc.max through ``misc.files``.
         """
-        raise NotImplementedError
+        files.set_max(self.groups, group, self.epc, U64_MAX if limit is None else limit)
 
     def usage(self, group: Group) -> int:
         """Bytes charged to a group and its descendants (misc.current)."""
-        raise NotImplementedError
+        return group.usage[self.epc]
+
+    def poison(self, page: EpcPage) -> None:
+        """A memory error in an EPC page: off its list, and never handed out again (EPC-08).
+
+        A page that a reclaim round holds is left to that round.
+        """
+        with contextlib.suppress(Busy):
+            track.drop(page)
+        self.pool.poison(page)
 
     # -- background ----------------------------------------------------------
 
@@ -138,15 +173,22 @@ class Machine:
         """Run one slice of background work; False when there is none.
 
         A slice is the release of one group, or one round of a worker or of
-        ksgxd. Runnable jobs take turns.
+        ksgxd. Jobs that have begun take turns.
         """
-        raise NotImplementedError
+        return background.step(self)
 
     def settle(self) -> None:
         """Run background work until none is left: releases, then the oldest work, then ksgxd."""
-        raise NotImplementedError
+        background.settle(self)
 
     @property
     def pending(self) -> bool:
         """Whether step() would find something to do."""
-        raise NotImplementedError
+        return background.pending(self)
+
+    def _max_written(self, group: Group, resource: int) -> None:
+        if resource == self.epc:
+            max_written(self, group)
+
+    def _group_freed(self, group: Group) -> None:
+        release.group_freed(self, group)

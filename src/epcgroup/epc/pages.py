@@ -144,7 +144,17 @@ class Counters:
     (for faults). Time is not in here: a cost profile or a clock adds it outside.
     """
 
-    __slots__ = ("added", "augmented", "evicted", "faults", "loaded", "removed", "retried", "scanned", "young")
+    __slots__ = (
+        "added",
+        "augmented",
+        "evicted",
+        "faults",
+        "loaded",
+        "removed",
+        "retried",
+        "scanned",
+        "young",
+    )
 
     def __init__(self) -> None:
         self.added = 0  # EADD

@@ -97,8 +97,10 @@ class Policy:
     batch_min: int  # pages of one round for a group: the need, clamped to these
     batch_max: int
     global_batch: int  # pages of one round for the whole machine
-    batch_by_need: bool  # a global round takes no more than is missing
+    batch_by_need: bool  # no round takes more than is missing
+    direct_batch: int  # pages of one round that a charging task does itself
     ignore_age_after: int | None  # this many fruitless rounds are borne; then young pages go too
+    ignore_age_globally: bool  # also in rounds for the whole machine
     give_up: bool  # a whole turn with nothing written, age ignored: fail instead of trying for ever
 
     # The per-group worker.
@@ -109,12 +111,12 @@ class Policy:
 
     # Allocation.
     busy_before_signal: bool  # a fault over the limit is retried even while a signal is pending (B-23)
-    pair_secs: bool  # a fault that needs SECS and page gets both or neither
+    all_at_once: bool  # who needs several pages (page and SECS, page and VA) gets all or none
 
     # ksgxd: woken below low, works until high are free.
     low: int
     high: int
-    scale_watermarks: bool  # to an eighth and a quarter of a small EPC
+    scale_watermarks: bool  # to a sixteenth and an eighth of a small EPC
 
     @property
     def track_unreclaimable(self) -> bool:
@@ -138,14 +140,16 @@ V5 = Policy(
     batch_max=32,
     global_batch=16,
     batch_by_need=False,
+    direct_batch=16,
     ignore_age_after=5,
+    ignore_age_globally=False,
     give_up=False,
     on_max_written=OnMaxWritten.WORKER,
     goal=goal_v5,
     prequeue=False,
     disable=Disable.CASCADE,
     busy_before_signal=False,
-    pair_secs=False,
+    all_at_once=False,
     low=32,
     high=64,
     scale_watermarks=False,
@@ -161,14 +165,16 @@ V17 = Policy(
     batch_max=16,
     global_batch=16,
     batch_by_need=False,
+    direct_batch=1,
     ignore_age_after=None,
+    ignore_age_globally=False,
     give_up=False,
     on_max_written=OnMaxWritten.NOTHING,
     goal=goal_v17,
     prequeue=True,
     disable=Disable.NEVER,
     busy_before_signal=False,
-    pair_secs=False,
+    all_at_once=False,
     low=32,
     high=64,
     scale_watermarks=False,
@@ -184,14 +190,16 @@ STANDARD = Policy(
     batch_max=16,
     global_batch=16,
     batch_by_need=True,
+    direct_batch=16,
     ignore_age_after=5,
+    ignore_age_globally=True,
     give_up=True,
     on_max_written=OnMaxWritten.WORKER_IF_ABOVE,
     goal=goal_standard,
     prequeue=False,
     disable=Disable.ONE_AND_WAIT,
     busy_before_signal=True,
-    pair_secs=True,
+    all_at_once=True,
     low=32,
     high=64,
     scale_watermarks=True,

@@ -1,0 +1,75 @@
+"""Taking EPC pages: charge, then a physical page (spec 3.2).
+
+Physical pressure is answered by the whole machine, whatever the limits: groups
+may lend to each other (ALLOC-03). Who must not reclaim is told "busy" and ksgxd
+does it.
+"""
+
+from __future__ import annotations
+
+from epcgroup.epc.caller import Caller
+from epcgroup.epc.charge import charge
+from epcgroup.epc.pages import EpcPage
+from epcgroup.epc.queue import wake_ksgxd
+from epcgroup.epc.reclaim import Effort
+from epcgroup.epc.state import State as Epc
+from epcgroup.epc.walk import nothing_reclaimable
+from epcgroup.errors import Busy, Interrupted, NoEpc
+from epcgroup.misc import uncharge
+from epcgroup.units import PAGE_SIZE
+
+
+def allocate(epc: Epc, caller: Caller, pages: int, may_reclaim: bool) -> list[EpcPage]:
+    """``pages`` EPC pages, charged to the caller's group; all or none.
+
+    They have no owner and are on no list. Raises Busy, NoEpc, Interrupted; then
+    nothing is held.
+    """
+    charge(epc, caller, pages, may_reclaim)
+    pool = epc.pool
+    group = caller.group
+    try:
+        if pool.free < pages:
+            _make_room(epc, caller, pages, may_reclaim)
+        taken = []
+        for _ in range(pages):
+            page = pool.take()
+            page.group = group
+            taken.append(page)
+        return taken
+    except BaseException:  # not charged for what was not had (ALLOC-02)
+        uncharge(epc.groups, group, epc.epc, pages * PAGE_SIZE)
+        group.pins -= pages
+        if not group.online:
+            epc.groups.settle_group(group)
+        raise
+    finally:
+        if pool.free < epc.low and not nothing_reclaimable(epc, epc.groups.root):
+            wake_ksgxd(epc, 0)
+
+
+def _make_room(epc: Epc, caller: Caller, pages: int, may_reclaim: bool) -> None:
+    root = epc.groups.root
+    effort: Effort | None = None
+    while epc.pool.free < pages:
+        if nothing_reclaimable(epc, root):
+            raise NoEpc("the EPC is full and nothing is reclaimable")
+        if not may_reclaim:
+            if epc.ksgxd_hopeless:
+                epc.ksgxd_hopeless = False
+                raise NoEpc("the EPC is full and no page can be written out")
+            wake_ksgxd(epc, pages)
+            raise Busy
+        if caller.signal_pending():
+            raise Interrupted
+        if effort is None:
+            effort = Effort(epc)
+        if not effort.round(root, global_batch(epc, pages), machine_wide=True):
+            raise NoEpc("the EPC is full and no page can be written out")
+
+
+def global_batch(epc: Epc, wanted: int) -> int:
+    """Pages of one round over the whole machine, with so many waited for."""
+    if not epc.policy.batch_by_need:
+        return epc.policy.global_batch
+    return max(1, min(max(wanted, epc.high) - epc.pool.free, epc.policy.global_batch))

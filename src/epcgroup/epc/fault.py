@@ -1,0 +1,115 @@
+"""A touch of a page that is not mapped: use it, load it, or add it (spec 6.3, 6.4).
+
+The handler holds the enclave's lock, so it never reclaims: refused, it says
+"busy", the processor faults again, and meanwhile background work makes room.
+Every error but that one is a SIGBUS.
+
+The SECS comes first: no page can be loaded without it. A policy that charges
+one by one may get the SECS and not the page; the SECS then stays, childless, and
+nothing can evict it (FAULT-02). With a limit of a few pages that can starve a
+whole group. ``all_at_once`` takes SECS and page together.
+"""
+
+from __future__ import annotations
+
+from epcgroup.epc.alloc import allocate
+from epcgroup.epc.caller import Caller
+from epcgroup.epc.enclaves import new_page, place_new, va_due
+from epcgroup.epc.pages import SECS_INDEX, Enclave, EpcPage, Kind, State
+from epcgroup.epc.release import free_page
+from epcgroup.epc.state import State as Epc
+from epcgroup.epc.track import record
+from epcgroup.errors import Busy, EnclaveDisabled, OutOfRange, PageExists, Refused
+
+
+def fault(epc: Epc, caller: Caller, enclave: Enclave, index: int) -> EpcPage:
+    """The page at ``index``, resident; see Machine.fault."""
+    if enclave.disabled:
+        raise EnclaveDisabled
+    try:
+        page = enclave.pages[index]
+    except KeyError:
+        raise OutOfRange(f"the enclave has no page {index}") from None
+    if page is not None:
+        if page.state is State.RECLAIM_IN_PROGRESS:
+            raise Busy("the page is being reclaimed")
+        return page
+    counters, group_counters = enclave.counters, caller.group.counters
+    counters.faults += 1
+    group_counters.faults += 1
+    try:
+        page = _load(epc, caller, enclave, index)
+    except Busy:
+        counters.retried += 1
+        group_counters.retried += 1
+        raise
+    enclave.pages[index] = page
+    enclave.child_count += 1
+    record(epc, page)
+    return page
+
+
+def augment(epc: Epc, caller: Caller, enclave: Enclave, index: int) -> EpcPage:
+    """EAUG: a page that did not exist, in an initialised enclave; see Machine.augment."""
+    if enclave.disabled:
+        raise EnclaveDisabled
+    if not enclave.initialised or enclave.released:
+        raise OutOfRange("pages can be added by touching only after INIT")
+    if not 0 <= index < enclave.size:
+        raise OutOfRange(f"page {index} of an enclave of {enclave.size} pages")
+    if index in enclave.pages:
+        raise PageExists(f"page {index} exists")
+    counters, group_counters = enclave.counters, caller.group.counters
+    counters.faults += 1
+    group_counters.faults += 1
+    try:
+        page = _augment(epc, caller, enclave, index)
+    except Busy:
+        counters.retried += 1
+        group_counters.retried += 1
+        raise
+    counters.augmented += 1
+    group_counters.augmented += 1
+    return page
+
+
+def _load(epc: Epc, caller: Caller, enclave: Enclave, index: int) -> EpcPage:
+    rest = _secs_and(epc, caller, enclave, 1)
+    page = rest[0] if rest else allocate(epc, caller, 1, may_reclaim=False)[0]
+    _fill(epc, enclave, index, page, [])
+    page.owner, page.kind, page.index = enclave, Kind.CHILD, index
+    return page
+
+
+def _augment(epc: Epc, caller: Caller, enclave: Enclave, index: int) -> EpcPage:
+    rest = _secs_and(epc, caller, enclave, 1 + va_due(enclave))
+    if rest:
+        return place_new(epc, enclave, index, rest)
+    return new_page(epc, caller, enclave, index, may_reclaim=False)
+
+
+def _secs_and(epc: Epc, caller: Caller, enclave: Enclave, pages: int) -> list[EpcPage]:
+    # Make the SECS resident. Where the policy takes everything at once and the
+    # SECS was missing, the `pages` that the caller needs next come with it.
+    if enclave.secs is not None:
+        return []
+    rest = allocate(epc, caller, 1 + (pages if epc.policy.all_at_once else 0), may_reclaim=False)
+    secs = rest.pop(0)
+    _fill(epc, enclave, SECS_INDEX, secs, rest)
+    secs.owner, secs.kind, secs.index = enclave, Kind.SECS, SECS_INDEX
+    enclave.secs = secs
+    record(epc, secs)
+    return rest
+
+
+def _fill(epc: Epc, enclave: Enclave, index: int, page: EpcPage, others: list[EpcPage]) -> None:
+    # ELDU; if the sealed page does not verify, nothing is kept.
+    try:
+        epc.pager.load(enclave, index)
+    except Refused:
+        for unused in (page, *others):
+            free_page(epc, unused)
+        raise
+    enclave.counters.loaded += 1
+    assert page.group is not None
+    page.group.counters.loaded += 1

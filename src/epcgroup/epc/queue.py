@@ -1,0 +1,71 @@
+"""When background work is asked for, and where it stops (spec 3.4, 3.5).
+
+A group's worker is queued by a fault that was refused (a fault must not reclaim
+by itself: it holds the enclave's lock), by a written limit, or, before it comes
+to that, by a charge close to the limit: the policy says. It is in the queue at
+most once, and may be queued again as soon as it has begun.
+"""
+
+from __future__ import annotations
+
+from epcgroup.epc.group import Group
+from epcgroup.epc.policy import OnMaxWritten, Target
+from epcgroup.epc.state import State as Epc
+from epcgroup.epc.walk import nothing_reclaimable
+from epcgroup.units import PAGE_SHIFT
+
+
+def queue_work(epc: Epc, group: Group) -> None:
+    """Queue a group's worker, unless it is in the queue."""
+    if not group.queued:
+        group.queued = True
+        epc.works.append(group)
+
+
+def wake_ksgxd(epc: Epc, wanted: int) -> None:
+    """Wake ksgxd; ``wanted`` free pages are waited for."""
+    epc.ksgxd_woken = True
+    if wanted > epc.ksgxd_wanted:
+        epc.ksgxd_wanted = wanted
+
+
+def limit_pages(epc: Epc, group: Group) -> int:
+    """The limit the worker aims below, in whole pages.
+
+    Where the charging group pays for anybody's limit, that is the smallest one
+    on its way to the root; where the group whose limit was hit pays, its own,
+    and the root's is the EPC itself.
+    """
+    limit = group.max[epc.epc]
+    if epc.policy.target is Target.REFUSING:
+        return min(limit >> PAGE_SHIFT, epc.epc_pages)
+    above = group.parent
+    while above is not None:
+        limit = min(limit, above.max[epc.epc])
+        above = above.parent
+    return limit >> PAGE_SHIFT
+
+
+def usage_pages(epc: Epc, group: Group) -> int:
+    """Pages charged to a group's subtree."""
+    return group.usage[epc.epc] >> PAGE_SHIFT
+
+
+def excess(epc: Epc, group: Group, wanted: int) -> int:
+    """Pages by which a group is above the goal of its worker; not positive: nothing to do."""
+    goal = epc.policy.goal(limit_pages(epc, group), epc.epc_pages, wanted)
+    return usage_pages(epc, group) - goal
+
+
+def should_reclaim(epc: Epc, group: Group) -> bool:
+    """Above the goal, with something to take: work before a charge is refused (spec 3.5)."""
+    return excess(epc, group, 0) > 0 and not nothing_reclaimable(epc, group)
+
+
+def max_written(epc: Epc, group: Group) -> None:
+    """What follows a stored limit (spec 5.6)."""
+    what = epc.policy.on_max_written
+    if what is OnMaxWritten.WORKER or (
+        what is OnMaxWritten.WORKER_IF_ABOVE and usage_pages(epc, group) > limit_pages(epc, group)
+    ):
+        queue_work(epc, group)

@@ -1,0 +1,170 @@
+"""One reclaim round: isolate, age, put back, block, evict (spec 4).
+
+A round takes pages off the heads of lists, asks which of them are young, puts
+those back at the tail, and writes the others out. Two ways of isolating exist,
+and they are the heart of the difference between the postings:
+
+* From the top, in one batch: the round's budget is filled from list after list,
+  in pre-order, always from the beginning (v3 to v6). The first groups in the
+  tree are drained first; the round's success is the pages *written*.
+* By cursor, one batch a list: each subtree remembers where its last round
+  stopped, so groups are scanned in turns (v16, v17). Success is the pages
+  *looked at*.
+
+The SECS of an enclave follows its last resident child out, if the enclave is
+initialised (4.3); it is counted by nobody.
+
+:class:`Effort` is how hard one reclaimer tries: when fruitless rounds make it
+ignore age (v5's promise 5, "reclaim is forced"), and when it gives up.
+"""
+
+from __future__ import annotations
+
+from epcgroup.epc.group import Group
+from epcgroup.epc.pages import Enclave, EpcPage, State
+from epcgroup.epc.policy import Walk
+from epcgroup.epc.release import finish_release, free_page
+from epcgroup.epc.state import State as Epc
+from epcgroup.epc.track import drop, record
+from epcgroup.epc.walk import lists_from_top, take_next
+
+
+class Effort:
+    """One reclaimer's patience, over the rounds of one allocation or one job."""
+
+    __slots__ = ("_epc", "_fruitless", "_idle_scans", "ignore_age")
+
+    def __init__(self, epc: Epc) -> None:
+        self._epc = epc
+        self._fruitless = 0  # rounds that wrote nothing
+        self._idle_scans = 0  # pages looked at since something was written
+        self.ignore_age = False
+
+    def round(self, top: Group, pages: int, machine_wide: bool = False) -> bool:
+        """One round over ``top``'s subtree; False: a policy that gives up gives up here."""
+        scanned, written = reclaim(self._epc, top, pages, self.ignore_age)
+        policy = self._epc.policy
+        if policy.ignore_age_after is None or (machine_wide and not policy.ignore_age_globally):
+            return True
+        if not policy.give_up:  # v5: rounds are counted for good, and nobody gives up
+            self._fruitless += not written
+            self.ignore_age = self._fruitless > policy.ignore_age_after
+            return True
+        if written:
+            self._fruitless = self._idle_scans = 0
+            self.ignore_age = False
+            return True
+        self._fruitless += 1
+        self._idle_scans += scanned
+        if self._fruitless <= policy.ignore_age_after or self._idle_scans < top.below:
+            return True
+        hopeless = self.ignore_age
+        self.ignore_age = True
+        self._fruitless = self._idle_scans = 0
+        return not hopeless
+
+
+def reclaim(epc: Epc, top: Group, pages: int, ignore_age: bool = False) -> tuple[int, int]:
+    """One round over a subtree: (pages looked at, pages written)."""
+    if epc.policy.walk is Walk.RESTART:
+        batch: list[EpcPage] = []
+        for group in lists_from_top(epc, top):
+            _isolate(group, pages - len(batch), batch)
+            if len(batch) >= pages:
+                break
+        return len(batch), _reclaim_batch(epc, batch, ignore_age)
+    by_need = epc.policy.batch_by_need
+    scanned = written = 0
+    while scanned < pages and top.below:
+        batch = []
+        _isolate(take_next(epc, top), pages - scanned if by_need else epc.policy.batch_max, batch)
+        scanned += len(batch)
+        written += _reclaim_batch(epc, batch, ignore_age)
+    return scanned, written
+
+
+def _isolate(group: Group, limit: int, batch: list[EpcPage]) -> None:
+    # T4: from the head of the list to the round's private one. Each isolated
+    # page keeps its enclave alive (RECL-01). T5: a page whose enclave is dying
+    # is left to the enclave's release.
+    pages = group.reclaimable.take(limit)
+    group.discount(len(pages))
+    group.counters.scanned += len(pages)
+    for page in pages:
+        enclave = page.enclave
+        if enclave.released:
+            page.prev = page.next = None
+            page.state = State.NOT_TRACKED
+            continue
+        page.state = State.RECLAIM_IN_PROGRESS
+        enclave.isolated += 1
+        enclave.counters.scanned += 1
+        batch.append(page)
+
+
+def _reclaim_batch(epc: Epc, batch: list[EpcPage], ignore_age: bool) -> int:
+    if not batch:
+        return 0
+    pager = epc.pager
+    if ignore_age:
+        old = batch
+    else:
+        old = []
+        for page, young in zip(batch, pager.young(batch), strict=True):
+            if young:
+                page.enclave.counters.young += 1
+                page.group.counters.young += 1  # type: ignore[union-attr]  # in use, so charged
+                _put_back(epc, page)
+            else:
+                old.append(page)
+    chosen = []
+    for page in old:
+        if pager.reserve(page):
+            chosen.append(page)
+        else:
+            _put_back(epc, page)
+    if chosen:
+        pager.block(chosen)
+        for page in chosen:
+            _evict(epc, page)
+    return len(chosen)
+
+
+def _put_back(epc: Epc, page: EpcPage) -> None:
+    # T6: to the tail of the list of the group it is charged to (RECL-02).
+    record(epc, page)
+    _let_go(epc, page.enclave)
+
+
+def _evict(epc: Epc, page: EpcPage) -> None:
+    # T7. The contents leave, then the SECS if this was the last child, then the page is free.
+    enclave = page.enclave
+    epc.pager.write_out(page)
+    enclave.pages[page.index] = None
+    enclave.child_count -= 1
+    enclave.counters.evicted += 1
+    page.group.counters.evicted += 1  # type: ignore[union-attr]  # in use, so charged
+    if not enclave.child_count and enclave.initialised:
+        _evict_secs(epc, enclave)
+    page.state = State.NOT_TRACKED
+    free_page(epc, page)
+    _let_go(epc, enclave)
+
+
+def _evict_secs(epc: Epc, enclave: Enclave) -> None:
+    secs = enclave.secs
+    if secs is None or not epc.pager.reserve(secs):
+        return  # no backing: it stays resident, silently
+    epc.pager.write_out(secs)
+    enclave.secs = None
+    enclave.counters.evicted += 1
+    secs.group.counters.evicted += 1  # type: ignore[union-attr]  # in use, so charged
+    drop(secs)
+    free_page(epc, secs)
+
+
+def _let_go(epc: Epc, enclave: Enclave) -> None:
+    # Drop the reference taken when the page was isolated; it may be the last (B-47).
+    enclave.isolated -= 1
+    if enclave.released and not enclave.isolated:
+        finish_release(epc, enclave)

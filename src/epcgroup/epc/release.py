@@ -1,0 +1,88 @@
+"""Giving pages back: one page, a whole enclave, a group's last remains (spec 6.1, 2.4)."""
+
+from __future__ import annotations
+
+from epcgroup.epc.group import Group
+from epcgroup.epc.pages import Enclave, EpcPage
+from epcgroup.epc.queue import queue_work
+from epcgroup.epc.state import State as Epc
+from epcgroup.epc.track import drop
+from epcgroup.epc.walk import behind
+from epcgroup.misc import uncharge
+from epcgroup.units import PAGE_SIZE
+
+
+def free_page(epc: Epc, page: EpcPage) -> None:
+    """T10: uncharge the group that paid, then back to the free list.
+
+    The page is on no list. Its group may now wait for its release.
+    """
+    group = page.group
+    assert group is not None
+    page.group = None
+    page.owner = None
+    uncharge(epc.groups, group, epc.epc, PAGE_SIZE)
+    epc.pool.give(page)
+    epc.groups.unpin(group)
+
+
+def erase(epc: Epc, page: EpcPage) -> None:
+    """EREMOVE a page that is in use, and free it. Raises Busy while it is being reclaimed."""
+    drop(page)
+    epc.pager.drop(page)
+    assert page.group is not None
+    page.group.counters.removed += 1
+    free_page(epc, page)
+
+
+def release(epc: Epc, enclave: Enclave) -> None:
+    """The last reference to an enclave is gone.
+
+    A reclaim round that holds some of its pages holds a reference too: then the
+    release happens when the round lets go (RECL-01, B-47).
+    """
+    if enclave.released:
+        return
+    enclave.released = True
+    if not enclave.isolated:
+        finish_release(epc, enclave)
+
+
+def finish_release(epc: Epc, enclave: Enclave) -> None:
+    """Free every page: children in ascending order, then the SECS, then the VA pages."""
+    for index in sorted(enclave.pages):
+        page = enclave.pages[index]
+        if page is not None:
+            erase(epc, page)
+            enclave.counters.removed += 1
+    enclave.pages.clear()
+    enclave.child_count = 0
+    if enclave.secs is not None:
+        erase(epc, enclave.secs)
+        enclave.secs = None
+    for page in enclave.va_pages:
+        erase(epc, page)
+    enclave.va_pages.clear()
+    epc.enclaves.pop(enclave.id, None)
+    for group in epc.waiting_for.pop(enclave, ()):
+        group.victim = None
+        if not group.released:
+            queue_work(epc, group)  # if that did not suffice, the next one (B-63)
+
+
+def group_freed(epc: Epc, group: Group) -> None:
+    """A removed group is freed: its pending work is cancelled, cursors on it move on."""
+    if group.queued:
+        epc.works.remove(group)
+        group.queued = False
+    for job in epc.jobs:
+        if job.group is group:
+            epc.jobs.remove(job)
+            break
+    if group.victim is not None:
+        epc.waiting_for[group.victim].remove(group)
+    above = group.parent
+    while above is not None:
+        if above.cursor is group:
+            above.cursor = behind(epc, group, above)
+        above = above.parent

@@ -1,0 +1,44 @@
+"""Putting a page on its list and taking it off (spec 2.4: T2, T3, T8, T9).
+
+The kernel's names are sgx_record_epc_page and sgx_drop_epc_page. Unlike there,
+dropping a page twice is harmless (EPC-20).
+"""
+
+from __future__ import annotations
+
+from epcgroup.epc.pages import EpcPage, Kind, State
+from epcgroup.epc.state import State as Epc
+from epcgroup.errors import Busy
+
+
+def record(epc: Epc, page: EpcPage) -> None:
+    """Put an in-use page at the tail of the list of the group that pays for it."""
+    group = page.group
+    assert group is not None
+    if page.kind is Kind.CHILD:
+        page.state = State.RECLAIMABLE
+        group.reclaimable.append(page)
+        group.count_one()
+    elif epc.policy.track_unreclaimable:
+        page.state = State.UNRECLAIMABLE
+        group.unreclaimable.append(page)
+
+
+def drop(page: EpcPage) -> None:
+    """Take a page off its list, if it is on one.
+
+    Raises Busy for a page that a reclaim round holds: it may be on its way out.
+    """
+    if page.state is State.RECLAIM_IN_PROGRESS:
+        raise Busy("the page is being reclaimed")
+    group = page.group
+    if page.state is State.RECLAIMABLE:
+        assert group is not None
+        group.reclaimable.unlink(page)
+        group.discount(1)
+    elif page.state is State.UNRECLAIMABLE:
+        assert group is not None
+        # The search for a victim may have unlinked it and left its state (T11).
+        if page.prev is not None or group.unreclaimable.head is page:
+            group.unreclaimable.unlink(page)
+    page.state = State.NOT_TRACKED

@@ -1,0 +1,66 @@
+"""Background reclaim: the per-group worker, and ksgxd (spec 3.4, 3.5, 3.6).
+
+Each is a generator that yields after every round, so that a live machine can
+run it in slices between a program's own steps, as a kernel thread would be
+scheduled, and a test can run it to its end. Everything is read again after a
+yield: limits, usage and lists may have changed meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from epcgroup.epc.disable import disable_one
+from epcgroup.epc.group import Group
+from epcgroup.epc.queue import excess
+from epcgroup.epc.reclaim import Effort
+from epcgroup.epc.state import State as Epc
+from epcgroup.epc.walk import nothing_reclaimable
+
+
+def worker(epc: Epc, group: Group) -> Iterator[None]:
+    """Bring a group's usage down to its goal.
+
+    With nothing left to take and usage still above, the policy's last resort
+    (:mod:`.disable`); if that finds nothing either, the usage stays.
+    """
+    policy = epc.policy
+    effort = Effort(epc)
+    group.hopeless = False
+    wanted = 0
+    while True:
+        wanted = max(wanted, group.wanted)
+        group.wanted = 0
+        above = excess(epc, group, wanted)
+        if above <= 0:
+            return
+        if nothing_reclaimable(epc, group):
+            if not disable_one(epc, group):
+                return
+        elif not effort.round(group, max(policy.batch_min, min(above, policy.batch_max))):
+            group.hopeless = True  # nothing can be written: let the next fault fail
+            return
+        yield
+
+
+def ksgxd(epc: Epc) -> Iterator[None]:
+    """Reclaim from the whole machine until enough is free (spec 3.6).
+
+    Enough is the high watermark, and what a refused fault waits for.
+    """
+    policy = epc.policy
+    root = epc.groups.root
+    effort = Effort(epc)
+    epc.ksgxd_hopeless = False
+    wanted = 0
+    while True:
+        wanted = max(wanted, epc.ksgxd_wanted)
+        epc.ksgxd_wanted = 0
+        missing = max(epc.high, wanted) - epc.pool.free
+        if missing <= 0 or nothing_reclaimable(epc, root):
+            return
+        pages = min(missing, policy.global_batch) if policy.batch_by_need else policy.global_batch
+        if not effort.round(root, pages, machine_wide=True):
+            epc.ksgxd_hopeless = True
+            return
+        yield
