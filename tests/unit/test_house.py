@@ -46,7 +46,8 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
 
 def tracked() -> list[Path]:
     """Every text file under version control that is there now."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, stdout=subprocess.PIPE, check=True)
+    command = ["git", "-c", "safe.directory=*", "ls-files", "-z"]  # whoever owns the checkout
+    listed = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True)
     paths = [ROOT / name for name in listed.stdout.decode().split("\0") if name]
     return [path for path in paths if path.is_file() and b"\0" not in path.read_bytes()]
 
