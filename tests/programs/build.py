@@ -28,7 +28,7 @@ ENCLAVE = [
     "-mgeneral-regs-only", "-mno-red-zone",
 ]  # fmt: skip
 HOST = [*COMMON, "-fPIC", "-pthread", "-Wno-clobbered"]
-STATIC = ["basics", "t1_sigill", "t2_epcm", "t3_state", "t4_exec", "t5_mapping", "t6_syscall"]
+STATIC = ["basics", "processes", "keys", "t1_sigill", "t2_epcm", "t3_state", "t4_exec", "t5_mapping", "t6_syscall"]
 
 
 class BuildError(Exception):
