@@ -24,7 +24,8 @@ LONGEST = 400  # lines of one module
 
 # Third-party packages that run-time code may import, by place.
 CORE = {"cryptography", "rich"}
-PLOT = {"matplotlib"}
+PLOT = {"matplotlib"}  # observe/plot.py
+STRATEGIES = {"hypothesis"}  # testing/strategies.py
 
 # Never in a tracked file: where packages come from, where the author's machine keeps things.
 # Written in pieces, so that this file does not hold what it looks for.
@@ -87,13 +88,13 @@ def test_a_module_is_short_and_says_what_it_is(path: Path) -> None:
 
 
 def test_run_time_code_needs_cryptography_and_rich_only() -> None:
-    """Plots may use matplotlib; they are an extra, and one module's business."""
+    """Plots may use matplotlib and strategies hypothesis: extras, and one module's business each."""
     strangers = []
     for path in MODULES:
-        allowed = CORE | (PLOT if path.stem == "plot" else set())
+        extra = {"plot": PLOT, "strategies": STRATEGIES}.get(path.stem, set())
         for name in imported(path):
             top = name.partition(".")[0]
-            if top not in sys.stdlib_module_names and top not in allowed | {"epcgroup"}:
+            if top not in sys.stdlib_module_names and top not in CORE | extra | {"epcgroup"}:
                 strangers.append(f"{path.relative_to(ROOT)} imports {name}")
     assert strangers == []
 
@@ -109,21 +110,36 @@ def imported(path: Path) -> list[str]:
     return names
 
 
+def test_extras_are_loaded_only_by_the_module_that_is_about_them() -> None:
+    """A command must not fail, nor wait, for a package that it does not use."""
+    modules = [dotted(path) for path in MODULES if path.stem not in ("plot", "strategies", "__main__")]
+    assert loaded_by(modules, PLOT | STRATEGIES | {"numpy"}) == []
+
+
 def test_the_stress_client_loads_nothing_of_the_emulator() -> None:
     """It must also run on a machine with real SGX, where no emulator is."""
-    modules = [
-        path.relative_to(ROOT / "src").with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__")
-        for path in sorted((SOURCE / "stress").rglob("*.py"))
-        if path.stem != "__main__"
-    ]
+    modules = [dotted(path) for path in sorted((SOURCE / "stress").rglob("*.py"))] + ["epcgroup.cli.stress"]
+    rooms = r"units|errors|cli(\.stress)?|stress(\..+)?|sgx(\.(layouts|measure|sign))?"
+    allowed = re.compile(rf"epcgroup(\.({rooms}))?")
+    assert [name for name in loaded_by(modules, {"epcgroup"}) if not allowed.fullmatch(name)] == []
+
+
+def dotted(path: Path) -> str:
+    """The name by which a file of the source is imported."""
+    name = path.relative_to(ROOT / "src").with_suffix("").as_posix().replace("/", ".")
+    return name.removesuffix(".__init__")
+
+
+def loaded_by(modules: list[str], packages: set[str]) -> list[str]:
+    """The modules of ``packages`` that a new interpreter holds after importing ``modules``."""
     program = (
         f"import importlib, json, sys\nfor name in {modules!r}: importlib.import_module(name)\n"
-        "print(json.dumps([name for name in sys.modules if name.startswith('epcgroup')]))"
+        f"print(json.dumps([name for name in sys.modules if name.partition('.')[0] in {packages!r}]))"
     )
     done = run("python", "-c", program)
     assert done.returncode == 0, done.stdout
-    allowed = re.compile(r"epcgroup(\.(units|errors|stress(\..+)?|sgx(\.(layouts|measure|sign))?))?")
-    assert [name for name in json.loads(done.stdout) if not allowed.fullmatch(name)] == []
+    loaded: list[str] = json.loads(done.stdout)
+    return loaded
 
 
 # -- locks -------------------------------------------------------------------

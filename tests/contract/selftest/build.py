@@ -58,7 +58,7 @@ FILES = [
 PRODUCTS = ("test_sgx", "test_encl.elf")  # the program opens test_encl.elf in its working directory
 
 
-class CannotBuild(Exception):  # noqa: N818 - reads as what it says
+class CannotBuild(Exception):
     """The selftest is not to be had here; the message says why and what helps."""
 
 
