@@ -179,6 +179,7 @@ static void nested_entry(void)
 
 	nested = by_vdso(&e, 0);
 	handle(SIGUSR1, enter_again, 0);
+	unblock(SIGUSR1);
 	CHECK(!pthread_create(&id, NULL, spin, by_enclu(&e, 0)), "pthread_create");
 	while (!count)
 		usleep(1000);
@@ -201,6 +202,7 @@ static void nested_entry_needs_a_frame(void)
 
 	nested = by_vdso(&e, 0);
 	handle(SIGUSR1, enter_again, 0);
+	unblock(SIGUSR1);
 	CHECK(!pthread_create(&id, NULL, spin, by_enclu(&e, 0)), "pthread_create");
 	while (!count)
 		usleep(1000);

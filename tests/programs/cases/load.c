@@ -5,7 +5,9 @@
  *     load once PAGES          fill, check, exit 0; 3 if the contents were wrong, 4 if loading failed
  *     load close PAGES         fill, check, munmap and close, "closed", then wait for a line on stdin
  *     load fork PAGES          the same work, then a child with the mapping that outlives us by 0.3 s
- *     load touch PAGES I [out] fill twice, then read page I of the heap, from inside or from outside
+ *     load touch PAGES I N [outside]
+ *                              let page I of the heap be evicted, N times load and change it and let it be
+ *                              evicted again, then read it, from inside or from outside
  *     load times PAGES N SEED  N timed random single-word updates; prints N cycle counts, one a line
  *     load exit STATUS         exit with STATUS after having used an enclave
  *     load signal NUMBER       die of a signal inside the enclave's owner
@@ -68,14 +70,24 @@ static int fork_and_leave(void)
 	return right() ? 0 : 3;
 }
 
-/* Exit status 5: the access came back as an exception (inside), 3: with wrong contents. */
-static int touch(u64 page, int outside)
+/* Work on the pages before this one only: on a small machine it is evicted. */
+static void leave_alone(u64 page)
 {
-	u64 value, want = pattern(1, page, 0);
+	for (int i = 0; i < 3; i++)
+		must(c, OP_FILL, e.heap, page, 1, 0);
+}
 
-	right();
-	right();
-	printf("touching\n");
+/* Exit status 5: the access came back as an exception (inside), 3: with wrong contents. */
+static int touch(u64 page, u64 changes, int outside)
+{
+	u64 value, want = changes ? changes : pattern(1, page, 0);
+
+	leave_alone(page);
+	for (u64 i = 1; i <= changes; i++) {
+		must(c, OP_PUT, e.heap + page * PAGE, i, 0, 0);
+		leave_alone(page);
+	}
+	printf("touching page %lu of the enclave\n", (e.heap - e.base) / PAGE + page);
 	fflush(stdout);
 	if (outside)
 		return *(volatile u64 *)(e.heap + page * PAGE) == want ? 0 : 3;
@@ -134,8 +146,8 @@ int main(int argc, char **argv)
 		return close_and_wait();
 	if (!strcmp(mode, "fork"))
 		return fork_and_leave();
-	if (!strcmp(mode, "touch") && argc > 3)
-		return touch(strtoul(argv[3], NULL, 0), argc > 4);
+	if (!strcmp(mode, "touch") && argc > 4)
+		return touch(strtoul(argv[3], NULL, 0), strtoul(argv[4], NULL, 0), argc > 5);
 	if (!strcmp(mode, "times") && argc > 4)
 		return times(strtoul(argv[3], NULL, 0), strtoul(argv[4], NULL, 0));
 	if (!strcmp(mode, "exit"))
