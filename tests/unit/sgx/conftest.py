@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 
 import pytest
 
@@ -14,7 +15,7 @@ from epcgroup.sgx.layouts import Attribute, Secs, SigStruct, Tcs
 from epcgroup.sgx.platform import Platform
 from epcgroup.sgx.sign import SigningKey, sign
 
-BASE = 0x100000
+signed = lru_cache(sign)  # the same enclave is built again and again; signing takes a tenth of a second
 
 
 class PlainMemory:
@@ -101,7 +102,7 @@ def build(secs, signing_key):
                 isv_prod_id=5,
                 isv_svn=3,
             )
-            assert leaves.einit(state, sign(cert, signing_key).pack()) == 0
+            assert leaves.einit(state, signed(cert, signing_key).pack()) == 0
         return state, memory
 
     return build
