@@ -79,7 +79,7 @@ def _check_lists(machine: Epc, pages: list[EpcPage], groups: list[Group]) -> Non
             _must((page.number in where) == listed_state, "INV-4", f"{page} and its list disagree")
         _must(page.kind is Kind.CHILD or page.state is not State.RECLAIMABLE, "INV-4", page)
     for group in groups:
-        children = [child for child in groups if child.parent is group] if group.first_child else []
+        children = [child for child in group.children() if isinstance(child, Group)]
         below = group.reclaimable.count + sum(child.below for child in children)
         _must(group.below == below, "INV-4", f"{group} counts {group.below} of {below} below")
         _must(group.active == [child for child in children if child.below], "INV-4", f"{group} active")
