@@ -1,0 +1,76 @@
+"""A real thread as the processor's rules see it: registers, retries, signal mask."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import fields
+from typing import TYPE_CHECKING, TypeVar
+
+from epcgroup.errors import Busy
+from epcgroup.live import ptrace
+from epcgroup.sgx import thread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from epcgroup.live.ptrace import UserRegs
+    from epcgroup.live.task import Task
+    from epcgroup.live.world import World
+
+T = TypeVar("T")
+
+_RAISED_BY_INSTRUCTIONS = (signal.SIGILL, signal.SIGTRAP, signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV)
+FORCED = sum(1 << (sig - 1) for sig in _RAISED_BY_INSTRUCTIONS)
+_NAMES = [field.name for field in fields(thread.Registers) if field.name != "rflags"]
+
+
+def to_registers(regs: UserRegs) -> thread.Registers:
+    """The processor's registers as `sgx.thread` wants them."""
+    return thread.Registers(**{name: getattr(regs, name) for name in _NAMES}, rflags=regs.eflags)
+
+
+def from_registers(values: thread.Registers, regs: UserRegs) -> None:
+    """Back into what ptrace sets; no system call is to be restarted."""
+    for name in _NAMES:
+        setattr(regs, name, getattr(values, name))
+    regs.eflags = values.rflags
+    regs.orig_rax = ptrace.NO_SYSCALL
+
+
+def attempt(world: World, action: Callable[[], T]) -> Generator[bool, None, T]:
+    """``action`` under the lock, again after background work while it is Busy."""
+    while True:
+        with world.lock:
+            try:
+                return action()
+            except Busy:
+                pass
+        yield world.slice()
+
+
+def hold_mask(task: Task) -> None:
+    """The thread is inside: let the signals that instructions raise through."""
+    mask = ptrace.getsigmask(task.tid)
+    if mask & FORCED:
+        task.saved_mask = mask
+        ptrace.setsigmask(task.tid, mask & ~FORCED)
+
+
+def leave(task: Task) -> None:
+    """The thread is outside again: its own signal mask is back."""
+    task.inside = None
+    if task.saved_mask is not None:
+        ptrace.setsigmask(task.tid, task.saved_mask)
+        task.saved_mask = None
+
+
+def abandon(world: World, task: Task) -> None:
+    """The thread ends or execs inside an enclave: its TCS is free again."""
+    if task.inside is None:
+        return
+    with world.lock:
+        state = task.inside.device.state
+        if state is not None:
+            state.busy.discard(state.index(task.inside.entry.tcs))
+    task.inside = None
+    task.saved_mask = None
