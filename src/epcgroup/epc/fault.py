@@ -77,7 +77,7 @@ def _load(epc: Epc, caller: Caller, enclave: Enclave, index: int) -> EpcPage:
     rest = _secs_and(epc, caller, enclave, 1)
     page = rest[0] if rest else allocate(epc, caller, 1, may_reclaim=False)[0]
     _fill(epc, enclave, index, page, [])
-    page.owner, page.kind, page.index = enclave, Kind.CHILD, index
+    page.enclave, page.kind, page.index = enclave, Kind.CHILD, index
     return page
 
 
@@ -96,7 +96,7 @@ def _secs_and(epc: Epc, caller: Caller, enclave: Enclave, pages: int) -> list[Ep
     rest = allocate(epc, caller, 1 + (pages if epc.policy.all_at_once else 0), may_reclaim=False)
     secs = rest.pop(0)
     _fill(epc, enclave, SECS_INDEX, secs, rest)
-    secs.owner, secs.kind, secs.index = enclave, Kind.SECS, SECS_INDEX
+    secs.enclave, secs.kind, secs.index = enclave, Kind.SECS, SECS_INDEX
     enclave.secs = secs
     record(epc, secs)
     return rest

@@ -20,12 +20,14 @@ ignore age (v5's promise 5, "reclaim is forced"), and when it gives up.
 
 from __future__ import annotations
 
+from itertools import repeat
+
 from epcgroup.epc.group import Group
 from epcgroup.epc.pages import Enclave, EpcPage, State
 from epcgroup.epc.policy import Walk
 from epcgroup.epc.release import finish_release, free_page
 from epcgroup.epc.state import State as Epc
-from epcgroup.epc.track import drop, record
+from epcgroup.epc.track import drop
 from epcgroup.epc.walk import lists_from_top, take_next
 
 
@@ -106,23 +108,19 @@ def _reclaim_batch(epc: Epc, batch: list[EpcPage], ignore_age: bool) -> int:
     if not batch:
         return 0
     pager = epc.pager
-    if ignore_age:
-        old = batch
-    else:
-        old = []
-        for page, young in zip(batch, pager.young(batch), strict=True):
-            if young:
-                page.enclave.counters.young += 1
-                page.group.counters.young += 1  # type: ignore[union-attr]  # in use, so charged
-                _put_back(epc, page)
-            else:
-                old.append(page)
-    chosen = []
-    for page in old:
-        if pager.reserve(page):
+    ages = repeat(False) if ignore_age else pager.young(batch)
+    chosen, kept = [], []
+    for page, young in zip(batch, ages, strict=False):
+        if young:
+            page.enclave.counters.young += 1
+            page.group.counters.young += 1  # type: ignore[union-attr]  # in use, so charged
+            kept.append(page)
+        elif pager.reserve(page):
             chosen.append(page)
         else:
-            _put_back(epc, page)
+            kept.append(page)
+    if kept:
+        _put_back(epc, kept)
     if chosen:
         pager.block(chosen)
         for page in chosen:
@@ -130,10 +128,25 @@ def _reclaim_batch(epc: Epc, batch: list[EpcPage], ignore_age: bool) -> int:
     return len(chosen)
 
 
-def _put_back(epc: Epc, page: EpcPage) -> None:
-    # T6: to the tail of the list of the group it is charged to (RECL-02).
-    record(epc, page)
-    _let_go(epc, page.enclave)
+def _put_back(epc: Epc, pages: list[EpcPage]) -> None:
+    # T6: each to the tail of the list of the group it is charged to (RECL-02).
+    # Neighbours have mostly the same group, which is then counted up once.
+    last: Group | None = None
+    run = 0
+    for page in pages:
+        group = page.group
+        assert group is not None
+        if group is not last:
+            if last is not None:
+                last.count(run)
+            last, run = group, 0
+        page.state = State.RECLAIMABLE
+        group.reclaimable.append(page)
+        run += 1
+    if last is not None:
+        last.count(run)
+    for page in pages:
+        _let_go(epc, page.enclave)
 
 
 def _evict(epc: Epc, page: EpcPage) -> None:

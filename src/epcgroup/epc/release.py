@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from epcgroup.epc.group import Group
-from epcgroup.epc.pages import Enclave, EpcPage
+from epcgroup.epc.pages import NOBODY, Enclave, EpcPage
 from epcgroup.epc.queue import queue_work
 from epcgroup.epc.state import State as Epc
 from epcgroup.epc.track import drop
@@ -20,7 +20,8 @@ def free_page(epc: Epc, page: EpcPage) -> None:
     group = page.group
     assert group is not None
     page.group = None
-    page.owner = None
+    page.enclave = NOBODY
+    page.vepc = None
     uncharge(epc.groups, group, epc.epc, PAGE_SIZE)
     epc.pool.give(page)
     epc.groups.unpin(group)

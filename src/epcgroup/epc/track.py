@@ -18,7 +18,7 @@ def record(epc: Epc, page: EpcPage) -> None:
     if page.kind is Kind.CHILD:
         page.state = State.RECLAIMABLE
         group.reclaimable.append(page)
-        group.count_one()
+        group.count(1)
     elif epc.policy.track_unreclaimable:
         page.state = State.UNRECLAIMABLE
         group.unreclaimable.append(page)

@@ -41,11 +41,11 @@ class TablePager:
         answers = []
         for page in pages:
             bits = self.bits.get(page.enclave.id)
-            young = bits is not None and bits[page.index] == YOUNG
-            if young:
-                assert bits is not None
+            if bits is not None and bits[page.index] == YOUNG:
                 bits[page.index] = MAPPED
-            answers.append(young)
+                answers.append(True)
+            else:
+                answers.append(False)
         return answers
 
     def reserve(self, page: EpcPage) -> bool:
@@ -73,8 +73,8 @@ class TablePager:
 
     def drop(self, page: EpcPage) -> None:
         """Its bits go."""
-        if page.index >= 0 and isinstance(page.owner, Enclave):
-            bits = self.bits.get(page.owner.id)
+        if page.index >= 0:
+            bits = self.bits.get(page.enclave.id)
             if bits is not None:
                 bits[page.index] = 0
 
