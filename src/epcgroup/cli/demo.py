@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from epcgroup.cli.tenants import BATCH_PART, Result, Tenant, cast, failures, note, verdict
+from epcgroup.cli.tenants import BATCH_PART, SERVICES, Result, Tenant, cast, failures, note, verdict
 from epcgroup.errors import BadInput
 from epcgroup.units import PAGE_SIZE, format_size, parse_size
 
@@ -33,7 +33,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "demo",
         help="three tenants, three limits, real paging: a table and a picture",
         description="Run three real SGX programs on one emulated machine, each in an EPC cgroup: web and "
-        "neighbour stay within their limits, batch wants three times its own.",
+        "neighbour stay within their limits, batch wants three times its own. The picture shows who pages.",
     )
     add = parser.add_argument
     add("--seconds", type=float, default=16.0, metavar="N", help="so long, and some more to set up (16)")
@@ -55,13 +55,12 @@ def demo(args: argparse.Namespace) -> int:
     stage = _Stage(tenants, args.seconds * (1 - BATCH_PART))
     stage.play(epc // PAGE_SIZE, args.policy)
     end = stage.end
-    by_name = sorted(tenants, key=lambda tenant: tenant.name)
     plot.save(
         stage.history,
         args.output,
-        paths=[tenant.path for tenant in by_name],
+        paths=[tenant.path for tenant in tenants],
         title=f"Three tenants on {format_size(epc)} of EPC (policy {end.policy})",
-        notes=[note(tenant, group) for tenant in by_name if (group := end.group(tenant.path))],
+        notes=[note(tenant, group) for tenant in tenants if (group := end.group(tenant.path))],
         marks=[(stage.batch_at, "batch starts")],
     )
     print(f"picture: {args.output}")
@@ -111,35 +110,40 @@ class _Stage:
                     stack.enter_context(tempfile.TemporaryFile()),
                     stack.enter_context(tempfile.TemporaryFile()),
                 )
-            self._start(machine, "web")
-            self._start(machine, "neighbour")
+            for name in SERVICES:
+                self._start(machine, name)
 
             def tick(snapshot: Snapshot) -> None:
                 self.history.add(snapshot)
                 show(snapshot)
-                if not self.batch_start:
-                    if self._services_run_since(snapshot) >= self._batch_after:
-                        self.batch_start, self.batch_at = time.monotonic(), snapshot.time_s
-                        self._start(machine, "batch")
-                elif not self._dismissed and self._batch_ended_since(snapshot) >= _TAIL_S:
-                    self._dismissed = True
-                    for name in ("web", "neighbour"):
-                        with contextlib.suppress(ProcessLookupError):
-                            os.kill(self._pids[name], signal.SIGTERM)
+                self._direct(machine, snapshot)
 
             statuses = machine.run(tick, _TICK_S)
-            tick(machine.snapshot())
+            self.history.add(machine.snapshot())
+            show(self.end)
             self.results = {name: self._result(name, statuses[pid]) for name, pid in self._pids.items()}
+
+    def _direct(self, machine: Supervisor, snapshot: Snapshot) -> None:
+        """Start batch, or send the services home, if it is time."""
+        if not self.batch_start:
+            if self._services_run_since(snapshot) >= self._batch_after:
+                self.batch_start, self.batch_at = time.monotonic(), snapshot.time_s
+                self._start(machine, "batch")
+        elif not self._dismissed and self._batch_ended_since(snapshot) >= _TAIL_S:
+            self._dismissed = True
+            for name in SERVICES:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self._pids[name], signal.SIGTERM)
 
     def _services_run_since(self, snapshot: Snapshot) -> float:
         """Seconds since both services had their heaps in the EPC; 0 before."""
         for earlier in self.history.snapshots:
             filled = [
                 group.current >= tenant.heap
-                for tenant in self._tenants.values()
-                if tenant.rate is not None and (group := earlier.group(tenant.path)) is not None
+                for name in SERVICES
+                if (group := earlier.group((tenant := self._tenants[name]).path)) is not None
             ]
-            if filled and all(filled):
+            if len(filled) == len(SERVICES) and all(filled):
                 return snapshot.time_s - earlier.time_s
         return 0.0
 

@@ -19,6 +19,7 @@ from epcgroup.errors import BadInput
 from epcgroup.observe.model import GroupView, Snapshot
 from epcgroup.units import PAGE_SIZE, format_size
 
+SERVICES = ("web", "neighbour")
 SMALLEST_EPC = 4 << 20
 SHORTEST_S = 4.0
 BATCH_PART = 0.55  # of the time; the rest is the services alone, before batch starts
@@ -58,7 +59,7 @@ class Result:
 
 
 def cast(epc: int, seconds: float) -> tuple[Tenant, Tenant, Tenant]:
-    """web, neighbour and batch for an EPC of ``epc`` bytes and about ``seconds`` of load.
+    """web, batch and neighbour for an EPC of ``epc`` bytes and about ``seconds`` of load.
 
     Raises BadInput when either is too small to show anything.
     """
@@ -70,8 +71,8 @@ def cast(epc: int, seconds: float) -> tuple[Tenant, Tenant, Tenant]:
     longest = 60 + 10 * seconds  # a stop gap: they are told when to end
     return (
         Tenant("web", limit, _whole(limit * 0.6), "zipf", longest, _SERVICE_RATE),
-        Tenant("neighbour", limit, _whole(limit * 0.75), "random", longest, _SERVICE_RATE),
         Tenant("batch", limit, 3 * limit, "random", seconds * BATCH_PART),
+        Tenant("neighbour", limit, _whole(limit * 0.75), "random", longest, _SERVICE_RATE),
     )
 
 
@@ -127,14 +128,15 @@ def verdict(end: Snapshot, cast: Sequence[Tenant], results: Mapping[str, Result]
     )
     if own.pages_out == 0:
         first = f"batch (heap {format_size(batch.heap)}) did not page at all"
-    parts = [first]
-    for name in ("neighbour", "web"):
-        group = groups[name]
-        quiet = group.pages_in == group.pages_out == 0
-        paged = "0 page-ins" if quiet else f"{group.pages_in:,} page-ins, {group.pages_out:,} evictions"
-        parts.append(f"{name} had {paged}{_throughput_change(results[name], batch_start)}")
-    text = "; ".join(parts)
-    return text + "."
+    second = f"neighbour had {_paged(groups['neighbour'])}"
+    third = f"web had {_paged(groups['web'])}"
+    return f"{first}; {second}{_throughput_change(results['neighbour'], batch_start)}; {third}."
+
+
+def _paged(group: GroupView) -> str:
+    if group.pages_in == group.pages_out == 0:
+        return "0 page-ins"
+    return f"{group.pages_in:,} page-ins and {group.pages_out:,} evictions"
 
 
 def _throughput_change(result: Result, moment: float) -> str:
@@ -142,8 +144,9 @@ def _throughput_change(result: Result, moment: float) -> str:
     if speeds is None:
         return ""
     before, after = speeds
+    percent = round(100 * (after / before - 1), 1) + 0.0  # no "-0.0"
     return (
-        f" and its throughput changed by {100 * (after / before - 1):+.1f} % "
+        f" and its throughput changed by {percent:+.1f} % "
         f"({before:,.0f} → {after:,.0f} touches/s) when batch came"
     )
 
