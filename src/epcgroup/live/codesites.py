@@ -48,6 +48,7 @@ _PREFIXES = bytes([0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0xF0, 0xF2, 0
 _NEVER_USED = frozenset(
     bytes.fromhex("00 6c6d6e6f 8c8e 9b a0a1a2a3 c8 cacb cdcecf d7 e0e1e2e3 e4e5e6e7 ecedeeef f1 f4 fafb")
 )
+_GOES_AWAY = b"\xc2\xc3\xe9\xeb"  # RET, JMP
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +207,8 @@ def _looks_like_code(code: bytes, target: int) -> bool:
             return True  # the segment ends here
         if not _is_usual(code, at):
             return False
+        if code[at] in _GOES_AWAY:
+            return True  # what follows need not be code
         at += length(code, at)
     return True
 
