@@ -24,7 +24,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from epcgroup.errors import BadInput
-from epcgroup.sgx.layouts import Pcmd, SgxError
+from epcgroup.sgx.layouts import SgxError
 from epcgroup.units import PAGE_SIZE
 
 MAC_SIZE = 16
@@ -34,7 +34,7 @@ _NONCE = struct.Struct("<Q4x")
 _AAD = struct.Struct("<QQQ?")  # SECINFO flags, linear address, enclave id, all zero
 
 
-class MacCompareFail(ValueError):  # noqa: N818 — the hardware's word
+class MacCompareFail(ValueError):
     """ELDU code 9: old version, changed bytes, or another page's seal."""
 
     code = SgxError.MAC_COMPARE_FAIL
@@ -71,8 +71,3 @@ class PageSealer:
         except (InvalidTag, ValueError) as error:  # ValueError: shorter than a MAC
             raise MacCompareFail(f"page {addr:#x} of enclave {enclave_id}: MAC does not match") from error
         return _ZERO_PAGE if zero else contents
-
-
-def pcmd(sealed: bytes, flags: int, enclave_id: int) -> Pcmd:
-    """The PCMD of a sealed page in the form the hardware writes it."""
-    return Pcmd(flags, enclave_id, sealed[-MAC_SIZE:])
