@@ -32,13 +32,14 @@ def drop(page: EpcPage) -> None:
     if page.state is State.RECLAIM_IN_PROGRESS:
         raise Busy("the page is being reclaimed")
     group = page.group
+    if group is None:
+        return  # a free page
     if page.state is State.RECLAIMABLE:
-        assert group is not None
         group.reclaimable.unlink(page)
         group.discount(1)
-    elif page.state is State.UNRECLAIMABLE:
-        assert group is not None
+    elif page.state is State.UNRECLAIMABLE and (
         # The search for a victim may have unlinked it and left its state (T11).
-        if page.prev is not None or group.unreclaimable.head is page:
-            group.unreclaimable.unlink(page)
+        page.prev is not None or group.unreclaimable.head is page
+    ):
+        group.unreclaimable.unlink(page)
     page.state = State.NOT_TRACKED

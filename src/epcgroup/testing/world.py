@@ -16,6 +16,7 @@ from collections.abc import Iterable
 
 from epcgroup.epc import Caller, Enclave, Group, Machine, Policy, Vepc
 from epcgroup.epc.caller import never
+from epcgroup.epc.reclaim import reclaim
 from epcgroup.testing.table import TablePager, touch, touch_vepc
 from epcgroup.units import PAGE_SIZE
 
@@ -80,6 +81,13 @@ class World:
         """The last reference to an enclave goes."""
         self.machine.release(enclave)
         self.pager.forget(enclave)
+        self.machine.settle()
+
+    def evict(self, path: str) -> None:
+        """Reclaim everything reclaimable from a group's subtree, whatever its age."""
+        group = self.machine.groups.lookup(path)
+        while group.below:
+            reclaim(self.machine, group, 16, ignore_age=True)
         self.machine.settle()
 
     def pages(self, path: str = "/") -> int:
