@@ -65,6 +65,13 @@ def test_one_page_that_refuses_refuses_the_range(built):
     assert refusal(file.may_map, BASE, 1 << 22, 0) == "ok"
 
 
+def test_pages_beside_a_large_range_do_not_matter(built):
+    w, file = built
+    w.add(file, bytes(4096), 100 * 4096, 0x201)
+    assert refusal(file.may_map, BASE + 10 * 4096, 90 * 4096, W) == "ok"
+    assert refusal(file.may_map, BASE + 10 * 4096, 91 * 4096, W) == "EACCES"
+
+
 def test_only_an_initialised_enclave_insists_on_its_range(world):
     w = world()
     young, ready = w.build(init=False), w.build()
