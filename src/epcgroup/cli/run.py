@@ -122,16 +122,16 @@ class _Signals:
 def _report(args: argparse.Namespace, report: Snapshot) -> None:
     if args.report == "none" and args.report_file is None:
         return
-    from epcgroup.observe import report as reports
+    from epcgroup.observe.report import show, to_json, to_text
 
     as_json = args.report == "json"
     if args.report_file is not None:
-        text = reports.to_json(report) + "\n" if as_json else reports.to_text(report)
+        text = to_json(report) + "\n" if as_json else to_text(report)
         args.report_file.write_text(text)
     elif as_json:
-        print(reports.to_json(report), file=sys.stderr)
+        print(to_json(report), file=sys.stderr)
     else:
-        reports.show(report, sys.stderr)
+        show(report, sys.stderr)
 
 
 def _exit_like(status: int) -> int:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from epcgroup.driver import BusError
 from epcgroup.live import cpuid, exits, memory, ptrace
 from epcgroup.live.task import Inside, Trap
-from epcgroup.live.threads import attempt, from_registers, hold_mask, leave, to_registers
+from epcgroup.live.threads import Restart, attempt, from_registers, hold_mask, leave, to_registers
 from epcgroup.sgx import thread
 from epcgroup.sgx.faults import PF_U, GeneralProtection, LeafFault, PageFault
 from epcgroup.sgx.layouts import Enclu
@@ -53,7 +53,7 @@ def trapped(tracer: Tracer, task: Task, regs: UserRegs, kind: Trap) -> None:
         return
     regs.rax = number
     regs.rip -= len(INT80)
-    tracer.start(_from_host(tracer, task, regs))
+    tracer.start(task, _from_host(tracer, task, regs))
 
 
 def host_illegal(tracer: Tracer, task: Task, regs: UserRegs) -> bool:
@@ -67,7 +67,7 @@ def host_illegal(tracer: Tracer, task: Task, regs: UserRegs) -> bool:
     if tracer.int80:
         memory.poke_text(task.pid, regs.rip, INT80 + b"\x90")
         task.mm.traps[regs.rip] = Trap.ENCLU
-    tracer.start(_from_host(tracer, task, regs))
+    tracer.start(task, _from_host(tracer, task, regs))
     return True
 
 
@@ -81,11 +81,21 @@ def _from_host(tracer: Tracer, task: Task, regs: UserRegs) -> Job:
         device = _device_of_tcs(task, values.rbx)
         enter = _eenter if leaf == Enclu.EENTER else _eresume
         yield from enter(tracer, task, device, values)
+    except Restart:
+        restart(tracer, task, regs, leaf)
+        return
     except (LeafFault, BusError) as fault:
         tracer.world.debug(f"task {task.tid}: ENCLU leaf {leaf} at {regs.rip:#x}: {fault}")
         exits.host_fault(tracer, task, regs, leaf, *exits.vector_of(fault))
         return
     from_registers(values, regs)
+    ptrace.setregs(task.tid, regs)
+    tracer.resume(task)
+
+
+def restart(tracer: Tracer, task: Task, regs: UserRegs, leaf: int) -> None:
+    """Have the thread execute the ENCLU at ``regs.rip`` once more, signals first."""
+    regs.rax, regs.orig_rax = leaf, ptrace.NO_SYSCALL
     ptrace.setregs(task.tid, regs)
     tracer.resume(task)
 
@@ -101,7 +111,7 @@ def _eenter(
     tracer: Tracer, task: Task, device: Device, values: thread.Registers
 ) -> Generator[bool, None, None]:
     access = tracer.world.processor(device, task.caller)
-    inside = yield from attempt(tracer.world, lambda: thread.eenter(access.state, access, values))
+    inside = yield from attempt(tracer.world, task, lambda: thread.eenter(access.state, access, values))
     task.inside = Inside(device, inside)
     hold_mask(task)
 
@@ -112,7 +122,7 @@ def _eresume(
     access = tracer.world.processor(device, task.caller)
     outside = ptrace.get_xstate(task.tid)
     inside, xstate = yield from attempt(
-        tracer.world, lambda: thread.eresume(access.state, access, values, outside)
+        tracer.world, task, lambda: thread.eresume(access.state, access, values, outside)
     )
     ptrace.set_xstate(task.tid, xstate)
     task.inside = Inside(device, inside)
@@ -132,10 +142,13 @@ def from_enclave(tracer: Tracer, task: Task, regs: UserRegs) -> Job:
                 thread.eexit(access.state, values, inside.entry)
             leave(task)
         else:
-            result = yield from attempt(tracer.world, lambda: access.leaf(leaf, values, inside.entry))
+            result = yield from attempt(tracer.world, task, lambda: access.leaf(leaf, values, inside.entry))
             values.rax = result.rax
             values.rflags = values.rflags & ~_ZF | (_ZF if result.zf else 0)
             values.rip += len(ENCLU_CODE)
+    except Restart:
+        restart(tracer, task, regs, leaf)
+        return
     except (LeafFault, BusError) as fault:
         tracer.world.debug(f"task {task.tid}: ENCLU leaf {leaf} at {regs.rip:#x}: {fault}")
         yield from exits.exception(tracer, task, regs, *exits.vector_of(fault))

@@ -78,9 +78,11 @@ def asynchronous_exit(
     xstate = ptrace.get_xstate(task.tid)
     outside = yield from threads.attempt(
         tracer.world,
+        task,
         lambda: thread.asynchronous_exit(
             access.state, access, values, xstate, inside.entry, vector=vector, addr=addr, error_code=code
         ),
+        restartable=False,
     )
     ptrace.set_xstate(task.tid, outside)
     threads.from_registers(values, regs)

@@ -87,9 +87,9 @@ def signal_stop(tracer: Tracer, task: Task, sig: int) -> None:
         if not (raised and sig == signal.SIGILL and enclu.host_illegal(tracer, task, regs)):
             tracer.resume(task, sig)
     elif raised:
-        tracer.start(_raised(tracer, task, regs, sig, code, addr))
+        tracer.start(task, _raised(tracer, task, regs, sig, code, addr))
     else:
-        tracer.start(_interrupted(tracer, task, regs, sig))
+        tracer.start(task, _interrupted(tracer, task, regs, sig))
 
 
 def _interrupted(tracer: Tracer, task: Task, regs: UserRegs, sig: int) -> Job:
@@ -141,11 +141,13 @@ def _code_at(tracer: Tracer, task: Task, addr: int, length: int) -> Generator[bo
     assert task.inside is not None
     access = tracer.world.processor(task.inside.device, task.caller)
     first = min(length, PAGE_SIZE - addr % PAGE_SIZE)
-    code = yield from threads.attempt(tracer.world, lambda: access.fetch(addr, first))
+    code = yield from threads.attempt(
+        tracer.world, task, lambda: access.fetch(addr, first), restartable=False
+    )
     if first < length and exits.in_enclave(task, addr + first):
         try:
             code += yield from threads.attempt(
-                tracer.world, lambda: access.fetch(addr + first, length - first)
+                tracer.world, task, lambda: access.fetch(addr + first, length - first), restartable=False
             )
         except (LeafFault, BusError):
             pass
@@ -183,7 +185,7 @@ def kicked(tracer: Tracer, task: Task, kick: Kick) -> None:
     """The page service refused what ``task`` touched."""
     regs = ptrace.getregs(task.tid, ptrace.UserRegs())
     if task.inside is not None:
-        tracer.start(exits.exception(tracer, task, regs, VECTOR_PF, kick.code, kick.addr, kick.sigbus))
+        tracer.start(task, exits.exception(tracer, task, regs, VECTOR_PF, kick.code, kick.addr, kick.sigbus))
     elif not regs.orig_rax >> 63:
         tracer.resume(task)  # a system call touched it, and now fails with EFAULT
     else:
@@ -194,4 +196,4 @@ def syscall_inside(tracer: Tracer, task: Task, regs: UserRegs) -> None:
     """`syscall` is illegal in an enclave (#UD); it has not been executed."""
     regs.rip -= 2
     regs.rax, regs.orig_rax = regs.orig_rax, ptrace.NO_SYSCALL
-    tracer.start(exits.exception(tracer, task, regs, VECTOR_UD, 0, 0, False))
+    tracer.start(task, exits.exception(tracer, task, regs, VECTOR_UD, 0, 0, False))

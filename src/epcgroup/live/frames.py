@@ -198,7 +198,12 @@ class MemfdFrames:
         addr = device.base + (index << PAGE_SHIFT)
         waiting = self._waiting
         if waiting is not None and self._waiting_at == addr and waiting in device.mms:
-            uffd.copy_page(waiting.uffd, addr, contents, 0 if writable else uffd.COPY_WP)
+            try:
+                uffd.copy_page(waiting.uffd, addr, contents, 0 if writable else uffd.COPY_WP)
+            except (FileNotFoundError, ProcessLookupError):
+                # A signal took the thread away from its fault and the program has just
+                # unmapped the page, or ended: resident all the same, nobody waits.
+                os.pwrite(device.memfd, contents, index << PAGE_SHIFT)
             self._woken = True
             others: Iterable[AddressSpace] = (space for space in device.mms if space is not waiting)
         else:

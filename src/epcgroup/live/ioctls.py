@@ -41,7 +41,7 @@ def ioctl(tracer: Tracer, task: Task, regs: UserRegs) -> None:
     elif device.kind is not Kind.ENCLAVE:
         answers.emulate(tracer, task, regs, -errno.ENOTTY)
     else:
-        tracer.start(_answer(tracer, task, regs, device))
+        tracer.start(task, _answer(tracer, task, regs, device))
 
 
 def _answer(tracer: Tracer, task: Task, regs: UserRegs, device: Device) -> Job:

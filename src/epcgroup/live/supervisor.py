@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Self, TextIO
 
 from epcgroup import epc
 from epcgroup.driver import Driver
+from epcgroup.driver.attacks import HostileStore
+from epcgroup.driver.attacks import parse as parse_attack
 from epcgroup.errors import BadInput
 from epcgroup.live import loader, platform, procfs, snapshot
 from epcgroup.live.devices import DeviceTable
@@ -69,6 +71,7 @@ class Supervisor:
             frames=frames,
             root_key=seed if seed is not None else secrets.token_bytes(16),
             platform=platform.sgx(),
+            store=HostileStore([parse_attack(spec) for spec in attacks]) if attacks else None,
             log=self._log,
         )
         self.world = World(driver.machine, driver, frames, DeviceTable(), self._log)

@@ -6,6 +6,7 @@ import signal
 from dataclasses import fields
 from typing import TYPE_CHECKING, TypeVar
 
+from epcgroup.driver import BusError
 from epcgroup.errors import Busy
 from epcgroup.live import ptrace
 from epcgroup.sgx import thread
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from epcgroup.live.world import World
 
 T = TypeVar("T")
+
+_SIGNAL_LOOK = 64
+_PATIENCE = 4096
 
 _RAISED_BY_INSTRUCTIONS = (signal.SIGILL, signal.SIGTRAP, signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV)
 FORCED = sum(1 << (sig - 1) for sig in _RAISED_BY_INSTRUCTIONS)
@@ -37,14 +41,35 @@ def from_registers(values: thread.Registers, regs: UserRegs) -> None:
     regs.orig_rax = ptrace.NO_SYSCALL
 
 
-def attempt(world: World, action: Callable[[], T]) -> Generator[bool, None, T]:
-    """``action`` under the lock, again after background work while it is Busy."""
+class Restart(Exception):
+    """The instruction cannot complete yet, and a signal waits: execute it again later."""
+
+
+def attempt(
+    world: World, task: Task, action: Callable[[], T], *, restartable: bool = True
+) -> Generator[bool, None, T]:
+    """``action`` under the lock, again after background work while it is Busy.
+
+    An instruction that needs more pages at once than the limit allows would be
+    tried for ever, as on hardware; a signal ends that (Restart), and a policy
+    that gives up ends it with a SIGBUS (BusError).
+    """
+    tries = 0
     while True:
         with world.lock:
             try:
                 return action()
             except Busy:
                 pass
+        tries += 1
+        if restartable and not tries % _SIGNAL_LOOK and task.caller.signal_pending():
+            raise Restart
+        if tries == _PATIENCE and world.machine.policy.give_up:
+            world.log(
+                f"task {task.tid}: the limit of {task.caller.group.path} does not hold the pages that one "
+                "instruction needs at once; it gets a SIGBUS"
+            )
+            raise BusError(0)
         yield world.slice()
 
 

@@ -18,7 +18,8 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Generator
+import traceback
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING
 
 from epcgroup.errors import EpcgroupError
@@ -65,7 +66,7 @@ class Tracer:
         self.int80 = True
         self.statuses: dict[int, int] = {}
         self._early: set[int] = set()
-        self._jobs: list[Job] = []
+        self._jobs: list[tuple[Task, Job]] = []
         self._ending: list[PageService] = []
 
     # ---- the loop -------------------------------------------------------
@@ -93,12 +94,8 @@ class Tracer:
         while (stop := self._next_stop()) is not None:
             answered = True
             tid, status = stop
-            try:
+            with self._guarded(tid):
                 self._answer(tid, status)
-            except ProcessLookupError:
-                pass  # killed while we looked at it; its exit status follows
-            except EpcgroupError as error:
-                self._fail(tid, error)
         self._deliver_kicks()
         return answered
 
@@ -107,30 +104,46 @@ class Tracer:
             return self.injector.events.popleft()
         return ptrace.wait_any()
 
-    def _fail(self, tid: int, error: Exception) -> None:
-        """Something here cannot be done for this thread: end it, say why."""
-        self.world.log(f"task {tid} is ended: {error}")
+    @contextlib.contextmanager
+    def _guarded(self, tid: int) -> Iterator[None]:
+        """An error here is one program's end at most, and never a hang."""
+        try:
+            yield
+        except ProcessLookupError:
+            pass  # killed while we looked at it; its exit status follows
+        except EpcgroupError as error:
+            self._end(tid, str(error))
+        except Exception:
+            self._end(tid, f"internal error\n{traceback.format_exc()}")
+
+    def _end(self, tid: int, why: str) -> None:
+        task = self.tasks.get(tid)
+        self.world.log(f"task {tid} ({task.command if task else '?'}) is ended: {why}")
         with contextlib.suppress(ProcessLookupError):
-            os.kill(self.tasks[tid].pid if tid in self.tasks else tid, signal.SIGKILL)
+            os.kill(task.pid if task is not None else tid, signal.SIGKILL)
+
+    def start(self, task: Task, job: Job) -> None:
+        """Do the first slice of ``job`` now, the rest between other stops."""
+        if self._advance(task, job) is not None:
+            self._jobs.append((task, job))
 
     def _run_jobs(self) -> bool:
         progress = False
-        for job in list(self._jobs):
-            try:
-                progress |= next(job)
-            except StopIteration:
-                self._jobs.remove(job)
-                progress = True
-            except ProcessLookupError:
-                self._jobs.remove(job)
-                progress = True
+        for entry in list(self._jobs):
+            got = self._advance(*entry)
+            if got is None:
+                self._jobs.remove(entry)
+            progress |= got is not False
         return progress
 
-    def start(self, job: Job) -> None:
-        """Do the first slice of ``job`` now, the rest between other stops."""
-        with contextlib.suppress(StopIteration, ProcessLookupError):
-            next(job)
-            self._jobs.append(job)
+    def _advance(self, task: Task, job: Job) -> bool | None:
+        """One slice; whether it got anywhere, None at its end."""
+        if task.tid not in self.tasks:
+            job.close()  # killed meanwhile
+            return None
+        with self._guarded(task.tid):
+            return next(job, None)
+        return None
 
     def _deliver_kicks(self) -> None:
         while self.world.kicks:
