@@ -15,7 +15,6 @@
  *     load signal NUMBER       die of a signal inside the enclave's owner
  */
 #define _GNU_SOURCE
-#include <errno.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include "check.h"
