@@ -12,7 +12,7 @@ from epcgroup.epc.charge import charge
 from epcgroup.epc.pages import EpcPage
 from epcgroup.epc.queue import wake_ksgxd
 from epcgroup.epc.reclaim import Effort
-from epcgroup.epc.state import State as Epc
+from epcgroup.epc.state import Epc
 from epcgroup.epc.walk import nothing_reclaimable
 from epcgroup.errors import Busy, Interrupted, NoEpc
 from epcgroup.misc import uncharge
@@ -38,7 +38,7 @@ def allocate(epc: Epc, caller: Caller, pages: int, may_reclaim: bool) -> list[Ep
             taken.append(page)
         return taken
     except BaseException:  # not charged for what was not had (ALLOC-02)
-        uncharge(epc.groups, group, epc.epc, pages * PAGE_SIZE)
+        uncharge(epc.groups, group, epc.resource, pages * PAGE_SIZE)
         group.pins -= pages
         if not group.online:
             epc.groups.settle_group(group)

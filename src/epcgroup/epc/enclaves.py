@@ -13,7 +13,7 @@ from epcgroup.epc.alloc import allocate
 from epcgroup.epc.caller import Caller
 from epcgroup.epc.pages import SECS_INDEX, VA_INDEX, VA_SLOTS, Enclave, EpcPage, Kind
 from epcgroup.epc.release import erase, free_page
-from epcgroup.epc.state import State as Epc
+from epcgroup.epc.state import Epc
 from epcgroup.epc.track import record
 from epcgroup.errors import BadInput, EnclaveDisabled, OutOfRange, PageExists, Refused
 

@@ -17,7 +17,7 @@ from epcgroup.epc.caller import Caller
 from epcgroup.epc.enclaves import new_page, place_new, va_due
 from epcgroup.epc.pages import SECS_INDEX, Enclave, EpcPage, Kind, State
 from epcgroup.epc.release import free_page
-from epcgroup.epc.state import State as Epc
+from epcgroup.epc.state import Epc
 from epcgroup.epc.track import record
 from epcgroup.errors import Busy, EnclaveDisabled, OutOfRange, PageExists, Refused
 

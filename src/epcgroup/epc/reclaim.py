@@ -26,7 +26,7 @@ from epcgroup.epc.group import Group
 from epcgroup.epc.pages import Enclave, EpcPage, State
 from epcgroup.epc.policy import Walk
 from epcgroup.epc.release import finish_release, free_page
-from epcgroup.epc.state import State as Epc
+from epcgroup.epc.state import Epc
 from epcgroup.epc.track import drop
 from epcgroup.epc.walk import lists_from_top, take_next
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from epcgroup.epc.group import Group
 from epcgroup.epc.pages import NOBODY, Enclave, EpcPage
 from epcgroup.epc.queue import queue_work
-from epcgroup.epc.state import State as Epc
+from epcgroup.epc.state import Epc
 from epcgroup.epc.track import drop
 from epcgroup.epc.walk import behind
 from epcgroup.misc import uncharge
@@ -22,7 +22,7 @@ def free_page(epc: Epc, page: EpcPage) -> None:
     page.group = None
     page.enclave = NOBODY
     page.vepc = None
-    uncharge(epc.groups, group, epc.epc, PAGE_SIZE)
+    uncharge(epc.groups, group, epc.resource, PAGE_SIZE)
     epc.pool.give(page)
     epc.groups.unpin(group)
 

@@ -7,7 +7,7 @@ dropping a page twice is harmless (EPC-20).
 from __future__ import annotations
 
 from epcgroup.epc.pages import EpcPage, Kind, State
-from epcgroup.epc.state import State as Epc
+from epcgroup.epc.state import Epc
 from epcgroup.errors import Busy
 
 

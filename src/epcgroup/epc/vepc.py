@@ -15,7 +15,7 @@ from epcgroup.epc.alloc import allocate
 from epcgroup.epc.caller import Caller
 from epcgroup.epc.pages import EpcPage, Kind, Vepc
 from epcgroup.epc.release import erase
-from epcgroup.epc.state import State as Epc
+from epcgroup.epc.state import Epc
 from epcgroup.errors import OutOfRange
 
 

@@ -14,7 +14,7 @@ from epcgroup.epc.disable import disable_one
 from epcgroup.epc.group import Group
 from epcgroup.epc.queue import excess
 from epcgroup.epc.reclaim import Effort
-from epcgroup.epc.state import State as Epc
+from epcgroup.epc.state import Epc
 from epcgroup.epc.walk import nothing_reclaimable
 
 

@@ -96,7 +96,7 @@ class World:
 
     def events(self, path: str) -> int:
         """Refused charges counted at a group."""
-        return self.machine.groups.lookup(path).events[self.machine.epc]
+        return self.machine.groups.lookup(path).events[self.machine.resource]
 
     def lru(self, path: str) -> list[tuple[int, int]]:
         """(enclave id, page) on a group's reclaimable list, head first."""

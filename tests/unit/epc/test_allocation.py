@@ -156,7 +156,7 @@ def test_b20_a_child_whose_limit_is_larger_than_its_parents_reclaims_at_the_pare
     assert len(enclave.pages) == 100
     assert world.pages("/p") <= 20
     assert world.events("/p") > 0
-    assert world.machine.groups.lookup("/p/c").events[world.machine.epc] == 0
+    assert world.machine.groups.lookup("/p/c").events[world.machine.resource] == 0
 
 
 @EVERY

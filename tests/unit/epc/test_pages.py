@@ -298,9 +298,9 @@ def test_the_invariants_notice_what_is_wrong() -> None:
         with pytest.raises(InternalError, match=name):
             check(world.machine)
 
-    group.usage[world.machine.epc] += 4096
+    group.usage[world.machine.resource] += 4096
     broken("INV-1")
-    group.usage[world.machine.epc] -= 4096
+    group.usage[world.machine.resource] -= 4096
     world.machine.pool.free += 1
     broken("INV-3")
     world.machine.pool.free -= 1
@@ -315,8 +315,8 @@ def test_the_invariants_notice_what_is_wrong() -> None:
     enclave.page_cnt = 513
     broken("INV-6")
     enclave.page_cnt = 4
-    group.events[world.machine.epc] += 1
+    group.events[world.machine.resource] += 1
     broken("INV-7")
-    group.events[world.machine.epc] -= 1
-    group.peak[world.machine.epc] = 0
+    group.events[world.machine.resource] -= 1
+    group.peak[world.machine.resource] = 0
     broken("INV-10")

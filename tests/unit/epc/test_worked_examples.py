@@ -24,7 +24,7 @@ def test_ex1_a_charge_refused_by_the_parent_evicts_all_six_pages(init: bool) -> 
     else:
         world.machine.add_page(world.caller("/p/c"), enclave, 6)
         assert world.pages("/p") == 2 + 1
-    root = world.machine.groups.root.events[world.machine.epc]
+    root = world.machine.groups.root.events[world.machine.resource]
     assert (root, world.events("/p"), world.events("/p/c")) == (1, 1, 0)
 
 
