@@ -146,10 +146,18 @@ class World:
 
 
 @pytest.fixture
-def world() -> Callable[..., World]:
+def default_policy() -> str:
+    """The policy of machines that ask for none; a module may parametrize it."""
+    return "standard"
+
+
+@pytest.fixture
+def world(default_policy: str) -> Callable[..., World]:
     """``world(policy="standard", epc_pages=256, sgx2=True, …)``."""
 
-    def make(policy: str = "standard", epc_pages: int = 256, sgx2: bool = True, **options: object) -> World:
+    def make(
+        policy: str = default_policy, epc_pages: int = 256, sgx2: bool = True, **options: object
+    ) -> World:
         frames, log = DictFrames(), []
         driver = Driver(
             epc_pages=epc_pages,

@@ -6,6 +6,8 @@ import pytest
 
 from epcgroup.driver import Ioctl
 
+pytestmark = pytest.mark.parametrize("default_policy", ["v5", "v17", "standard"])
+
 
 def test_create_takes_one_va_page_and_the_secs(world):
     w = world()
@@ -55,10 +57,9 @@ def test_what_ecreate_refuses_is_eio_and_costs_nothing(world, change):
     assert w.ioctl(file, Ioctl.CREATE, w.pointer(w.secs().pack())) == 0
 
 
-@pytest.mark.parametrize("policy", ["v5", "v17", "standard"])
 @pytest.mark.parametrize("pages", [0, 1])
-def test_without_room_for_va_and_secs_create_is_enomem_and_can_be_tried_again(world, policy, pages):
-    w = world(policy)
+def test_without_room_for_va_and_secs_create_is_enomem_and_can_be_tried_again(world, pages):
+    w = world()
     w.limit(pages)
     file = w.driver.open()
     arg = w.pointer(w.secs().pack())

@@ -10,6 +10,8 @@ from epcgroup.sgx.layouts import Attribute
 INIT = Ioctl.INIT
 PROVISION = int(Attribute.PROVISIONKEY | Attribute.MODE64BIT)
 
+pytestmark = pytest.mark.parametrize("default_policy", ["v5", "v17", "standard"])
+
 
 def test_a_certified_enclave_starts_and_knows_its_signer(world):
     w = world()
