@@ -6,8 +6,8 @@
  *     load close PAGES         fill, check, munmap and close, "closed", then wait for a line on stdin
  *     load fork PAGES          the same work, then a child with the mapping that outlives us by 0.3 s
  *     load touch PAGES I N [outside]
- *                              let page I of the heap be evicted, N times load and change it and let it be
- *                              evicted again, then read it, from inside or from outside
+ *                              let page I of the heap be evicted untouched, N times load and change it and let it
+ *                              be evicted again, then read it, from inside or from outside
  *     load pairs PAGES N SEED  time N random single-word updates; prints "PAGE TICKS" of each
  *     load loads PAGES B SEED  push the heap out with a second enclave of B pages, which then goes; time one
  *                              update of each page, in random order, while nothing needs to be evicted
@@ -23,7 +23,7 @@ static struct enclave e;
 static struct call *c;
 static u64 pages;
 
-static void start(void)
+static void load_only(void)
 {
 	if (enclave_load(&e, (struct spec){ .heap = pages, .threads = 2 })) {
 		printf("%s: %s\n", e.step, strerror(e.error));
@@ -31,6 +31,11 @@ static void start(void)
 		_exit(4);
 	}
 	c = call_new(e.tcs[0], vdso_by_dynamic());
+}
+
+static void start(void)
+{
+	load_only();
 	must(c, OP_FILL, e.heap, pages, 1, 0);
 	printf("ready\n");
 	fflush(stdout);
@@ -81,8 +86,9 @@ static void leave_alone(u64 page)
 /* Exit status 5: the access came back as an exception (inside), 3: with wrong contents. */
 static int touch(u64 page, u64 changes, int outside)
 {
-	u64 value, want = changes ? changes : pattern(1, page, 0);
+	u64 value, want = changes;	/* the page was added with zeros */
 
+	load_only();
 	leave_alone(page);
 	for (u64 i = 1; i <= changes; i++) {
 		must(c, OP_PUT, e.heap + page * PAGE, i, 0, 0);
@@ -170,6 +176,8 @@ int main(int argc, char **argv)
 	pages = !strcmp(mode, "exit") || !strcmp(mode, "signal") ? 20 : number;
 	if (argc < 3 || !pages)
 		return usage();
+	if (!strcmp(mode, "touch") && argc > 4)
+		return touch(strtoul(argv[3], NULL, 0), strtoul(argv[4], NULL, 0), argc > 5);
 	start();
 	if (!strcmp(mode, "hold"))
 		return hold();
@@ -179,8 +187,6 @@ int main(int argc, char **argv)
 		return close_and_wait();
 	if (!strcmp(mode, "fork"))
 		return fork_and_leave();
-	if (!strcmp(mode, "touch") && argc > 4)
-		return touch(strtoul(argv[3], NULL, 0), strtoul(argv[4], NULL, 0), argc > 5);
 	if (!strcmp(mode, "pairs") && argc > 4)
 		return time_pairs(strtoul(argv[3], NULL, 0), strtoul(argv[4], NULL, 0));
 	if (!strcmp(mode, "loads") && argc > 4)
