@@ -53,14 +53,14 @@ def stress(args: argparse.Namespace) -> int:
 
     plan = _plan(args)
     image = Image(threads=args.threads, heap_pages=page_ceil(parse_size(args.heap)))
-    finish = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: finish.set())
     with Enclave(image) as enclave:
         key = _key(args.key)
         began = time.monotonic()
         enclave.load(key)
         loading = time.monotonic() - began
         progress = _Progress(image.heap_pages) if sys.stderr.isatty() else None
+        finish = threading.Event()
+        signal.signal(signal.SIGTERM, lambda *_: finish.set())
         outcome = load.run(enclave, plan, progress, finish)
         to = report.to_json if args.report == "json" else report.to_text
         print(to(image, plan, outcome, loading), flush=True)

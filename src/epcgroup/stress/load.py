@@ -182,10 +182,10 @@ class _Crew:
         """Wait up to ``timeout`` seconds for the end; False when all are done."""
         until = time.monotonic() + timeout
         # An interrupt may have come before all were started.
-        threads = [worker.thread for worker in self.workers if worker.thread.ident is not None]
-        for thread in threads:
-            thread.join(max(0.0, until - time.monotonic()))
-        return any(thread.is_alive() for thread in threads)
+        started = [worker for worker in self.workers if worker.thread.ident is not None]
+        # Not by Thread.join: interrupted, that of CPython 3.11 takes a running thread for a
+        # dead one, and the enclave would be unmapped with a thread inside.
+        return not all(worker.gone.wait(max(0.0, until - time.monotonic())) for worker in started)
 
 
 class _Worker:
@@ -196,6 +196,7 @@ class _Worker:
         self._number, self._first, self._length = number, first, length
         self._load, self._sweep = crew.block(write=True), crew.block(write=False)
         self.thread = threading.Thread(target=self._run, name=f"enclave-{number}", daemon=True)
+        self.gone = threading.Event()  # out of the enclave for good
         self.ended = 0.0  # when the load proper was done
         self.mismatches = 0
         self.described: list[Mismatch] = []
@@ -223,6 +224,8 @@ class _Worker:
         except Exception as error:  # whatever it is, the other threads must not wait for this one
             self.error = error
             self._crew.end()
+        finally:
+            self.gone.set()
 
     def _load_by_plan(self) -> None:
         plan, crew = self._crew.plan, self._crew
