@@ -21,7 +21,19 @@ from pathlib import Path
 import pytest
 from tests.e2e.traced import Traced, compile_c
 
-from epcgroup.live import cpuid, enter_enclave, inject, memory, pagemap, procfs, ptrace, seccomp, uffd, vdso
+from epcgroup.live import (
+    cpuid,
+    enter_enclave,
+    inject,
+    memory,
+    pagemap,
+    procfs,
+    ptrace,
+    seccomp,
+    traps,
+    uffd,
+    vdso,
+)
 
 pytestmark = [pytest.mark.needs("x86-64", "gcc", "ptrace", "userfaultfd"), pytest.mark.timeout(60)]
 
@@ -337,6 +349,16 @@ def test_a_signal_ends_a_wait_for_events(touched: Touched) -> None:
         signal.signal(signal.SIGALRM, before)
 
 
+@pytest.fixture
+def one_processor() -> Iterator[None]:
+    """Stay on one: a page that another one just wrote cannot be dropped for a while."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    yield
+    os.sched_setaffinity(0, allowed)
+
+
+@pytest.mark.usefixtures("one_processor")
 def test_exactly_the_touched_pages_are_young(touched: Touched) -> None:
     """The neighbours of a touched page are not mapped along with it, and reads count."""
     for page in range(touched.pages):
@@ -370,7 +392,9 @@ def test_a_drop_that_does_nothing_is_noticed(touched: Touched) -> None:
     second = libc.mmap(None, PAGE, 1, 1, touched.memfd, 0)
     assert ctypes.string_at(second, 1) == b"d"
     try:
-        assert not pagemap.drop(touched.pidfd, touched.pagemap, [(touched.addr(0), touched.addr(1))])
+        both = [(touched.addr(0), touched.addr(1))]
+        assert pagemap.drop_ranges(touched.pidfd, touched.pagemap, both) == both
+        assert not pagemap.drop(touched.pidfd, touched.pagemap, both)
         assert touched.young() == [0]
     finally:
         libc.munmap(ctypes.c_void_p(second), ctypes.c_size_t(PAGE))
@@ -458,13 +482,13 @@ def run_cpuid_program(argv: list[str], trap: bytes) -> str:
     program = seccomp.base_filter(libraries=True, int80=True)
     with reading() as (ours, theirs), Traced(argv, stdout=theirs, program=program) as child:
         child.to_exec()
-        traps = dict(cpuid.patch(child.pid, trap))
+        sites = dict(traps.patch(child.pid, trap))
         ptrace.cont(child.pid)
         while (stop := child.wait()) is not None:
             seccomp_stop = stop[1] == ptrace.EVENT_SECCOMP
             regs = ptrace.getregs(child.pid)
             at = regs.rip - 2 if seccomp_stop else regs.rip
-            if (seccomp_stop or stop == ILL) and at in traps:
+            if (seccomp_stop or stop == ILL) and at in sites:
                 leaf = (regs.orig_rax if seccomp_stop else regs.rax) & 0xFFFFFFFF
                 regs.rax, regs.rbx, regs.rcx, regs.rdx = cpuid.execute(leaf, regs.rcx & 0xFFFFFFFF, 64 << 20)
                 regs.rip, regs.orig_rax = at + 2, ptrace.NO_SYSCALL
@@ -473,7 +497,7 @@ def run_cpuid_program(argv: list[str], trap: bytes) -> str:
                 ptrace.syscall(child.pid)
                 assert child.wait() == (ptrace.SYSCALL_STOP, 0)
                 addr = ptrace.getregs(child.pid).rax
-                traps.update(cpuid.patch_library(child.pid, regs.r8, addr, regs.rsi, regs.r9, trap))
+                sites.update(traps.patch_library(child.pid, regs.r8, addr, regs.rsi, regs.r9, trap))
             elif stop == ILL:
                 pytest.fail(f"SIGILL at {regs.rip:#x}")
             child.go_on((0, 1))
@@ -482,7 +506,7 @@ def run_cpuid_program(argv: list[str], trap: bytes) -> str:
 
 
 @linkage
-@pytest.mark.parametrize("trap", [cpuid.UD2, cpuid.INT80], ids=["ud2", "int80"])
+@pytest.mark.parametrize("trap", [traps.UD2, traps.INT80], ids=["ud2", "int80"])
 def test_cpuid_of_a_program_is_answered(flags: tuple[str, ...], trap: bytes) -> None:
     assert run_cpuid_program([built("ask_cpuid", *flags)], trap) == "1 40 4000001 0 library -1\n"
 
@@ -491,7 +515,7 @@ def test_cpuid_of_a_library_is_answered() -> None:
     library = built("ask_cpuid", "-DLIBRARY", "-shared", "-fPIC", output="libask.so")
     rpath = f"-Wl,-rpath,{Path(library).parent}"
     program = built("ask_cpuid", "-DWITH_LIBRARY", library, rpath, output="ask_with_library")
-    assert run_cpuid_program([program], cpuid.INT80) == "1 40 4000001 0 library 1\n"
+    assert run_cpuid_program([program], traps.INT80) == "1 40 4000001 0 library 1\n"
 
 
 def test_faulting_cpuid_is_used_where_the_processor_has_it() -> None:

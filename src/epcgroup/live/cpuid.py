@@ -3,7 +3,7 @@
 Two ways to get hold of it. Where the processor can make CPUID fault (Intel since
 Ivy Bridge: arch_prctl(ARCH_SET_CPUID)), a program is told to fault and its
 SIGSEGV is answered. Elsewhere each CPUID in the files that a program maps as
-code is replaced by another two-byte instruction that traps. Code that a program
+code is replaced by an instruction that traps (`traps`). Code that a program
 generates, and code inside enclaves, keeps the native CPUID there.
 
 Answers: SGX1 and SGX2 (leaf 0x12), that they exist (leaf 7), that leaf 0x12
@@ -12,15 +12,11 @@ exists (leaf 0); everything else is the processor's own.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
 import mmap
-import os
 from typing import TYPE_CHECKING
 
-from epcgroup.live import codesites, memory, procfs
-from epcgroup.live.task import Trap
 from epcgroup.units import PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -29,8 +25,6 @@ if TYPE_CHECKING:
     from epcgroup.live.inject import Injector
 
 INSN = b"\x0f\xa2"
-UD2 = b"\x0f\x0b"
-INT80 = b"\xcd\x80"
 
 LEAF_SGX = 0x12
 _LEAF_FEATURES = 7
@@ -136,62 +130,3 @@ def enable_faulting(tid: int, injector: Injector, syscall_insn: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def patch(pid: int, trap: bytes = INT80) -> dict[int, Trap]:
-    """Replace CPUID in all code that ``pid`` has mapped from files; the addresses.
-
-    ``trap`` is the two-byte instruction to put there. ``pid`` is stopped and ours.
-    """
-    traps: dict[int, Trap] = {}
-    for mapping in procfs.maps(pid):
-        if not mapping.executable or mapping.shared or not mapping.inode:
-            continue
-        with contextlib.suppress(OSError):  # unreadable file: its CPUID stays native
-            fd = _open_mapped(pid, mapping)
-            try:
-                size = mapping.end - mapping.start
-                traps.update(patch_mapping(pid, fd, mapping.start, size, mapping.offset, trap))
-            finally:
-                os.close(fd)
-    return traps
-
-
-def patch_mapping(
-    pid: int, fd: int, start: int, length: int, offset: int, trap: bytes = INT80
-) -> dict[int, Trap]:
-    """Replace CPUID in one private mapping of the file ``fd`` (ours) in ``pid``.
-
-    For libraries, after their mmap. Costs a stat if the file is known to have none.
-    """
-    traps: dict[int, Trap] = {}
-    for at in codesites.find_in_file(fd, INSN):
-        if offset <= at <= offset + length - len(INSN):
-            addr = start + at - offset
-            if memory.peek_text(pid, addr, len(INSN)) == INSN:
-                memory.poke_text(pid, addr, trap)
-                traps[addr] = Trap.CPUID
-    return traps
-
-
-def patch_library(
-    pid: int, remote_fd: int, start: int, length: int, offset: int, trap: bytes = INT80
-) -> dict[int, Trap]:
-    """As patch_mapping, by the descriptor that ``pid`` mapped the file from."""
-    try:
-        fd = os.open(f"/proc/{pid}/fd/{remote_fd}", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return {}
-    try:
-        return patch_mapping(pid, fd, start, length, offset, trap)
-    finally:
-        os.close(fd)
-
-
-def _open_mapped(pid: int, mapping: procfs.Mapping) -> int:
-    """The file behind a mapping, also if it is deleted or of another mount namespace."""
-    flags = os.O_RDONLY | os.O_CLOEXEC
-    try:
-        return os.open(f"/proc/{pid}/map_files/{mapping.start:x}-{mapping.end:x}", flags)
-    except PermissionError:
-        return os.open(f"/proc/{pid}/root{mapping.path}", flags)

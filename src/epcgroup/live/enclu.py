@@ -2,11 +2,9 @@
 
 How a thread gets here without an SGX processor:
 
-* Host code: `loader` and `cpuid` replaced the instruction by ``int $0x80``, which
-  the seccomp filter reports. Unlike the #UD of a real ENCLU, that is no signal:
-  a program that blocks SIGILL keeps its handler (the kernel *resets* the handler
-  of a blocked signal that an instruction raises). A site that was not found in
-  advance raises SIGILL once and is replaced then.
+* Host code: the instruction was replaced by ``int $0x80`` (`traps`), which the
+  seccomp filter reports. A site that was not found in advance (generated code)
+  raises SIGILL once and is replaced then.
 * Enclave code: its bytes are measured and stay as they are; ENCLU raises #UD.
   While a thread is inside, the signals that instructions raise are unblocked
   (`hold_mask`) and the program's own mask comes back when it leaves.
@@ -20,7 +18,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from epcgroup.driver import BusError
-from epcgroup.live import cpuid, exits, memory, ptrace
+from epcgroup.live import cpuid, exits, memory, ptrace, traps
 from epcgroup.live.task import Inside, Trap
 from epcgroup.live.threads import Restart, attempt, from_registers, hold_mask, leave, to_registers
 from epcgroup.sgx import thread
@@ -35,8 +33,6 @@ if TYPE_CHECKING:
     from epcgroup.live.task import Task
     from epcgroup.live.tracer import Job, Tracer
 
-ENCLU_CODE = b"\x0f\x01\xd7"
-INT80 = b"\xcd\x80"
 _ZF = 0x40
 
 
@@ -52,21 +48,20 @@ def trapped(tracer: Tracer, task: Task, regs: UserRegs, kind: Trap) -> None:
         tracer.resume(task)
         return
     regs.rax = number
-    regs.rip -= len(INT80)
+    regs.rip -= len(traps.INT80)
     tracer.start(task, _from_host(tracer, task, regs))
 
 
 def host_illegal(tracer: Tracer, task: Task, regs: UserRegs) -> bool:
     """SIGILL in host code: if it is an ENCLU, execute it and replace the site."""
     try:
-        code = memory.peek_text(task.pid, regs.rip, len(ENCLU_CODE))
+        code = memory.peek_text(task.pid, regs.rip, len(traps.ENCLU))
     except OSError:
         return False
-    if code != ENCLU_CODE:
+    if code != traps.ENCLU:
         return False
-    if tracer.int80:
-        memory.poke_text(task.pid, regs.rip, INT80 + b"\x90")
-        task.mm.traps[regs.rip] = Trap.ENCLU
+    memory.poke_text(task.pid, regs.rip, traps.ENCLU_TRAP)
+    task.mm.traps[regs.rip] = Trap.ENCLU
     tracer.start(task, _from_host(tracer, task, regs))
     return True
 
@@ -145,7 +140,7 @@ def from_enclave(tracer: Tracer, task: Task, regs: UserRegs) -> Job:
             result = yield from attempt(tracer.world, task, lambda: access.leaf(leaf, values, inside.entry))
             values.rax = result.rax
             values.rflags = values.rflags & ~_ZF | (_ZF if result.zf else 0)
-            values.rip += len(ENCLU_CODE)
+            values.rip += len(traps.ENCLU)
     except Restart:
         restart(tracer, task, regs, leaf)
         return

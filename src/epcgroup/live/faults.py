@@ -25,7 +25,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from epcgroup.driver import BusError, Fault
-from epcgroup.live import enclu, exits, mappings, ptrace, threads
+from epcgroup.live import enclu, exits, mappings, ptrace, threads, traps
 from epcgroup.live.exits import (
     BUS_ADRALN,
     FPE_INTDIV,
@@ -110,7 +110,7 @@ def _raised(tracer: Tracer, task: Task, regs: UserRegs, sig: int, code: int, add
     """An instruction inside the enclave raised ``sig``."""
     if sig == signal.SIGILL:
         opcode = yield from _code_at(tracer, task, regs.rip, 3)
-        if opcode == enclu.ENCLU_CODE:
+        if opcode == traps.ENCLU:
             yield from enclu.from_enclave(tracer, task, regs)
             return
         yield from exits.exception(tracer, task, regs, VECTOR_UD, 0, 0, False)

@@ -17,7 +17,7 @@ import sys
 from typing import TYPE_CHECKING, NoReturn
 
 from epcgroup.errors import BadInput
-from epcgroup.live import cpuid, enclu, procfs, seccomp, vdso
+from epcgroup.live import procfs, seccomp, traps, vdso
 from epcgroup.live.task import Trap
 
 if TYPE_CHECKING:
@@ -104,11 +104,9 @@ def prepare(tracer: Tracer, task: Task) -> None:
     with contextlib.suppress(OSError):
         task.command = procfs.command(task.pid)
     if vdso.supported(task.pid):
-        int80 = enclu.INT80 + b"\x90"
-        task.vdso = vdso.install(task.tid, tracer.injector, enclu=int80 if tracer.int80 else enclu.ENCLU_CODE)
-        if tracer.int80:
-            task.mm.traps[task.vdso.enclu] = Trap.ENCLU
-    task.mm.traps.update(cpuid.patch(task.pid))
+        task.vdso = vdso.install(task.tid, tracer.injector, enclu=traps.ENCLU_TRAP)
+        task.mm.traps[task.vdso.enclu] = Trap.ENCLU
+    task.mm.traps.update(traps.patch(task.pid))
     tracer.resume(task)
 
 

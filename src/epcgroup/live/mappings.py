@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from epcgroup.live import answers, procfs
+from epcgroup.live import answers, procfs, traps
 from epcgroup.live.devices import Kind
 from epcgroup.live.mm import PROT_EXEC, EnclaveVma
 from epcgroup.units import PAGE_SHIFT, PAGE_SIZE
@@ -52,7 +52,9 @@ def mmap(tracer: Tracer, task: Task, regs: UserRegs) -> None:
     addr, length, prot, flags = regs.rdi, page_ceil(regs.rsi), regs.rdx & 7, regs.r10
     fd = regs.r8 & 0xFFFFFFFF
     device = None if flags & MAP_ANONYMOUS else tracer.world.devices.of_fd(task.pid, fd)
-    if device is None:
+    if device is None and flags & (MAP_ANONYMOUS | MAP_TYPE) == _MAP_PRIVATE and prot & PROT_EXEC:
+        _library(tracer, task, regs, fd, regs.r9)
+    elif device is None:
         _replace(tracer, task, regs, addr, length, flags)
     elif device.kind is not Kind.ENCLAVE or device.file is None:
         answers.emulate(tracer, task, regs, -errno.ENODEV)
@@ -100,6 +102,20 @@ def _attach(tracer: Tracer, task: Task, device: Device, start: int, end: int, pr
     with tracer.world.lock:
         task.mm.map(EnclaveVma(start, end, device, prot, real))
         tracer.world.frames.join(task.mm, device, start, end)
+
+
+def _library(tracer: Tracer, task: Task, regs: UserRegs, fd: int, offset: int) -> None:
+    """Code is mapped from a file: its CPUID and ENCLU shall come to us."""
+    length, flags = page_ceil(regs.rsi), regs.r10
+
+    def mapped(stopped: Task, result: int) -> int:
+        if result >= 0:
+            if flags & MAP_FIXED and stopped.mm.overlapping(result, result + length):
+                _forget(tracer, stopped.mm, result, result + length)
+            stopped.mm.traps.update(traps.patch_library(stopped.pid, fd, result, length, offset))
+        return result
+
+    answers.rewrite(tracer, task, regs, {}, mapped)
 
 
 def _replace(tracer: Tracer, task: Task, regs: UserRegs, addr: int, length: int, flags: int) -> None:

@@ -128,19 +128,29 @@ def coalesce(addresses: Iterable[int], gap: int = 0) -> list[tuple[int, int]]:
 
 
 def drop(pidfd: int, fd: int, ranges: Sequence[tuple[int, int]]) -> bool:
+    """Drop the page table entries of ``ranges``; whether every one is really gone.
+
+    See drop_ranges.
+    """
+    return not drop_ranges(pidfd, fd, ranges)
+
+
+def drop_ranges(pidfd: int, fd: int, ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """Drop the page table entries of ``ranges`` in the process of ``pidfd``.
 
-    Nothing stops and no page is lost. Returns whether every entry is really gone
-    (looked up through pagemap ``fd``). It is not where a second address space
-    maps the page too; pages are not dropped at all, and False is returned, where
-    there is swap, because the kernel would write them there in plain text. The
-    caller then sets the pages aside.
+    Nothing stops and no page is lost. Returns the ranges that still have entries
+    (looked up through pagemap ``fd``), for the caller to set those pages aside:
+
+    * pages that a second address space maps too;
+    * pages that another processor put into the page cache a moment ago and has
+      not yet added to the kernel's lists (up to 31 per processor);
+    * everything, where there is swap: the kernel would write plain text to it.
     """
     if swap_in_use():
-        return False
+        return list(ranges)
     for at in range(0, len(ranges), _IOV_MAX):
         _pageout(pidfd, ranges[at : at + _IOV_MAX])
-    return not any(present(fd, start, end) for start, end in ranges)
+    return [left for start, end in ranges for left in present(fd, start, end)]
 
 
 def _pageout(pidfd: int, ranges: Sequence[tuple[int, int]]) -> None:

@@ -63,7 +63,6 @@ class Tracer:
         self.world = world
         self.tasks = world.tasks
         self.injector = Injector()
-        self.int80 = True
         self.statuses: dict[int, int] = {}
         self._early: set[int] = set()
         self._jobs: list[tuple[Task, Job]] = []
