@@ -31,12 +31,7 @@ def allocate(epc: Epc, caller: Caller, pages: int, may_reclaim: bool) -> list[Ep
     try:
         if pool.free < pages:
             _make_room(epc, caller, pages, may_reclaim)
-        taken = []
-        for _ in range(pages):
-            page = pool.take()
-            page.group = group
-            taken.append(page)
-        return taken
+        return [pool.take(group) for _ in range(pages)]
     except BaseException:  # not charged for what was not had (ALLOC-02)
         uncharge(epc.groups, group, epc.resource, pages * PAGE_SIZE)
         group.pins -= pages

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from epcgroup.epc.alloc import allocate
 from epcgroup.epc.caller import Caller
-from epcgroup.epc.pages import SECS_INDEX, VA_INDEX, VA_SLOTS, Enclave, EpcPage, Kind
+from epcgroup.epc.pages import CHILD, SECS_INDEX, VA_INDEX, VA_SLOTS, Enclave, EpcPage, Kind
 from epcgroup.epc.release import erase, free_page
 from epcgroup.epc.state import Epc
 from epcgroup.epc.track import record
@@ -104,7 +104,7 @@ def place_new(epc: Epc, enclave: Enclave, index: int, pages: list[EpcPage]) -> E
         shrink(epc, enclave)
         free_page(epc, page)
         raise PageExists(f"page {index} was added already")
-    page.enclave, page.kind, page.index = enclave, Kind.CHILD, index
+    page.enclave, page.kind, page.index = enclave, CHILD, index
     enclave.pages[index] = page
     enclave.child_count += 1
     record(epc, page)

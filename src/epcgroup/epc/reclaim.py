@@ -23,7 +23,7 @@ from __future__ import annotations
 from itertools import repeat
 
 from epcgroup.epc.group import Group
-from epcgroup.epc.pages import Enclave, EpcPage, State
+from epcgroup.epc.pages import NOT_TRACKED, RECLAIM_IN_PROGRESS, RECLAIMABLE, Enclave, EpcPage
 from epcgroup.epc.policy import Walk
 from epcgroup.epc.release import finish_release, free_page
 from epcgroup.epc.state import Epc
@@ -96,9 +96,9 @@ def _isolate(group: Group, limit: int, batch: list[EpcPage]) -> None:
         enclave = page.enclave
         if enclave.released:
             page.prev = page.next = None
-            page.state = State.NOT_TRACKED
+            page.state = NOT_TRACKED
             continue
-        page.state = State.RECLAIM_IN_PROGRESS
+        page.state = RECLAIM_IN_PROGRESS
         enclave.isolated += 1
         enclave.counters.scanned += 1
         batch.append(page)
@@ -133,6 +133,7 @@ def _put_back(epc: Epc, pages: list[EpcPage]) -> None:
     # Neighbours have mostly the same group, which is then counted up once.
     last: Group | None = None
     run = 0
+    dying: list[Enclave] = []
     for page in pages:
         group = page.group
         assert group is not None
@@ -140,13 +141,17 @@ def _put_back(epc: Epc, pages: list[EpcPage]) -> None:
             if last is not None:
                 last.count(run)
             last, run = group, 0
-        page.state = State.RECLAIMABLE
+        page.state = RECLAIMABLE
         group.reclaimable.append(page)
         run += 1
+        enclave = page.enclave
+        enclave.isolated -= 1
+        if enclave.released:
+            dying.append(enclave)
     if last is not None:
         last.count(run)
-    for page in pages:
-        _let_go(epc, page.enclave)
+    for enclave in dying:
+        _finish_if_unused(epc, enclave)
 
 
 def _evict(epc: Epc, page: EpcPage) -> None:
@@ -159,9 +164,11 @@ def _evict(epc: Epc, page: EpcPage) -> None:
     page.group.counters.evicted += 1  # type: ignore[union-attr]  # in use, so charged
     if not enclave.child_count and enclave.initialised:
         _evict_secs(epc, enclave)
-    page.state = State.NOT_TRACKED
+    page.state = NOT_TRACKED
     free_page(epc, page)
-    _let_go(epc, enclave)
+    enclave.isolated -= 1
+    if enclave.released:
+        _finish_if_unused(epc, enclave)
 
 
 def _evict_secs(epc: Epc, enclave: Enclave) -> None:
@@ -176,8 +183,7 @@ def _evict_secs(epc: Epc, enclave: Enclave) -> None:
     free_page(epc, secs)
 
 
-def _let_go(epc: Epc, enclave: Enclave) -> None:
-    # Drop the reference taken when the page was isolated; it may be the last (B-47).
-    enclave.isolated -= 1
-    if enclave.released and not enclave.isolated:
+def _finish_if_unused(epc: Epc, enclave: Enclave) -> None:
+    # An isolated page is a reference to its enclave; the last one may be gone (B-47).
+    if not enclave.isolated:
         finish_release(epc, enclave)

@@ -97,12 +97,12 @@ class TablePager:
         bits[index] = YOUNG
         return True
 
-    def map(self, enclave: Enclave, index: int) -> None:
+    def map(self, enclave: Enclave, index: int, how: int = MAPPED) -> None:
         """The fault handler put the page into the address space; its accessed bit is clear."""
         bits = self.bits.get(enclave.id)
         if bits is None:
             bits = self.bits[enclave.id] = bytearray(enclave.size)
-        bits[index] = MAPPED
+        bits[index] = how
 
     def forget(self, enclave: Enclave) -> None:
         """The enclave was released."""
@@ -130,8 +130,7 @@ def touch(
             continue
         except Refused:
             return SIGBUS
-        pager.map(enclave, index)
-        pager.access(enclave, index)
+        pager.map(enclave, index, YOUNG)  # and the access goes through
         return calls + 1
     return NOT_MAPPED
 

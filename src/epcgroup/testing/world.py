@@ -1,13 +1,13 @@
 """A small world round the engine: say what happens, look at what came of it.
 
-    >>> from epcgroup.epc import V5
-    >>> world = World(V5, epc_pages=512)
-    >>> _ = world.group("/a", limit=100)
-    >>> enclave = world.enclave("/a", 60)
-    >>> world.touch(enclave, range(60)) == [1] * 60
-    True
-    >>> world.pages("/a")
-    62
+>>> from epcgroup.epc import V5
+>>> world = World(V5, epc_pages=512)
+>>> _ = world.group("/a", limit=100)
+>>> enclave = world.enclave("/a", 60)
+>>> world.touch(enclave, range(60)) == [1] * 60
+True
+>>> world.pages("/a")
+62
 """
 
 from __future__ import annotations

@@ -185,7 +185,7 @@ def test_b22_a_failed_allocation_leaves_no_charge_however_often(policy: Policy) 
     world.group("/b")
     world.guest("/a", 60)
     for _ in range(3):
-        page = world.machine.pool.take()
+        page = world.machine.pool.take(world.machine.groups.root)
         world.machine.pool.give(page)
         world.machine.poison(page)
     usage = world.pages()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from epcgroup.epc import SECS_INDEX, STANDARD, V5, V17, EpcPage, Kind, Policy, State
+from epcgroup.epc import SECS_INDEX, STANDARD, V5, V17, EpcPage, Group, Kind, Policy, State
 from epcgroup.epc.invariants import check
 from epcgroup.epc.lru import PageList
 from epcgroup.epc.pool import Pool
@@ -12,6 +12,7 @@ from epcgroup.epc.reclaim import reclaim
 from epcgroup.errors import Busy, InternalError, NoEpc, OutOfRange, PageExists
 from epcgroup.testing import TablePager, World
 
+GROUP = Group(0, None, "", 1)
 EVERY = pytest.mark.parametrize("policy", [STANDARD, V5, V17], ids=lambda policy: policy.name)
 
 
@@ -42,24 +43,24 @@ def meddled(policy: Policy) -> tuple[World, Meddler]:
 def test_free_pages_are_handed_out_in_the_order_in_which_they_were_freed() -> None:
     """EPC-05."""
     pool = Pool(3)
-    pages = [pool.take() for _ in range(3)]
+    pages = [pool.take(GROUP) for _ in range(3)]
     assert [page.number for page in pages] == [0, 1, 2]
     for page in (pages[2], pages[0], pages[1]):
         pool.give(page)
-    assert [pool.take().number for _ in range(3)] == [2, 0, 1]
+    assert [pool.take(GROUP).number for _ in range(3)] == [2, 0, 1]
 
 
 def test_a_poisoned_page_is_never_handed_out() -> None:
     """EPC-07, EPC-08; poisoned pages are not counted as free."""
     pool = Pool(3)
-    used, idle = pool.take(), pool.take()
+    used, idle = pool.take(GROUP), pool.take(GROUP)
     pool.give(idle)
     pool.poison(idle)
     pool.poison(idle)
     pool.poison(used)
     pool.give(used)
     assert pool.free == 1
-    assert pool.take().number == 2
+    assert pool.take(GROUP).number == 2
     assert pool.poisoned == [idle, used]
 
 
