@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from tests.e2e.machine import EPCGROUP, NEEDS, started
+
+ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(240)]
 
@@ -22,7 +25,7 @@ def members(session: int) -> list[str]:
 @pytest.mark.parametrize("policy", ["standard", "v5", "v17"])
 def test_demo_shows_isolation_in_figures_and_a_picture(policy: str, tmp_path: Path) -> None:
     picture = tmp_path / "shown.png"
-    argv = [EPCGROUP, "demo", "--seconds", "5", "--epc", "16M", "--policy", policy, "--output", str(picture)]
+    argv = [EPCGROUP, "demo", "--seconds", "4", "--epc", "16M", "--policy", policy, "--output", str(picture)]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     last = done.stdout.splitlines()[-1]
@@ -32,6 +35,16 @@ def test_demo_shows_isolation_in_figures_and_a_picture(policy: str, tmp_path: Pa
     assert int(loaded.replace(",", "")) > 2000
     assert "neighbour had 0 page-ins and its throughput changed by" in last
     assert last.endswith("web had 0 page-ins.")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_example_of_a_lowered_limit_runs(tmp_path: Path) -> None:
+    picture = tmp_path / "limit.png"
+    argv = [sys.executable, str(ROOT / "examples" / "lower_a_limit.py"), str(picture)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"job \d.*/6M in \d+ out [1-9]", done.stdout), "it paged under the lowered limit"
+    assert "/max in" in done.stdout
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _BLUE, _VERMILION, _GREEN, _PURPLE, _GREY = "#0072B2", "#D55E00", "#00805C", "#A6528A", "#666666"
 _MIB = 1 << 20
+_MOST_LIMITS = 4  # labelled in one panel
 _COLUMNS = 4  # panels side by side before a new row begins
 _PANEL_INCHES, _ROW_INCHES = 4.2, 4.6
 
@@ -123,9 +124,8 @@ def _usage(axes: Axes, series: Series, note: str) -> None:
     axes.plot(
         series.time_s, limit, color=_VERMILION, linewidth=1.6, linestyle=(0, (5, 2)), drawstyle="steps-post"
     )
-    last = next((value for value in reversed(series.limit) if value is not None), None)
-    if last is not None:
-        _label(axes, series.time_s[-1], last / _MIB, f"limit {format_size(last)}", _VERMILION, above=True)
+    for end, value in _limits(series)[-_MOST_LIMITS:]:
+        _label(axes, end, value / _MIB, f"limit {format_size(value)}", _VERMILION, above=True)
     if used:
         top = max(series.current)
         when = max(i for i, value in enumerate(series.current) if value == top)
@@ -135,6 +135,16 @@ def _usage(axes: Axes, series: Series, note: str) -> None:
     )
     if note:
         axes.text(0, 1.03, note, transform=axes.transAxes, fontsize=9, color=_GREY, va="bottom")
+
+
+def _limits(series: Series) -> list[tuple[float, int]]:
+    """Each limit that was in force, and the moment it ended."""
+    found: list[tuple[float, int]] = []
+    following = [*series.limit[1:], None]
+    for at, value, after in zip(series.time_s, series.limit, following, strict=True):
+        if value is not None and (value != after or at == series.time_s[-1]):
+            found.append((at, value))
+    return found
 
 
 def _paging(axes: Axes, series: Series) -> None:

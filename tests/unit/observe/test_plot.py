@@ -46,6 +46,14 @@ def test_every_tenant_its_limit_and_its_notes_are_labelled(tmp_path: Path) -> No
         assert f"<!-- {words} -->" in text.replace("<!--  ", "<!-- "), words
 
 
+def test_every_limit_that_was_in_force_is_labelled_where_it_ended() -> None:
+    changing = History()
+    for moment, limit in enumerate([None, 8 << 20, 8 << 20, 4 << 20, None, 4 << 20]):
+        group = GroupView("/a", limit, 0, 0)
+        changing.add(Snapshot(float(moment), "standard", 1024, 0, (group,)))
+    assert plot._limits(changing.series("/a")) == [(2.0, 8 << 20), (3.0, 4 << 20), (5.0, 4 << 20)]
+
+
 def test_group_without_limit_and_use_can_be_drawn(tmp_path: Path) -> None:
     empty = History()
     for moment in range(2):
