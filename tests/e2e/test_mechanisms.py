@@ -479,7 +479,7 @@ def test_the_dynamic_linker_binds_the_call(tmp_path: Path) -> None:
 
 def run_cpuid_program(argv: list[str], trap: bytes) -> str:
     """Its output, with every CPUID of program, dynamic linker and libraries answered."""
-    program = seccomp.base_filter(libraries=True, int80=True)
+    program = seccomp.base_filter(private=True, int80=True)
     with reading() as (ours, theirs), Traced(argv, stdout=theirs, program=program) as child:
         child.to_exec()
         sites = dict(traps.patch(child.pid, trap))

@@ -135,7 +135,7 @@ def from_enclave(tracer: Tracer, task: Task, regs: UserRegs) -> Job:
         if leaf == Enclu.EEXIT:
             with tracer.world.lock:
                 thread.eexit(access.state, values, inside.entry)
-            leave(task)
+            leave(task, tracer.injector)
         else:
             result = yield from attempt(tracer.world, task, lambda: access.leaf(leaf, values, inside.entry))
             values.rax = result.rax

@@ -8,7 +8,6 @@ forced as the kernel forces it.
 
 from __future__ import annotations
 
-import ctypes
 import signal
 from typing import TYPE_CHECKING
 
@@ -49,8 +48,6 @@ _SIGNALS = {
     VECTOR_AC: (signal.SIGBUS, BUS_ADRALN),
     VECTOR_XM: (signal.SIGFPE, 3),
 }
-_libc = ctypes.CDLL(None, use_errno=True)
-_SYS_TGKILL = 234
 
 
 def vector_of(fault: LeafFault | BusError) -> tuple[int, int, int, bool]:
@@ -86,7 +83,7 @@ def asynchronous_exit(
     )
     ptrace.set_xstate(task.tid, outside)
     threads.from_registers(values, regs)
-    threads.leave(task)
+    threads.leave(task, tracer.injector)
     ptrace.setregs(task.tid, regs)
 
 
@@ -144,10 +141,5 @@ def force(tracer: Tracer, task: Task, vector: int, code: int, addr: int, sigbus:
     if mask >> (sig - 1) & 1:
         ptrace.setsigmask(task.tid, mask & ~(1 << (sig - 1)))
     task.forced = (sig, ptrace.fault_siginfo(sig, si_code, where))
-    send(task, sig)
+    threads.send(task, sig)
     tracer.resume(task)
-
-
-def send(task: Task, sig: int) -> None:
-    """Send ``sig`` to this very thread."""
-    _libc.syscall(_SYS_TGKILL, task.pid, task.tid, sig)

@@ -14,8 +14,9 @@ SIGSEGV        #GP (13) if SI_KERNEL (#UD for IN, OUT …, illegal inside), else
 =============  ===========================================================
 
 The page-fault error code is not visible to ptrace. Faults that the page service
-resolved come with an exact one (`Kick`); for a protection fault of the mapping,
-a fetch is known by its address, and a fault on a readable page is a write.
+reported come with one (`Kick`); for a protection fault of the mapping, a fetch is
+known by its address, a fault on a readable page is a write, and else the
+instruction tells (`stores`).
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from epcgroup.live.exits import (
     VECTOR_XM,
 )
 from epcgroup.live.mm import PROT_EXEC, PROT_READ
+from epcgroup.live.stores import writes_memory
 from epcgroup.sgx.faults import (
     PF_I,
     PF_P,
@@ -68,7 +70,6 @@ _ILLEGAL_INSIDE = {0xE4, 0xE5, 0xE6, 0xE7, 0xEC, 0xED, 0xEE, 0xEF, 0x6C, 0x6D, 0
 
 def signal_stop(tracer: Tracer, task: Task, sig: int) -> None:
     """A signal is about to be delivered to ``task``."""
-    task.kick = None  # whatever it waited for, it will touch again
     if task.forced is not None and task.forced[0] == sig:
         _, info = task.forced
         task.forced = None
@@ -87,7 +88,14 @@ def signal_stop(tracer: Tracer, task: Task, sig: int) -> None:
         if not (raised and sig == signal.SIGILL and enclu.host_illegal(tracer, task, regs)):
             tracer.resume(task, sig)
     elif raised:
+        if task.mm.ignored >> (sig - 1) & 1:
+            tracer.ignore_again(task, sig)
         tracer.start(task, _raised(tracer, task, regs, sig, code, addr))
+    elif task.saved_mask is not None and task.saved_mask >> (sig - 1) & 1:
+        # The program blocks it, only we let it through: it waits until the thread is outside
+        # (sent again at once, it would come again at once).
+        task.held.append(info)
+        tracer.resume(task)
     else:
         tracer.start(task, _interrupted(tracer, task, regs, sig))
 
@@ -95,15 +103,9 @@ def signal_stop(tracer: Tracer, task: Task, sig: int) -> None:
 def _interrupted(tracer: Tracer, task: Task, regs: UserRegs, sig: int) -> Job:
     """AEX for an asynchronous signal, which is then delivered at the AEP."""
     info = ptrace.getsiginfo(task.tid)
-    blocked = task.saved_mask is not None and bool(task.saved_mask >> (sig - 1) & 1)
     yield from exits.asynchronous_exit(tracer, task, regs, None, 0, 0)
-    if blocked:
-        # The program blocks it; only we had let it through. Let it wait again.
-        exits.send(task, sig)
-        tracer.resume(task)
-    else:
-        ptrace.setsiginfo(task.tid, info)
-        tracer.resume(task, sig)
+    ptrace.setsiginfo(task.tid, info)
+    tracer.resume(task, sig)
 
 
 def _raised(tracer: Tracer, task: Task, regs: UserRegs, sig: int, code: int, addr: int) -> Job:
@@ -160,7 +162,8 @@ def _mapping_fault(tracer: Tracer, task: Task, regs: UserRegs, addr: int) -> Job
     device, vma = task.inside.device, task.mm.find(addr)
     fetch = regs.rip <= addr < regs.rip + _LONGEST_INSN
     if vma is None or vma.device is not device or device.file is None:
-        yield from exits.exception(tracer, task, regs, VECTOR_PF, PF_U | (PF_I if fetch else 0), addr, False)
+        kind = PF_I if fetch else (yield from _store_bit(tracer, task, regs))
+        yield from exits.exception(tracer, task, regs, VECTOR_PF, PF_U | kind, addr, False)
         return
     file = device.file
     if fetch and vma.prot & PROT_EXEC:
@@ -177,15 +180,23 @@ def _mapping_fault(tracer: Tracer, task: Task, regs: UserRegs, addr: int) -> Job
             yield from exits.exception(tracer, task, regs, VECTOR_PF, fault.code, addr, fault is Fault.SIGBUS)
         return
     present = PF_P if vma.index(addr) in file.maximum else 0
-    kind = PF_I if fetch else PF_W if vma.prot & PROT_READ else 0
+    kind = PF_I if fetch else PF_W if vma.prot & PROT_READ else (yield from _store_bit(tracer, task, regs))
     yield from exits.exception(tracer, task, regs, VECTOR_PF, PF_U | present | kind, addr, False)
+
+
+def _store_bit(tracer: Tracer, task: Task, regs: UserRegs) -> Generator[bool, None, int]:
+    code = yield from _code_at(tracer, task, regs.rip, _LONGEST_INSN)
+    return PF_W if writes_memory(code) else 0
 
 
 def kicked(tracer: Tracer, task: Task, kick: Kick) -> None:
     """The page service refused what ``task`` touched."""
     regs = ptrace.getregs(task.tid, ptrace.UserRegs())
     if task.inside is not None:
-        tracer.start(task, exits.exception(tracer, task, regs, VECTOR_PF, kick.code, kick.addr, kick.sigbus))
+        # userfaultfd tells writes from reads, not fetches from reads.
+        fetch = regs.rip <= kick.addr < regs.rip + _LONGEST_INSN and not kick.code & PF_W
+        code = kick.code | (PF_I if fetch else 0)
+        tracer.start(task, exits.exception(tracer, task, regs, VECTOR_PF, code, kick.addr, kick.sigbus))
     elif not regs.orig_rax >> 63:
         tracer.resume(task)  # a system call touched it, and now fails with EFAULT
     else:

@@ -184,10 +184,11 @@ class MemfdFrames:
                 answers = pagemap.young(space.open_pagemap(), addresses)
                 touched.update(a for a, young in zip(addresses, answers, strict=True) if young)
         if touched:
-            ranges = pagemap.coalesce(sorted(touched))
-            alone = len(spaces) == 1
-            if not (alone and pagemap.drop(spaces[0].open_pidfd(), spaces[0].open_pagemap(), ranges)):
-                for address in touched:
+            left = pagemap.coalesce(sorted(touched))
+            if len(spaces) == 1:
+                left = pagemap.drop_ranges(spaces[0].open_pidfd(), spaces[0].open_pagemap(), left)
+            for start, end in left:
+                for address in range(start, end, PAGE_SIZE):
                     _set_aside(device, (address - device.base) >> PAGE_SHIFT)
         return touched
 

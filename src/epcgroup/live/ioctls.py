@@ -14,7 +14,7 @@ import fcntl
 import os
 from typing import TYPE_CHECKING
 
-from epcgroup.live import answers, mappings, memory, seccomp
+from epcgroup.live import answers, mappings, memory, procfs, seccomp, threads
 from epcgroup.live.devices import Kind
 from epcgroup.live.mm import PROT_EXEC
 from epcgroup.live.user_memory import ProcessMemory
@@ -80,6 +80,7 @@ def _created(tracer: Tracer, task: Task, device: Device, fd: int) -> None:
     assert device.file is not None
     tracer.world.frames.bind(device.file.enclave.id, device)
     mappings.adopt_early(tracer, task, device, fd)
+    task.mm.ignored = int(procfs.status(task.pid)["SigIgn"], 16) & threads.FORCED
     _trap_range(tracer, task, device)
 
 

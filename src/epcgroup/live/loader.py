@@ -50,7 +50,7 @@ def spawn(
     descriptors; None inherits ours.
     """
     path = find_program(argv[0])
-    program = seccomp.base_filter(libraries=True, int80=True)
+    program = seccomp.base_filter(private=True, int80=True)
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()

@@ -165,7 +165,7 @@ def mprotect(tracer: Tracer, task: Task, regs: UserRegs) -> None:
         low, high = max(start, vma.start), min(end, vma.end)
         assert vma.device.file is not None
         try:
-            vma.device.file.may_map(low, high - low, prot)
+            vma.device.file.may_protect(low, high - low, prot)
         except OSError as refused:
             answers.emulate(tracer, task, regs, -(refused.errno or errno.EACCES))
             return

@@ -55,6 +55,7 @@ class AddressSpace:
         "_starts",
         "_vmas",
         "alive",
+        "ignored",
         "pagemap",
         "pid",
         "pidfd",
@@ -72,6 +73,8 @@ class AddressSpace:
         self.pagemap = -1
         self.pidfd = -1
         self.alive = True
+        # Signals the program ignores, as bits; of those that instructions raise.
+        self.ignored = 0
         self.service: PageService | None = None
         # Ranges whose accesses the second seccomp filter reports to us.
         self.trap_ranges: set[tuple[int, int]] = set()
@@ -162,6 +165,7 @@ class AddressSpace:
         child = AddressSpace(pid)
         child.trap_ranges = set(self.trap_ranges)
         child.traps = dict(self.traps)
+        child.ignored = self.ignored
         for vma in self._vmas:
             child.map(vma)
         return child

@@ -8,6 +8,7 @@ is in `answers`.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -33,6 +34,7 @@ _ACCESS_MODE = os.O_ACCMODE | os.O_CLOEXEC
 _LONGEST = max(len(path) for path in PATHS) + 1
 _STAT = struct.Struct("<QQQIIIIQqqqQQQQQQ24x")
 _STATX = struct.Struct("<IIQIIIHHQQQQ")
+_SIG_IGN = (1).to_bytes(8, "little")
 _RDEV = os.makedev(10, 125)
 
 
@@ -136,6 +138,16 @@ def _access(tracer: Tracer, task: Task, regs: UserRegs, path: int, mode: int) ->
         emulate(tracer, task, regs, -errno.EACCES if mode & os.X_OK else 0)
 
 
+def _sigaction(tracer: Tracer, task: Task, regs: UserRegs) -> None:
+    """Note which signals an enclave's owner ignores (the kernel forgets when it forces one)."""
+    with contextlib.suppress(OSError):
+        if regs.rsi:
+            bit = 1 << (regs.rdi - 1 & 63)
+            ignored = memory.read(task.pid, regs.rsi, 8) == _SIG_IGN
+            task.mm.ignored = task.mm.ignored & ~bit | (bit if ignored else 0)
+    tracer.resume(task)
+
+
 _HANDLERS: dict[int, Handler] = {
     2: lambda tracer, task, regs: _open(tracer, task, regs, regs.rdi, regs.rsi),
     257: lambda tracer, task, regs: _open(tracer, task, regs, regs.rsi, regs.rdx),
@@ -149,6 +161,7 @@ _HANDLERS: dict[int, Handler] = {
     439: lambda tracer, task, regs: _access(tracer, task, regs, regs.rsi, regs.rdx),
     16: ioctls.ioctl,
     9: mappings.mmap,
+    13: _sigaction,
     10: mappings.mprotect,
     329: mappings.mprotect,
     11: mappings.munmap,

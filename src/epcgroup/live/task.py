@@ -56,6 +56,7 @@ class Task:
         "caller",
         "command",
         "forced",
+        "held",
         "inside",
         "kick",
         "mm",
@@ -81,6 +82,8 @@ class Task:
         self.kick: Kick | None = None
         # Signal mask of the program while we run it with another one.
         self.saved_mask: int | None = None
+        # Blocked signals (siginfo) that came while only we had unblocked them.
+        self.held: list[bytes] = []
         # A signal that we sent in the kernel's stead, and what it shall say.
         self.forced: tuple[int, bytes] | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import signal
 from dataclasses import fields
 from typing import TYPE_CHECKING, TypeVar
@@ -14,12 +15,15 @@ from epcgroup.sgx import thread
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
+    from epcgroup.live.inject import Injector
     from epcgroup.live.ptrace import UserRegs
     from epcgroup.live.task import Task
     from epcgroup.live.world import World
 
 T = TypeVar("T")
 
+_libc = ctypes.CDLL(None, use_errno=True)
+_SYS_TGKILL = 234
 _SIGNAL_LOOK = 64
 _PATIENCE = 4096
 
@@ -81,12 +85,20 @@ def hold_mask(task: Task) -> None:
         ptrace.setsigmask(task.tid, mask & ~FORCED)
 
 
-def leave(task: Task) -> None:
-    """The thread is outside again: its own signal mask is back."""
+def leave(task: Task, injector: Injector) -> None:
+    """The thread is outside again: its own signal mask is back, and blocked signals wait for it."""
     task.inside = None
     if task.saved_mask is not None:
         ptrace.setsigmask(task.tid, task.saved_mask)
         task.saved_mask = None
+    if task.held:
+        held, task.held = task.held, []
+        injector.send_again(task.tid, held)
+
+
+def send(task: Task, sig: int) -> None:
+    """Send ``sig`` to this very thread."""
+    _libc.syscall(_SYS_TGKILL, task.pid, task.tid, sig)
 
 
 def abandon(world: World, task: Task) -> None:

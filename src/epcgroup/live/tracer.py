@@ -53,6 +53,8 @@ _OPTIONS = (
 )
 _POLL = 0.05  # s; how late the close of an enclave file may be noticed
 _BLOCKED_PAUSE = 0.0005
+_SYS_SIGACTION = 13
+_SIG_IGN_ACTION = (1).to_bytes(8, "little") + bytes(24)  # struct sigaction of the kernel
 _SCRATCH = 64  # bytes of the last page of our part of the vDSO, by thread
 
 
@@ -180,6 +182,9 @@ class Tracer:
             self._first_stop(task)
             return
         task.phase = Phase.STOPPED
+        if event != ptrace.EVENT_STOP:
+            # This stop answers a pending PTRACE_INTERRUPT as well; the fault will come again.
+            task.kick = None
         if event in _NEW_TASK:
             self._born(task, ptrace.geteventmsg(tid))
             self.resume(task)
@@ -320,6 +325,12 @@ class Tracer:
     def inject(self, task: Task, nr: int, *args: int) -> int:
         """Have the stopped ``task`` make a system call; OSError if it fails."""
         return self.injector.inject(task.tid, nr, *args, syscall_insn=task.syscall_insn())
+
+    def ignore_again(self, task: Task, sig: int) -> None:
+        """The kernel forced ``sig`` and thereby forgot that the program ignores it."""
+        action = self.scratch(task, _SIG_IGN_ACTION)
+        with contextlib.suppress(OSError):
+            self.inject(task, _SYS_SIGACTION, sig, action, 0, 8)
 
     def scratch(self, task: Task, data: bytes) -> int:
         """Put ``data`` where the program's next system call can read it; its address.

@@ -47,24 +47,24 @@ def test_sgx_ioctls_stop(command: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "prot", "stops", "stops_with_libraries"),
+    ("flags", "prot", "stops", "stops_with_private"),
     [
         (MAP_SHARED, 3, True, True),
         (MAP_SHARED_VALIDATE, 3, True, True),
         (MAP_SHARED | MAP_FIXED, PROT_EXEC | 1, True, True),
         (MAP_SHARED | MAP_ANONYMOUS, 3, False, False),
-        (MAP_PRIVATE, 1, False, False),
+        (MAP_PRIVATE, 1, False, True),
         (MAP_PRIVATE | MAP_FIXED, PROT_EXEC | 1, False, True),
         (MAP_PRIVATE | MAP_ANONYMOUS, PROT_EXEC | 3, False, False),
     ],
 )
 def test_mappings_that_may_concern_us_stop(
-    flags: int, prot: int, stops: bool, stops_with_libraries: bool
+    flags: int, prot: int, stops: bool, stops_with_private: bool
 ) -> None:
     args = [0, 4096, prot, flags, 3, 0]
     assert (seccomp.run(seccomp.base_filter(), SYS["mmap"], args) == RET_TRACE) is stops
-    assert (seccomp.run(seccomp.base_filter(libraries=True), SYS["mmap"], args) == RET_TRACE) is (
-        stops_with_libraries
+    assert (seccomp.run(seccomp.base_filter(private=True), SYS["mmap"], args) == RET_TRACE) is (
+        stops_with_private
     )
 
 
