@@ -36,7 +36,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "neighbour stay within their limits, batch wants three times its own. The picture shows who pages.",
     )
     add = parser.add_argument
-    add("--seconds", type=float, default=16.0, metavar="N", help="so long, and some more to set up (16)")
+    add("--seconds", type=float, default=14.0, metavar="N", help="so long, and some more to set up (14)")
     add("--epc", default="64M", metavar="SIZE", help="EPC; a tenant's limit is a quarter of it (64M)")
     add("--policy", default="standard", metavar="P", help="which kernel's behaviour (standard)")
     add("--output", type=Path, default=Path("demo.png"), metavar="FILE", help="the picture (demo.png)")
