@@ -41,6 +41,14 @@ PROGRAMS = Path(__file__).parent / "programs"
 PAGE = 4096
 SYS_GETPID, SYS_PAUSE, SYS_MMAP, SYS_OPENAT = 39, 34, 9, 257
 ILL = (signal.SIGILL, 0)
+
+def fill(fd: int, addr: int, contents: bytes, mode: int = 0) -> None:
+    """Bring a missing page."""
+    buffer = uffd.PageBuffer()
+    buffer.view[:] = contents
+    uffd.copy(fd, addr, buffer.address, PAGE, mode)
+
+
 linkage = pytest.mark.parametrize("flags", [(), ("-static", "-DSTATIC")], ids=["dynamic", "static"])
 
 
@@ -290,7 +298,7 @@ def touched() -> Iterator[Touched]:
 def test_a_missing_page_is_served_from_outside(touched: Touched) -> None:
     touched.command("r", 3)
     assert touched.event() == (uffd.EVENT_PAGEFAULT, 0, touched.addr(3), touched.child.pid)
-    assert uffd.copy_page(touched.uffd, touched.addr(3), b"Q" * PAGE) is None
+    fill(touched.uffd, touched.addr(3), b"Q" * PAGE)
     assert touched.answer() == b"Q"
     buffer = uffd.PageBuffer()
     buffer.view[:1] = b"B"
@@ -307,7 +315,7 @@ def test_a_missing_page_is_served_from_outside(touched: Touched) -> None:
 
 
 def test_a_protected_page_reports_writes_only(touched: Touched) -> None:
-    uffd.copy_page(touched.uffd, touched.addr(5), b"P" * PAGE, uffd.COPY_WP)
+    fill(touched.uffd, touched.addr(5), b"P" * PAGE, uffd.COPY_WP)
     touched.command("r", 5)
     assert touched.answer() == b"P"
     touched.command("w", 5)
@@ -318,7 +326,7 @@ def test_a_protected_page_reports_writes_only(touched: Touched) -> None:
 
 
 def test_the_marker_of_an_evicted_page_does_not_prevent_poison(touched: Touched) -> None:
-    uffd.copy_page(touched.uffd, touched.addr(9), b"X" * PAGE)
+    fill(touched.uffd, touched.addr(9), b"X" * PAGE)
     uffd.writeprotect(touched.uffd, touched.addr(9), PAGE, True)
     touched.punch(9)
     if not uffd.poison(touched.uffd, touched.addr(9)):
@@ -334,7 +342,7 @@ def test_a_pending_fault_waits_until_it_is_read(touched: Touched) -> None:
     while not uffd.readable(touched.uffd):
         pass
     assert touched.event()[2] == touched.addr(1)
-    uffd.copy_page(touched.uffd, touched.addr(1), b"1" * PAGE)
+    fill(touched.uffd, touched.addr(1), b"1" * PAGE)
     assert touched.answer() == b"1"
 
 

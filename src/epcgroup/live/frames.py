@@ -31,7 +31,7 @@ from epcgroup.sgx import epcm
 from epcgroup.units import PAGE_SHIFT, PAGE_SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from epcgroup.epc import EpcPage
     from epcgroup.live.devices import Device
@@ -53,6 +53,7 @@ class MemfdFrames:
         self._waiting: AddressSpace | None = None
         self._waiting_at = 0
         self._woken = False
+        self._page = uffd.PageBuffer()
 
     def bind(self, enclave: int, device: Device) -> None:
         """Enclave ``enclave`` of the engine lives in ``device``."""
@@ -197,30 +198,36 @@ class MemfdFrames:
     def _show(self, device: Device, index: int, contents: bytes, writable: bool) -> None:
         """Fill the page, for a waiting thread if there is one."""
         addr = device.base + (index << PAGE_SHIFT)
-        waiting = self._waiting
-        if waiting is not None and self._waiting_at == addr and waiting in device.mms:
-            try:
-                uffd.copy_page(waiting.uffd, addr, contents, 0 if writable else uffd.COPY_WP)
-            except (FileNotFoundError, ProcessLookupError):
-                # A signal took the thread away from its fault and the program has just
-                # unmapped the page, or ended: resident all the same, nobody waits.
-                os.pwrite(device.memfd, contents, index << PAGE_SHIFT)
-            self._woken = True
-            others: Iterable[AddressSpace] = (space for space in device.mms if space is not waiting)
-        else:
+        waiting = self._waiting if self._waiting_at == addr else None
+        if waiting is None or waiting not in device.mms or not self._copy_in(waiting, addr, contents, writable):
             os.pwrite(device.memfd, contents, index << PAGE_SHIFT)
-            others = device.mms
-        for space in others:
-            # Also takes away the marker that an eviction left in the other mm.
-            _writeprotect(space, addr, PAGE_SIZE, not writable)
+            waiting = None
+        for space in device.mms:
+            if space is not waiting:
+                # Also takes away the marker that an eviction left in the other mm.
+                _writeprotect(space, addr, PAGE_SIZE, not writable)
+
+    def _copy_in(self, waiting: AddressSpace, addr: int, contents: bytes, writable: bool) -> bool:
+        """Fill the page and wake the thread in one request.
+
+        False where the page was just unmapped, or the process has ended.
+        """
+        self._page.view[:] = contents
+        try:
+            uffd.copy(waiting.uffd, addr, self._page.address, PAGE_SIZE, 0 if writable else uffd.COPY_WP)
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+        self._woken = True
+        return True
 
 
 def _writeprotect(space: AddressSpace, addr: int, length: int, on: bool) -> None:
     if space.uffd < 0 or space.find(addr) is None:
         return
-    # ENOENT: another thread just unmapped it; ESRCH: the mm is just going away.
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+    try:
         uffd.writeprotect(space.uffd, addr, length, on)
+    except (FileNotFoundError, ProcessLookupError):
+        pass  # another thread just unmapped it; the mm is just going away
 
 
 def _hide(device: Device, index: int) -> bytes:

@@ -53,9 +53,9 @@ class PageService(threading.Thread):
     def run(self) -> None:
         """Read events and answer them, one by one."""
         mm, world = self._mm, self._world
+        reader = uffd.EventReader(mm.uffd)
         while mm.alive:
-            events = uffd.read_events(mm.uffd)
-            for _event, flags, addr, tid in events:
+            for _event, flags, addr, tid in reader.read():
                 started = time.perf_counter()
                 task = world.tasks.get(tid)
                 caller = task.caller if task is not None else self._caller

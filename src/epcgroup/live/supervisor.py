@@ -13,7 +13,9 @@ that holds it ends, for whatever reason, the kernel kills every traced program
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import gc
 import os
 import secrets
 import signal
@@ -34,7 +36,7 @@ from epcgroup.live.tracer import Tracer
 from epcgroup.live.world import WAKE_SIGNAL, World
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from epcgroup.observe.model import Snapshot
 
@@ -132,7 +134,8 @@ class Supervisor:
         ``on_tick`` is called about every ``interval`` seconds.
         """
         tick = None if on_tick is None else lambda: on_tick(self.snapshot())
-        self._tracer.run(tick, interval)
+        with _rare_collections():
+            self._tracer.run(tick, interval)
         return dict(self._tracer.statuses)
 
     def snapshot(self) -> Snapshot:
@@ -151,6 +154,19 @@ class Supervisor:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+@contextlib.contextmanager
+def _rare_collections() -> Iterator[None]:
+    """A page fault should not wait for the collector to walk a million page descriptors."""
+    before = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 1000)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
 
 
 def _signal_pending(pid: int) -> bool:
