@@ -59,7 +59,20 @@ class Device:
     out of the memfd and count as resident all the same.
     """
 
-    __slots__ = ("command", "file", "group", "hidden", "inode", "kind", "memfd", "mms", "opened_by", "watch")
+    __slots__ = (
+        "command",
+        "file",
+        "filled",
+        "group",
+        "hidden",
+        "inode",
+        "kind",
+        "memfd",
+        "mms",
+        "opened_by",
+        "touched",
+        "watch",
+    )
 
     def __init__(self, kind: Kind, file: EnclaveFile | None, pid: int, command: str, group: str) -> None:
         self.kind = kind
@@ -72,6 +85,10 @@ class Device:
         self.watch = -1
         self.mms: set[AddressSpace] = set()
         self.hidden: dict[int, bytearray] = {}
+        # Pages that the processor itself accessed (TCS, SSA, operands of ENCLU), and pages
+        # that were given to a waiting thread, whose PTE is there without looking.
+        self.touched: set[int] = set()
+        self.filled: set[int] = set()
 
     @property
     def created(self) -> bool:
