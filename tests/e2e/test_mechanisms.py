@@ -43,6 +43,7 @@ PAGE = 4096
 SYS_GETPID, SYS_PAUSE, SYS_MMAP, SYS_OPENAT = 39, 34, 9, 257
 ILL = (signal.SIGILL, 0)
 
+
 def readable(fd: int) -> bool:
     """Whether an event waits; a blocking userfaultfd would answer poll(2) with POLLERR."""
     os.set_blocking(fd, False)

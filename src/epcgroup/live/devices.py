@@ -22,6 +22,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from epcgroup.errors import MissingCapability
+from epcgroup.live import procfs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -148,7 +149,7 @@ class DeviceTable:
     def of_fd(self, pid: int, fd: int) -> Device | None:
         """The device behind descriptor ``fd`` of ``pid``."""
         try:
-            inode = os.stat(f"/proc/{pid}/fd/{fd}").st_ino
+            inode = procfs.fd_inode(pid, fd)
         except OSError:
             return None
         return self._by_inode.get(inode)
