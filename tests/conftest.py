@@ -69,6 +69,13 @@ CAPABILITIES: dict[str, tuple[Callable[[], bool], str]] = {
         "userfaultfd(2) is refused: run as root, or sysctl vm.unprivileged_userfaultfd=1; "
         "in a container also allow it in the seccomp profile",
     ),
+    "fuse": (
+        lambda: os.access("/dev/fuse", os.R_OK | os.W_OK) and shutil.which("fusermount3") is not None,
+        "run `make test`, which installs it, or: apt-get install fuse3; a container needs /dev/fuse too",
+    ),
+    "root": (lambda: os.geteuid() == 0, "this test mounts and changes users: run it as root"),
+    "cgroup-tools": (_tool("cgset"), "run `make test`, which installs it, or: apt-get install cgroup-tools"),
+    "inotifywait": (_tool("inotifywait"), "run `make test`, or: apt-get install inotify-tools"),
     "ptrace": (_ptrace, "tracing is off: sysctl kernel.yama.ptrace_scope=1"),
 }
 

@@ -96,7 +96,7 @@ def missing_for_venv() -> list[tuple[str, str]]:
 
 
 def missing_for_tests() -> list[tuple[str, str]]:
-    """(Debian package, why) that building the tests' C programs lacks."""
+    """(Debian package, why) that the tests lack: a compiler, and the clients they run."""
     wanted = [
         ("make", "make", "builds the kernel's SGX selftest"),
         ("gcc", "gcc", "compiles the test programs"),
@@ -104,6 +104,9 @@ def missing_for_tests() -> list[tuple[str, str]]:
         ("objcopy", "binutils", "links the test programs"),
         ("xz", "xz-utils", "unpacks the kernel's source"),
         ("pgrep", "procps", "finds the processes that an end-to-end test must not leave behind"),
+        ("fusermount3", "fuse3", "has the library and the tool that mount the cgroup files"),
+        ("cgset", "cgroup-tools", "is a client that the cgroup files are tested with"),
+        ("inotifywait", "inotify-tools", "watches the cgroup files in a test"),
         ("git", "git", "lists the files that the house tests look through"),
     ]
     missing = {package: why for tool, package, why in wanted if shutil.which(tool) is None}

@@ -26,6 +26,7 @@ LONGEST = 400  # lines of one module
 CORE = {"cryptography", "rich"}
 PLOT = {"matplotlib"}  # observe/plot.py
 STRATEGIES = {"hypothesis"}  # testing/strategies.py
+SERVE = {"mfusepy"}  # cgroupfs/fuse.py; cli/serve.py looks whether it is there
 
 # Never in a tracked file: where packages come from, where the author's machine keeps things.
 # Written in pieces, so that this file does not hold what it looks for.
@@ -91,7 +92,7 @@ def test_run_time_code_needs_cryptography_and_rich_only() -> None:
     """Plots may use matplotlib and strategies hypothesis: extras, and one module's business each."""
     strangers = []
     for path in MODULES:
-        extra = {"plot": PLOT, "strategies": STRATEGIES}.get(path.stem, set())
+        extra = {"plot": PLOT, "strategies": STRATEGIES, "fuse": SERVE, "serve": SERVE}.get(path.stem, set())
         for name in imported(path):
             top = name.partition(".")[0]
             if top not in sys.stdlib_module_names and top not in CORE | extra | {"epcgroup"}:
@@ -112,8 +113,9 @@ def imported(path: Path) -> list[str]:
 
 def test_extras_are_loaded_only_by_the_module_that_is_about_them() -> None:
     """A command must not fail, nor wait, for a package that it does not use."""
-    modules = [dotted(path) for path in MODULES if path.stem not in ("plot", "strategies", "__main__")]
-    assert loaded_by(modules, PLOT | STRATEGIES | {"numpy"}) == []
+    about = ("plot", "strategies", "fuse", "__main__")
+    modules = [dotted(path) for path in MODULES if path.stem not in about]
+    assert loaded_by(modules, PLOT | STRATEGIES | SERVE | {"numpy"}) == []
 
 
 def test_the_stress_client_loads_nothing_of_the_emulator() -> None:
@@ -162,7 +164,7 @@ def test_the_locks_hold_what_the_project_asks_for() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     extras = project["project"]["optional-dependencies"]
     demo = [*project["build-system"]["requires"], *project["project"]["dependencies"], *extras["plot"]]
-    for lock, wanted in zip(LOCKS, (demo, demo + extras["test"]), strict=True):
+    for lock, wanted in zip(LOCKS, (demo, demo + extras["serve"] + extras["test"]), strict=True):
         names = {re.split(r"[<>=!~ ]", requirement)[0] for requirement in wanted}
         assert names <= pins(lock).keys()
 

@@ -23,6 +23,14 @@ from epcgroup.errors import BadInput, EpcgroupError, InternalError, MissingCapab
 
 COMMANDS = {
     "run": "run a command in an emulated SGX machine, in an EPC cgroup",
+    "serve": "a long-lived machine: cgroup files mounted, commands by `epcgroup exec`",
+    "exec": "run a command inside the machine of `epcgroup serve`",
+    "tree": "the cgroups as a tree, with limits and usage",
+    "get": "limits, usage and events of cgroups",
+    "set": "set the limit of a cgroup",
+    "watch": "follow usage and events of cgroups",
+    "events": "wait for limits to be hit",
+    "doctor": "what this machine has, what is missing, how to get it",
     "stress": "load a real SGX enclave and touch its heap by pattern",
     "demo": "three tenants, three limits, real paging: a table and a picture",
     "conform": "replay recorded kernel behaviour against the engine",

@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
         statuses = machine.run()
         report = machine.snapshot()
     _report(args, report)
-    return _exit_like(statuses[pid])
+    return exit_like(statuses[pid])
 
 
 class _Signals:
@@ -137,7 +137,7 @@ def _report(args: argparse.Namespace, report: Snapshot) -> None:
         show(report, sys.stderr)
 
 
-def _exit_like(status: int) -> int:
+def exit_like(status: int) -> int:
     """End as the command ended: its status, or its signal."""
     if os.WIFSIGNALED(status):
         sig = os.WTERMSIG(status)

@@ -43,11 +43,14 @@ def spawn(
     stdout: int | None = None,
     stderr: int | None = None,
     cwd: str | None = None,
+    *,
+    stdin: int | None = None,
+    session: bool = False,
 ) -> int:
     """Fork a child that waits, stopped, to be traced and will exec ``argv``.
 
-    Returns its pid once it has stopped. ``stdout`` and ``stderr`` are
-    descriptors; None inherits ours.
+    Returns its pid once it has stopped. ``stdin``, ``stdout`` and ``stderr`` are
+    descriptors; None inherits ours. ``session``: the child leads a session of its own.
     """
     path = find_program(argv[0])
     program = seccomp.base_filter(private=True, int80=True)
@@ -55,7 +58,7 @@ def spawn(
     sys.stderr.flush()
     pid = os.fork()
     if pid == 0:
-        _child(path, argv, env, stdout, stderr, cwd, program)
+        _child(path, argv, env, (stdin, stdout, stderr), cwd, session, program)
     os.waitpid(pid, os.WUNTRACED)
     return pid
 
@@ -69,9 +72,9 @@ def _child(
     path: str,
     argv: Sequence[str],
     env: Mapping[str, str] | None,
-    stdout: int | None,
-    stderr: int | None,
+    stdio: tuple[int | None, int | None, int | None],
     cwd: str | None,
+    session: bool,
     program: bytes,
 ) -> NoReturn:
     try:
@@ -83,7 +86,9 @@ def _child(
         for sig in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
             signal.signal(sig, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, inherited_mask)
-        for target, source in ((1, stdout), (2, stderr)):
+        if session:
+            os.setsid()
+        for target, source in enumerate(stdio):
             if source is not None:
                 os.dup2(source, target)
         if cwd is not None:

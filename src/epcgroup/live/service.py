@@ -47,7 +47,7 @@ class PageService(threading.Thread):
         super().__init__(name=f"pages-{mm.pid}", daemon=True)
         self._world = world
         self._mm = mm
-        self._caller = caller
+        self.caller = caller
         self._affinity = affinity.Follower()
 
     def run(self) -> None:
@@ -58,7 +58,7 @@ class PageService(threading.Thread):
             for _event, flags, addr, tid in reader.read():
                 started = time.perf_counter()
                 task = world.tasks.get(tid)
-                caller = task.caller if task is not None else self._caller
+                caller = task.caller if task is not None else self.caller
                 try:
                     self._serve(flags, addr, task, caller)
                 except Exception:

@@ -14,7 +14,6 @@ that holds it ends, for whatever reason, the kernel kills every traced program
 from __future__ import annotations
 
 import contextlib
-import functools
 import gc
 import secrets
 import signal
@@ -28,7 +27,7 @@ from epcgroup.driver import Driver
 from epcgroup.driver.attacks import HostileStore
 from epcgroup.driver.attacks import parse as parse_attack
 from epcgroup.errors import BadInput
-from epcgroup.live import loader, platform, procfs, snapshot
+from epcgroup.live import loader, members, platform, snapshot
 from epcgroup.live.devices import DeviceTable
 from epcgroup.live.frames import MemfdFrames
 from epcgroup.live.service import END_SIGNAL
@@ -53,8 +52,11 @@ class Supervisor:
         seed: bytes | None = None,
         log: TextIO | None = None,
         attacks: Sequence[str] = (),
+        resources: Mapping[str, int] | None = None,
     ) -> None:
         """``seed`` (16 bytes) makes the machine's keys reproducible; by default they are random.
+
+        ``resources``: capacities of other misc resources, by key.
 
         ``attacks``: "tamper@PAGE" or "replay@PAGE" (see driver.attacks).
 
@@ -74,6 +76,7 @@ class Supervisor:
             root_key=seed if seed is not None else secrets.token_bytes(16),
             platform=platform.sgx(),
             store=HostileStore([parse_attack(spec) for spec in attacks]) if attacks else None,
+            resources=resources,
             log=self._log,
         )
         self.world = World(driver.machine, driver, frames, DeviceTable(), self._log)
@@ -115,28 +118,43 @@ class Supervisor:
         stdout: int | None = None,
         stderr: int | None = None,
         cwd: str | None = None,
+        *,
+        stdin: int | None = None,
+        session: bool = False,
     ) -> int:
-        """Start a program in ``group``; its pid. Raises BadInput if it is not found."""
+        """Start a program in ``group``; its pid. Raises BadInput if it is not found.
+
+        ``session``: in a session of its own, away from our terminal.
+        """
         member = self.world.machine.groups.lookup(group)
-        pid = loader.spawn(argv, env, stdout, stderr, cwd)
-        caller = epc.Caller(member, functools.partial(_signal_pending, pid))
-        task = self._tracer.adopt(pid, caller)
+        pid = loader.spawn(argv, env, stdout, stderr, cwd, stdin=stdin, session=session)
+        with self.world.lock:
+            task = self._tracer.adopt(pid, members.caller_of(pid, member))
+            self.world.members.started(pid, member)
         task.command = Path(argv[0]).name
-        self.world.machine.groups.attach(member)
         loader.release(pid)
         return pid
 
     def run(
-        self, on_tick: Callable[[Snapshot], None] | None = None, interval: float = 0.25
+        self,
+        on_tick: Callable[[Snapshot], None] | None = None,
+        interval: float = 0.25,
+        serving: Callable[[], bool] = lambda: False,
     ) -> dict[int, int]:
         """Serve all programs until the last one has ended; pid → wait status.
 
-        ``on_tick`` is called about every ``interval`` seconds.
+        ``on_tick`` is called about every ``interval`` seconds. While ``serving``,
+        called every round, says yes, the machine goes on without programs.
         """
         tick = None if on_tick is None else lambda: on_tick(self.snapshot())
         with _rare_collections():
-            self._tracer.run(tick, interval)
+            self._tracer.run(tick, interval, serving)
         return dict(self._tracer.statuses)
+
+    @property
+    def statuses(self) -> dict[int, int]:
+        """pid → wait status of programs and their children that ended; take out what you have seen."""
+        return self._tracer.statuses
 
     def snapshot(self) -> Snapshot:
         """Groups and enclaves as they are now."""
@@ -168,9 +186,3 @@ def _rare_collections() -> Iterator[None]:
         gc.set_threshold(*before)
         gc.unfreeze()
 
-
-def _signal_pending(pid: int) -> bool:
-    try:
-        return procfs.pending_signals(pid) != 0
-    except OSError:
-        return True  # it is gone: as good as killed

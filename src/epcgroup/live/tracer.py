@@ -72,17 +72,25 @@ class Tracer:
 
     # ---- the loop -------------------------------------------------------
 
-    def run(self, on_tick: Callable[[], None] | None = None, interval: float = 0.25) -> None:
-        """Serve until no traced task is left."""
+    def run(
+        self,
+        on_tick: Callable[[], None] | None = None,
+        interval: float = 0.25,
+        serving: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Serve until no traced task is left and ``serving``, called every round, says no.
+
+        WAKE_SIGNAL to this thread ends a wait: the next round begins at once.
+        """
         next_tick = time.monotonic() + interval
-        while self.tasks:
+        while (more := serving()) or self.tasks:
             progress = self._answer_stops()
             progress |= self._run_jobs()
             progress |= self.world.slice()
             if on_tick is not None and time.monotonic() >= next_tick:
                 on_tick()
                 next_tick = time.monotonic() + interval
-            if not progress and self.tasks:
+            if not progress and (more or self.tasks):
                 signal.sigtimedwait(_WAITED, _BLOCKED_PAUSE if self._jobs else _POLL)
                 self._deliver_kicks()
                 self.release_closed()
@@ -231,10 +239,12 @@ class Tracer:
         shares = procfs.same_mm(parent.tid, tid)
         space = parent.mm if shares else parent.mm.forked(pid)
         space.users.add(tid)
-        task = Task(tid, pid, space, parent.caller)
+        with self.world.lock:  # whoever moves the parent finds this task, or has moved it already
+            task = self.tasks[tid] = Task(tid, pid, space, parent.caller)
+            if tid == pid:
+                self.world.members.forked(parent.pid, pid)
         task.vdso = parent.vdso
         task.command = parent.command
-        self.tasks[tid] = task
         if tid in self._early:
             self._early.discard(tid)
             self._first_stop(task)
@@ -293,6 +303,8 @@ class Tracer:
             return
         if tid == task.pid:
             self.statuses[tid] = status
+            with self.world.lock:
+                self.world.members.ended(tid)
         threads.abandon(self.world, task)
         self._leave(task)
         self.release_closed()

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from epcgroup.live import snapshot
+from epcgroup.live.members import Members, TreeMembers
 from epcgroup.live.processor import Processor
 from epcgroup.units import PAGE_SIZE
 
@@ -64,6 +65,10 @@ class World:
     tracer_thread: int = 0
     ended: list[EnclaveView] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
+    members: Members = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.members = TreeMembers(self.machine.groups)
 
     def debug(self, message: str) -> None:
         """One line for whoever looks for the cause of a surprise (EPCGROUP_DEBUG=1)."""

@@ -1,0 +1,224 @@
+"""The text of a cgroup's files: what a read gives, what a write does.
+
+``misc.*`` files are those of room ``misc``, byte for byte (spec 1.2, 1.3). The
+``cgroup.*`` files follow kernel/cgroup: same text, same errno. Where a write
+fails, an exception carries the errno (Refused, OutOfRange).
+
+Not modelled: threaded mode (``cgroup.type`` refuses it as the kernel does where
+a controller cannot be threaded) and the pressure files.
+"""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+
+from epcgroup.cgroupfs import names as core
+from epcgroup.cgroupfs.access import Credentials
+from epcgroup.cgroupfs.tree import MISC, NO_LIMIT, Cgroup, CgroupTree
+from epcgroup.errors import OutOfRange, Refused
+from epcgroup.misc import files as misc_files
+from epcgroup.misc.tree import G
+from epcgroup.units import PAGE_SIZE
+
+_BLANK = b" \t\n\v\f\r\xa0"
+_INT_MAX = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """Who writes: its task id (which ``0`` in cgroup.procs stands for) and credentials."""
+
+    tid: int
+    who: Credentials
+
+
+def names(tree: CgroupTree[G], cgroup: Cgroup[G]) -> list[str]:
+    """The files of a cgroup's directory, sorted."""
+    found = set(core.EVERYWHERE)
+    if cgroup is not tree.root:
+        found |= core.BELOW_ROOT.keys()
+    if cgroup.group is not None:
+        found |= {f"misc.{name}" for name in misc_files.names(tree.misc, cgroup.group)}
+    return sorted(found)
+
+
+def exists(tree: CgroupTree[G], cgroup: Cgroup[G], name: str) -> bool:
+    """Whether a cgroup's directory has a file of that name."""
+    if name.startswith("misc."):
+        return cgroup.group is not None and name[5:] in misc_files.names(tree.misc, cgroup.group)
+    return name in core.EVERYWHERE or (name in core.BELOW_ROOT and cgroup is not tree.root)
+
+
+def read(tree: CgroupTree[G], cgroup: Cgroup[G], name: str) -> bytes:
+    """Contents of a file.
+
+    Raises OutOfRange (ENOENT: no such file here), Refused (EINVAL: not readable).
+    """
+    _must_exist(tree, cgroup, name)
+    if name.startswith("misc.") and cgroup.group is not None:
+        return misc_files.read(tree.misc, cgroup.group, name[5:])
+    return _core_text(tree, cgroup, name).encode()
+
+
+def write(tree: CgroupTree[G], cgroup: Cgroup[G], name: str, data: bytes, writer: Writer) -> int:
+    """Write to a file; returns the number of bytes taken, which is all of them.
+
+    Raises OutOfRange (ENOENT), Refused (E2BIG: more than a page; EINVAL: not
+    writable, or not understood; and what the file's own rules refuse).
+    """
+    _must_exist(tree, cgroup, name)
+    if not data:
+        return 0
+    if len(data) > PAGE_SIZE:
+        raise Refused("more than 4096 bytes in one write", errno.E2BIG)
+    if name.startswith("misc.") and cgroup.group is not None:
+        done = misc_files.write(tree.misc, cgroup.group, name[5:], data)
+        tree.changes += 1
+        return done
+    handler = _WRITERS.get(name)
+    if handler is None:
+        raise Refused(f"{name} is read-only", errno.EINVAL)
+    handler(tree, cgroup, data.split(b"\0", 1)[0].strip(_BLANK), writer)
+    return len(data)
+
+
+def _must_exist(tree: CgroupTree[G], cgroup: Cgroup[G], name: str) -> None:
+    if not exists(tree, cgroup, name):
+        raise OutOfRange(f"no file {name} in {cgroup.path}", errno.ENOENT)
+
+
+# -- reading -----------------------------------------------------------------
+
+
+def _core_text(tree: CgroupTree[G], cgroup: Cgroup[G], name: str) -> str:
+    if name == "cgroup.controllers":
+        return f"{MISC}\n" if cgroup.group is not None else ""
+    if name == "cgroup.subtree_control":
+        return f"{MISC}\n" if cgroup.delegates else ""
+    if name == "cgroup.procs":
+        return "".join(f"{pid}\n" for pid in cgroup.members)
+    if name == "cgroup.threads":
+        return "".join(f"{tid}\n" for pid in cgroup.members for tid in tree.processes.threads(pid))
+    if name == "cgroup.events":
+        return f"populated {int(cgroup.populated > 0)}\nfrozen {int(cgroup.frozen)}\n"
+    if name == "cgroup.stat":
+        return f"nr_descendants {cgroup.descendants}\nnr_dying_descendants {_dying(tree, cgroup)}\n"
+    if name == "cgroup.freeze":
+        return f"{int(cgroup.freeze)}\n"
+    if name == "cgroup.type":
+        return "domain\n"
+    if name == "cgroup.kill":
+        raise Refused("cgroup.kill can only be written", errno.EINVAL)
+    limit = cgroup.max_depth if name == "cgroup.max.depth" else cgroup.max_descendants
+    return "max\n" if limit == NO_LIMIT else f"{limit}\n"
+
+
+def _dying(tree: CgroupTree[G], cgroup: Cgroup[G]) -> int:
+    """Removed groups of the subtree that charges still keep."""
+    if cgroup.group is None:
+        return 0
+    return sum(1 for group in tree.misc.walk(cgroup.group) if not group.online)
+
+
+# -- writing -----------------------------------------------------------------
+
+
+def parse_int(text: bytes) -> int:
+    """A number as the kernel's kstrtoint reads it, base by prefix.
+
+    Raises Refused (EINVAL; ERANGE: beyond 32 bits).
+    """
+    negative = text[:1] == b"-"
+    if negative and text[1:2] == b"+":
+        raise Refused(f"{text!r} is not a number", errno.EINVAL)
+    number = misc_files.parse_u64(text[1:] if negative else text)
+    number = -number if negative else number
+    if not -_INT_MAX - 1 <= number <= _INT_MAX:
+        raise Refused(f"{text!r} does not fit 32 bits", errno.ERANGE)
+    return number
+
+
+def _write_control(tree: CgroupTree[G], cgroup: Cgroup[G], text: bytes, _: Writer) -> None:
+    wanted: bool | None = None
+    for word in text.split(b" "):
+        if not word:
+            continue
+        if word[:1] not in (b"+", b"-") or word[1:] != MISC.encode():
+            raise Refused(f"{word!r}: there is only +misc and -misc", errno.EINVAL)
+        wanted = word[:1] == b"+"
+    if wanted is not None:
+        tree.control(cgroup, wanted)
+
+
+def _write_procs(tree: CgroupTree[G], cgroup: Cgroup[G], text: bytes, writer: Writer) -> None:
+    tree.migrate(_task(text, writer), cgroup, writer.who)
+
+
+def _write_threads(tree: CgroupTree[G], cgroup: Cgroup[G], text: bytes, writer: Writer) -> None:
+    """Threads of a process stay together where there is no threaded subtree."""
+    pid = tree.processes.leader(_task(text, writer))
+    if pid is None:
+        raise Refused("no such task", errno.ESRCH)
+    if tree.of(pid) is not cgroup:
+        raise Refused(f"{cgroup.path} is not threaded", errno.EOPNOTSUPP)
+
+
+def _task(text: bytes, writer: Writer) -> int:
+    try:
+        pid = parse_int(text)
+    except Refused:
+        pid = -1
+    if pid < 0:
+        raise Refused(f"{text!r} is no process id", errno.EINVAL)
+    return pid or writer.tid
+
+
+def _write_freeze(tree: CgroupTree[G], cgroup: Cgroup[G], text: bytes, _: Writer) -> None:
+    number = parse_int(text)
+    if number not in (0, 1):
+        raise Refused("write 0 or 1", errno.ERANGE)
+    tree.set_freeze(cgroup, bool(number))
+
+
+def _write_kill(tree: CgroupTree[G], cgroup: Cgroup[G], text: bytes, _: Writer) -> None:
+    if parse_int(text) != 1:
+        raise Refused("write 1", errno.ERANGE)
+    for level in cgroup.subtree():
+        for pid in list(level.members):
+            tree.processes.kill(pid)
+
+
+def _write_type(_tree: CgroupTree[G], _cgroup: Cgroup[G], text: bytes, _: Writer) -> None:
+    if text != b"threaded":
+        raise Refused("write threaded", errno.EINVAL)
+    raise Refused("the misc controller has no threaded mode", errno.EOPNOTSUPP)
+
+
+def _limit(text: bytes) -> int:
+    number = NO_LIMIT if text == b"max" else parse_int(text)
+    if number < 0:
+        raise Refused("a limit cannot be negative", errno.ERANGE)
+    return number
+
+
+def _write_depth(tree: CgroupTree[G], cgroup: Cgroup[G], text: bytes, _: Writer) -> None:
+    cgroup.max_depth = _limit(text)
+    tree.changes += 1
+
+
+def _write_descendants(tree: CgroupTree[G], cgroup: Cgroup[G], text: bytes, _: Writer) -> None:
+    cgroup.max_descendants = _limit(text)
+    tree.changes += 1
+
+
+_WRITERS = {
+    "cgroup.subtree_control": _write_control,
+    "cgroup.procs": _write_procs,
+    "cgroup.threads": _write_threads,
+    "cgroup.freeze": _write_freeze,
+    "cgroup.kill": _write_kill,
+    "cgroup.type": _write_type,
+    "cgroup.max.depth": _write_depth,
+    "cgroup.max.descendants": _write_descendants,
+}

@@ -1,0 +1,304 @@
+"""The tree at a mount point: FUSE operations over the model.
+
+Every operation takes the machine's lock, asks the model, and is done: there is
+no state here but open files. A read from offset 0 takes the text anew, later
+reads go on in the same text, as the kernel's seq files do; write offsets mean
+nothing. Files report 4096 bytes as their size (as sysfs does), because some
+clients read by sendfile(2), which stops at the reported size.
+
+One thread serves all requests (``nothreads``): measured three times as fast
+here as a pool, and the lock would serialise them anyway. That thread must never
+itself touch the mount.
+
+poll(2) says POLLERR|POLLPRI while a file was announced as changed since this
+open file last read it, as kernfs does. libfuse's poll handles are not wrapped by
+mfusepy, so the two calls are made through the library it loaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import select
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mfusepy
+
+from epcgroup.cgroupfs import files
+from epcgroup.cgroupfs.access import Attributes, Credentials
+from epcgroup.errors import Refused
+
+if TYPE_CHECKING:
+    from epcgroup.cgroupfs.tree import Cgroup, CgroupTree
+    from epcgroup.misc import Group
+
+SIZE = 4096
+_ALWAYS = select.POLLIN | select.POLLOUT | select.POLLRDNORM | select.POLLWRNORM
+_CHANGED = select.POLLERR | select.POLLPRI
+_UNCHANGED_ID = (-1, 2**32 - 1)
+
+_libfuse = mfusepy._libfuse
+_libfuse.fuse_notify_poll.argtypes = (ctypes.c_void_p,)
+_libfuse.fuse_pollhandle_destroy.argtypes = (ctypes.c_void_p,)
+
+
+class _File:
+    """One open file."""
+
+    __slots__ = ("cgroup", "handle", "name", "own", "path", "seen", "text")
+
+    def __init__(self, cgroup: Cgroup[Group], name: str, own: bool) -> None:
+        self.cgroup = cgroup
+        self.path = cgroup.path
+        self.name = name
+        self.own = own  # opened by the announcer: its writes only wake watchers
+        self.text = b""
+        self.seen = -1  # change number at the last read; poll before any read says "changed"
+        self.handle: int | None = None  # libfuse's poll handle: somebody waits
+
+
+class CgroupFs(mfusepy.Operations):  # type: ignore[misc]  # mfusepy has no types
+    """mfusepy operations; paths and names are bytes in disguise (surrogateescape)."""
+
+    use_ns = True
+
+    def __init__(
+        self,
+        tree: CgroupTree[Any],
+        lock: threading.Lock,
+        written: Callable[[], None] = lambda: None,
+        removed: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """``written()`` after a write that may have queued work; ``removed(path)`` after rmdir."""
+        self._tree = tree
+        self._lock = lock
+        self._written = written
+        self._removed = removed
+        self._files: dict[int, _File] = {}
+        self._next = 1
+        self._changes: dict[tuple[str, str], int] = {}
+        self._waiting = threading.Lock()  # of poll handles and change numbers
+        self._born = time.time_ns()
+        self.ready = threading.Event()
+        self.announcer = 0  # native id of the thread whose writes are tokens
+
+    def init(self, path: str) -> None:
+        """The kernel is connected."""
+        self.ready.set()
+
+    # -- names ---------------------------------------------------------------
+
+    def _find(self, path: str) -> tuple[Cgroup[Group], str | None]:
+        """(cgroup, file name), the name None for the directory itself."""
+        cgroup = self._tree.find(path)
+        if cgroup is not None:
+            return cgroup, None
+        above, _, name = path.rpartition("/")
+        cgroup = self._tree.find(above or "/")
+        if cgroup is None or not files.exists(self._tree, cgroup, name):
+            raise OSError(errno.ENOENT, path)
+        return cgroup, name
+
+    def getattr(self, path: str, fh: int | None = None) -> dict[str, Any]:
+        """Owner, mode, size."""
+        with self._lock:
+            cgroup, name = self._find(path)
+            if name is None:
+                return self._stat(stat.S_IFDIR, cgroup.directory, 2 + len(cgroup.children), 0)
+            return self._stat(stat.S_IFREG, self._tree.attributes(cgroup, name), 1, SIZE)
+
+    def _stat(self, kind: int, at: Attributes, links: int, size: int) -> dict[str, Any]:
+        return {
+            "st_mode": kind | at.mode,
+            "st_uid": at.uid,
+            "st_gid": at.gid,
+            "st_nlink": links,
+            "st_size": size,
+            "st_mtime": self._born,
+            "st_ctime": self._born,
+            "st_atime": self._born,
+        }
+
+    def readdir(self, path: str, fh: int) -> Iterator[tuple[str, int, int]]:
+        """Files first, then child cgroups in order of creation."""
+        with self._lock:
+            cgroup = self._tree.lookup(path)
+            own = files.names(self._tree, cgroup)
+            children = list(cgroup.children)
+        yield from ((name, stat.S_IFDIR, 0) for name in (".", ".."))
+        yield from ((name, stat.S_IFREG, 0) for name in own)
+        yield from ((name, stat.S_IFDIR, 0) for name in children)
+
+    def statfs(self, path: str) -> dict[str, int]:
+        """A file system without blocks."""
+        return {"f_bsize": SIZE, "f_frsize": SIZE, "f_namemax": 255}
+
+    # -- directories ---------------------------------------------------------
+
+    def mkdir(self, path: str, mode: int) -> None:
+        """A new cgroup, its maker's own."""
+        uid, gid, _ = mfusepy.fuse_get_context()
+        with self._lock:
+            self._tree.mkdir(path, Credentials(uid, gid))
+
+    def rmdir(self, path: str) -> None:
+        """Remove an empty cgroup."""
+        with self._lock:
+            self._tree.rmdir(path)
+        with self._waiting:
+            for key in [key for key in self._changes if key[0] == path]:
+                del self._changes[key]
+        self._removed(path)
+        self._written()  # a group may now be released
+
+    def chmod(self, path: str, mode: int) -> None:
+        """Change permission bits."""
+        with self._lock:
+            cgroup, name = self._find(path)
+            self._tree.set_attributes(cgroup, name, mode=mode)
+
+    def chown(self, path: str, uid: int, gid: int) -> None:
+        """Delegate: give a directory or file to somebody else."""
+        with self._lock:
+            cgroup, name = self._find(path)
+            uid, gid = (-1 if number in _UNCHANGED_ID else number for number in (uid, gid))
+            self._tree.set_attributes(cgroup, name, uid=uid, gid=gid)
+
+    def truncate(self, path: str, length: int, fh: int | None = None) -> None:
+        """What `echo x > file` does first; nothing to do."""
+
+    def utimens(self, path: str, times: object = None) -> None:
+        """Times are not kept."""
+
+    def create(self, path: str, mode: int, fi: Any = None) -> int:
+        """The kernel makes the files; nobody else can."""
+        raise OSError(errno.EACCES, path)
+
+    def mknod(self, path: str, mode: int, dev: int) -> None:
+        """As create."""
+        raise OSError(errno.EACCES, path)
+
+    def unlink(self, path: str) -> None:
+        """Nor can anybody remove one."""
+        raise OSError(errno.EPERM, path)
+
+    def rename(self, old: str, new: str) -> None:
+        """A cgroup keeps its name for life."""
+        raise OSError(errno.EPERM, old)
+
+    def link(self, target: str, source: str) -> None:
+        """No links."""
+        raise OSError(errno.EPERM, target)
+
+    def symlink(self, target: str, source: str) -> None:
+        """No links."""
+        raise OSError(errno.EPERM, target)
+
+    # -- files ---------------------------------------------------------------
+
+    def open(self, path: str, flags: int) -> int:
+        """An open file of its own; mode bits are checked by the kernel (default_permissions)."""
+        with self._lock:
+            cgroup, name = self._find(path)
+        if name is None:
+            raise OSError(errno.EISDIR, path)
+        own = self.announcer != 0 and mfusepy.fuse_get_context()[2] == self.announcer
+        handle, self._next = self._next, self._next + 1
+        self._files[handle] = _File(cgroup, name, own)
+        return handle
+
+    def release(self, path: str, fh: int) -> None:
+        """Forget an open file."""
+        file = self._files.pop(fh)
+        with self._waiting:
+            self._drop_handle(file)
+
+    def read(self, path: str, size: int, offset: int, fh: int) -> bytes:
+        """From offset 0: the text as it is now."""
+        file = self._files[fh]
+        if offset == 0:
+            with self._waiting:
+                file.seen = self._changes.get((file.path, file.name), 0)
+            with self._lock:
+                if not self._there(file):
+                    raise OSError(errno.ENODEV, file.path)
+                file.text = files.read(self._tree, file.cgroup, file.name)
+        return file.text[offset : offset + size]
+
+    def write(self, path: str, data: bytes, offset: int, fh: int) -> int:
+        """One write is one command, wherever the file position stands."""
+        file = self._files[fh]
+        if file.own:
+            return len(data)
+        uid, gid, tid = mfusepy.fuse_get_context()
+        writer = files.Writer(tid, Credentials(uid, gid, _groups(tid) if uid else frozenset()))
+        with self._lock:
+            if not self._there(file):
+                raise OSError(errno.ENODEV, file.path)
+            done = files.write(self._tree, file.cgroup, file.name, bytes(data), writer)
+        self._written()
+        return done
+
+    def _there(self, file: _File) -> bool:
+        """Whether its cgroup was not removed."""
+        return self._tree.find(file.path) is file.cgroup
+
+    # -- waiting ---------------------------------------------------------------
+
+    def poll(self, path: str, fh: int, ph: int | None, reventsp: Any) -> None:
+        """Ready always; POLLERR and POLLPRI when the file changed since it was read."""
+        file = self._files[fh]
+        with self._waiting:
+            changed = file.seen != self._changes.get((file.path, file.name), 0) or not self._there(file)
+            reventsp[0] = _ALWAYS | _CHANGED if changed else _ALWAYS
+            self._drop_handle(file)
+            file.handle = ph or None
+
+    def wake(self, path: str, name: str) -> None:
+        """The file changed, or its cgroup is gone (no name): wake who polls.
+
+        Not to be called from the thread that serves requests.
+        """
+        with self._waiting:
+            if name:
+                self._changes[(path, name)] = self._changes.get((path, name), 0) + 1
+            for file in list(self._files.values()):
+                if file.path == path and (not name or file.name == name) and file.handle is not None:
+                    _libfuse.fuse_notify_poll(file.handle)
+                    self._drop_handle(file)
+
+    def _drop_handle(self, file: _File) -> None:
+        if file.handle is not None:
+            _libfuse.fuse_pollhandle_destroy(file.handle)
+            file.handle = None
+
+
+def _groups(tid: int) -> frozenset[int]:
+    """Supplementary groups of a task."""
+    with contextlib.suppress(OSError), Path(f"/proc/{tid}/status").open() as status:
+        for line in status:
+            if line.startswith("Groups:"):
+                return frozenset(int(word) for word in line.split()[1:])
+    return frozenset()
+
+
+def serve(operations: CgroupFs, mountpoint: str) -> None:
+    """Mount and serve until somebody unmounts; call it in a thread of its own.
+
+    Raises Refused when the mount fails (libfuse says why on stderr).
+    """
+    options: dict[str, Any] = {"allow_other": True} if os.geteuid() == 0 else {}
+    try:
+        mfusepy.FUSE(
+            operations, mountpoint, foreground=True, nothreads=True, direct_io=True, default_permissions=True,
+            fsname="epcgroup", subtype="epcgroup", **options,
+        )  # fmt: skip
+    except RuntimeError as error:
+        raise Refused(f"{mountpoint}: cannot mount (libfuse error {error})", errno.EIO) from error

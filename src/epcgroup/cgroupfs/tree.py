@@ -1,0 +1,340 @@
+"""The tree of cgroups as a user of cgroup v2 sees it: directories and processes.
+
+A *cgroup* is a directory. It has a misc *group* (counters and limits, room
+``misc``) only while its parent delegates the controller: ``+misc`` in the
+parent's ``cgroup.subtree_control`` makes the children's groups, ``-misc`` ends
+them. A process in a cgroup without a group of its own is charged to the
+nearest one above: the cgroup's *effective* group.
+
+The rules are the kernel's (Documentation/admin-guide/cgroup-v2, kernel/cgroup):
+no processes in an inner cgroup that delegates, top-down enabling, no rmdir
+while a process or child lives there. Charges do not block rmdir: the misc
+group then stays, offline, until its last page is gone (spec 1.7).
+
+Nothing here is thread-safe; the owner holds one lock around every call.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator
+from typing import Generic, Protocol
+
+from epcgroup.cgroupfs import names
+from epcgroup.cgroupfs.access import ROOT_USER, Attributes, Credentials
+from epcgroup.errors import OutOfRange, Refused
+from epcgroup.misc.tree import G, Tree
+
+MISC = "misc"
+NO_LIMIT = 2**31 - 1  # "max" of cgroup.max.depth and cgroup.max.descendants
+_DIR_MODE = 0o755
+
+
+class Processes(Protocol):
+    """What the tree must know of processes and do to them."""
+
+    def leader(self, pid: int) -> int | None:
+        """The process that task ``pid`` belongs to; None when there is no such task."""
+
+    def threads(self, pid: int) -> list[int]:
+        """Task ids of a process; empty when it is gone."""
+
+    def stop(self, pid: int, stopped: bool) -> None:
+        """Freeze or thaw a process; nothing happens when it is gone."""
+
+    def kill(self, pid: int) -> None:
+        """End a process (SIGKILL); nothing happens when it is gone."""
+
+
+class Cgroup(Generic[G]):
+    """One directory. ``members`` are processes, in the order in which they came."""
+
+    __slots__ = (
+        "attributes", "children", "delegates", "descendants", "directory", "freeze", "frozen", "group",
+        "maker", "max_depth", "max_descendants", "members", "name", "parent", "path", "populated",
+    )  # fmt: skip
+
+    def __init__(self, parent: Cgroup[G] | None, name: str, group: G | None, owner: Credentials) -> None:
+        self.parent = parent
+        self.name = name
+        self.path: str = "/" if parent is None else f"{parent.path.rstrip('/')}/{name}"
+        self.group = group  # the misc group, while the parent delegates
+        self.children: dict[str, Cgroup[G]] = {}
+        self.members: dict[int, None] = {}
+        self.delegates = False  # "misc" stands in cgroup.subtree_control
+        self.populated = 0  # processes here and below
+        self.descendants = 0  # directories below
+        self.max_depth = NO_LIMIT
+        self.max_descendants = NO_LIMIT
+        self.freeze = False  # what cgroup.freeze says
+        self.frozen = False  # what holds: ours or an ancestor's
+        self.maker = owner  # owns the files; a later chown of the directory does not change that
+        self.directory = Attributes(owner.uid, owner.gid, _DIR_MODE)
+        self.attributes: dict[str, Attributes] = {}  # files whose owner or mode was set
+
+    def __repr__(self) -> str:
+        return f"<cgroup {self.path}>"
+
+    @property
+    def effective(self) -> G:
+        """The misc group that processes of this cgroup are charged to."""
+        level: Cgroup[G] | None = self
+        while level is not None:
+            if level.group is not None:
+                return level.group
+            level = level.parent
+        raise AssertionError("the root always has a group")
+
+    def ancestors(self) -> Iterator[Cgroup[G]]:
+        """This cgroup, its parent, … the root."""
+        level: Cgroup[G] | None = self
+        while level is not None:
+            yield level
+            level = level.parent
+
+    def subtree(self) -> Iterator[Cgroup[G]]:
+        """This cgroup and all below, parents first."""
+        yield self
+        for child in list(self.children.values()):
+            yield from child.subtree()
+
+
+class CgroupTree(Generic[G]):
+    """All cgroups over one misc tree, which nobody else makes groups in.
+
+    ``moved(pid, group)`` is called when a process is to be charged elsewhere;
+    ``announce(path, file)`` when a file's contents were announced as changed.
+    """
+
+    def __init__(self, misc: Tree[G], processes: Processes, *, auto_delegate: bool = False) -> None:
+        """``auto_delegate``: mkdir enables misc in the parent, for tools that never do."""
+        self.misc = misc
+        self.processes = processes
+        self.auto_delegate = auto_delegate
+        self.moved: Callable[[int, G], None] | None = None
+        self.announce: Callable[[str, str], None] | None = None
+        self.changes = 0  # of what is kept over a restart
+        self.root: Cgroup[G] = Cgroup(None, "", misc.root, ROOT_USER)
+        self._by_path: dict[str, Cgroup[G]] = {"/": self.root}
+        self._of: dict[int, Cgroup[G]] = {}
+        misc.notify = self._counted
+
+    # -- names ---------------------------------------------------------------
+
+    def find(self, path: str) -> Cgroup[G] | None:
+        """The cgroup at a path, or None."""
+        return self._by_path.get(path)
+
+    def lookup(self, path: str) -> Cgroup[G]:
+        """The cgroup at a path; raises OutOfRange (ENOENT)."""
+        found = self._by_path.get(path)
+        if found is None:
+            raise OutOfRange(f"no cgroup {path!r}", errno.ENOENT)
+        return found
+
+    def of(self, pid: int) -> Cgroup[G] | None:
+        """The cgroup of a process; None when it was never seen here."""
+        return self._of.get(pid)
+
+    # -- directories ---------------------------------------------------------
+
+    def mkdir(self, path: str, owner: Credentials = ROOT_USER) -> Cgroup[G]:
+        """Create a cgroup; its files belong to its maker.
+
+        Raises OutOfRange (ENOENT: no parent), Refused (EEXIST; EINVAL: a line
+        feed in the name; EAGAIN: cgroup.max.depth or cgroup.max.descendants of
+        an ancestor is reached).
+        """
+        above, _, name = path.rpartition("/")
+        parent = self.lookup(above or "/")
+        if not name or name in (".", ".."):
+            raise Refused(f"{name!r} is no name for a cgroup", errno.EINVAL)
+        if "\n" in name:
+            raise Refused("a cgroup's name cannot have a line feed", errno.EINVAL)
+        if path in self._by_path:
+            raise Refused(f"cgroup {path!r} exists", errno.EEXIST)
+        for level, cgroup in enumerate(parent.ancestors(), start=1):
+            if cgroup.descendants >= cgroup.max_descendants or level > cgroup.max_depth:
+                raise Refused(f"{cgroup.path}: cgroup.max.depth or max.descendants is reached", errno.EAGAIN)
+        if self.auto_delegate and not parent.delegates and parent.group is not None:
+            self._delegate(parent)
+        group = self.misc.mkdir(path) if parent.delegates else None
+        cgroup = Cgroup(parent, name, group, owner)
+        cgroup.frozen = parent.frozen
+        parent.children[name] = cgroup
+        self._by_path[path] = cgroup
+        for ancestor in parent.ancestors():
+            ancestor.descendants += 1
+        self.changes += 1
+        return cgroup
+
+    def rmdir(self, path: str) -> None:
+        """Remove an empty cgroup. Raises OutOfRange (ENOENT), Refused (EBUSY)."""
+        cgroup = self.lookup(path)
+        parent = cgroup.parent
+        if parent is None:
+            raise Refused("the root cgroup cannot be removed", errno.EBUSY)
+        if cgroup.populated or cgroup.children:
+            raise Refused(f"{path!r} has processes or child cgroups", errno.EBUSY)
+        if cgroup.group is not None:
+            self.misc.rmdir(path)
+        del parent.children[cgroup.name], self._by_path[path]
+        for ancestor in parent.ancestors():
+            ancestor.descendants -= 1
+        self.changes += 1
+
+    # -- the controller ------------------------------------------------------
+
+    def control(self, cgroup: Cgroup[G], enable: bool) -> None:
+        """``+misc`` or ``-misc`` in cgroup.subtree_control.
+
+        Raises Refused: ENOENT, the cgroup does not have the controller itself;
+        EBUSY, processes are in it, or a child delegates on.
+        """
+        if enable == cgroup.delegates:
+            return
+        if enable:
+            if cgroup.group is None:
+                raise Refused(f"{cgroup.path} has no misc controller to pass on", errno.ENOENT)
+            if cgroup.members and cgroup is not self.root:
+                raise Refused(f"{cgroup.path} has processes; move them to a child first", errno.EBUSY)
+            self._delegate(cgroup)
+        else:
+            if any(child.delegates for child in cgroup.children.values()):
+                raise Refused(f"a child of {cgroup.path} passes misc on", errno.EBUSY)
+            cgroup.delegates = False
+            for child in cgroup.children.values():
+                self._regroup(child, None)
+        self.changes += 1
+
+    def _delegate(self, cgroup: Cgroup[G]) -> None:
+        cgroup.delegates = True
+        for child in cgroup.children.values():
+            self._regroup(child, self.misc.mkdir(child.path))
+
+    def _regroup(self, child: Cgroup[G], group: G | None) -> None:
+        """The child's own group comes or goes; processes in its subtree are charged elsewhere."""
+        before = child.group
+        pids = [pid for cgroup in child.subtree() for pid in cgroup.members]
+        for pid in pids:
+            self.misc.detach(self._of[pid].effective)
+        child.group = group
+        for pid in pids:
+            self._charge_to(pid, self._of[pid].effective)
+        if before is not None:
+            self.misc.rmdir(child.path)
+
+    def _charge_to(self, pid: int, group: G) -> None:
+        self.misc.attach(group)
+        if self.moved is not None:
+            self.moved(pid, group)
+
+    # -- processes -----------------------------------------------------------
+
+    def may_enter(self, cgroup: Cgroup[G]) -> None:
+        """Raises Refused (EBUSY) for an inner cgroup, which can have no processes."""
+        if cgroup.delegates and cgroup is not self.root:
+            raise Refused(f"{cgroup.path} passes controllers on; a process belongs in a child", errno.EBUSY)
+
+    def enter(self, pid: int, cgroup: Cgroup[G]) -> None:
+        """A process enters, from another cgroup or from outside. Raises Refused (EBUSY)."""
+        before = self._of.get(pid)
+        if before is cgroup:
+            return
+        self.may_enter(cgroup)
+        if before is not None:
+            self._leave(pid, before)
+        self._join(pid, cgroup)
+        if cgroup.frozen or (before is not None and before.frozen):
+            self.processes.stop(pid, cgroup.frozen)
+
+    def migrate(self, task: int, cgroup: Cgroup[G], who: Credentials) -> None:
+        """Write of ``task`` to cgroup.procs: its whole process moves, its charges stay (spec 8.3).
+
+        Raises Refused: ESRCH, no such task; EACCES, cgroup.procs of the common
+        ancestor may not be written; EBUSY as enter does.
+        """
+        pid = self.processes.leader(task)
+        if pid is None:
+            raise Refused(f"no process {task}", errno.ESRCH)
+        source = self._of.get(pid, self.root)
+        above = set(source.ancestors())
+        common = next(level for level in cgroup.ancestors() if level in above)
+        if not self.attributes(common, "cgroup.procs").writable_by(who):
+            raise Refused(f"cgroup.procs of {common.path} is not yours", errno.EACCES)
+        self.enter(pid, cgroup)
+
+    def forked(self, parent: int, pid: int) -> G:
+        """A process was born where its parent is; the group that pays for it."""
+        cgroup = self._of.get(parent, self.root)
+        self._join(pid, cgroup)
+        return cgroup.effective
+
+    def ended(self, pid: int) -> None:
+        """A process is gone; nothing happens when it was never seen."""
+        cgroup = self._of.get(pid)
+        if cgroup is not None:
+            self._leave(pid, cgroup)
+
+    def _join(self, pid: int, cgroup: Cgroup[G]) -> None:
+        self._of[pid] = cgroup
+        cgroup.members[pid] = None
+        self._populate(cgroup, 1)
+        self._charge_to(pid, cgroup.effective)
+
+    def _leave(self, pid: int, cgroup: Cgroup[G]) -> None:
+        self.misc.detach(cgroup.effective)
+        del self._of[pid], cgroup.members[pid]
+        self._populate(cgroup, -1)
+
+    def _populate(self, cgroup: Cgroup[G], by: int) -> None:
+        for level in cgroup.ancestors():
+            was = bool(level.populated)
+            level.populated += by
+            if was != bool(level.populated) and level is not self.root:
+                self._tell(level.path, "cgroup.events")
+
+    # -- freezing ------------------------------------------------------------
+
+    def set_freeze(self, cgroup: Cgroup[G], freeze: bool) -> None:
+        """Stop or continue every process of the subtree."""
+        cgroup.freeze = freeze
+        self.changes += 1
+        for level in cgroup.subtree():
+            frozen = level.freeze or (level.parent is not None and level.parent.frozen)
+            if frozen != level.frozen:
+                level.frozen = frozen
+                for pid in level.members:
+                    self.processes.stop(pid, frozen)
+                self._tell(level.path, "cgroup.events")
+
+    # -- owners --------------------------------------------------------------
+
+    def attributes(self, cgroup: Cgroup[G], file: str) -> Attributes:
+        """Owner and mode of a file."""
+        found = cgroup.attributes.get(file)
+        if found is None:
+            return Attributes(cgroup.maker.uid, cgroup.maker.gid, names.mode(file))
+        return found
+
+    def set_attributes(
+        self, cgroup: Cgroup[G], file: str | None, *, uid: int = -1, gid: int = -1, mode: int = -1
+    ) -> None:
+        """chown and chmod of a file, or of the directory (None); -1 leaves as it is."""
+        at = cgroup.directory
+        if file is not None:
+            at = cgroup.attributes.setdefault(file, self.attributes(cgroup, file))
+        at.uid = at.uid if uid == -1 else uid
+        at.gid = at.gid if gid == -1 else gid
+        at.mode = at.mode if mode == -1 else mode & 0o7777
+        self.changes += 1
+
+    # -- who is told -----------------------------------------------------------
+
+    def _tell(self, path: str, file: str) -> None:
+        if self.announce is not None:
+            self.announce(path, file)
+
+    def _counted(self, group: G, file: str) -> None:
+        if self.announce is not None and group.online and group.parent is not None:
+            self.announce(group.path, f"misc.{file}")

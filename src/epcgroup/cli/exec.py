@@ -1,0 +1,35 @@
+"""`epcgroup exec`: a command inside a machine that `epcgroup serve` keeps."""
+
+from __future__ import annotations
+
+import argparse
+
+from epcgroup.cli.serve import add_dir
+from epcgroup.errors import BadInput
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Describe the command to argparse."""
+    parser = subparsers.add_parser(
+        "exec",
+        help="run a command inside the machine of `epcgroup serve`",
+        description="Run a command in a cgroup of the machine that `epcgroup serve` keeps.",
+        usage="epcgroup exec [-g GROUP] [--create] [--dir DIR] [--] COMMAND [ARG ...]",
+    )
+    parser.add_argument("-g", "--group", default="/", metavar="GROUP", help="its cgroup (default the root)")
+    parser.add_argument("--create", action="store_true", help="create the cgroup if it is not there")
+    add_dir(parser)
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="the program and its arguments")
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; its exit status is ours."""
+    command = args.command[1:] if args.command[:1] == ["--"] else args.command
+    if not command:
+        raise BadInput("no command given; write: epcgroup exec -g GROUP -- COMMAND [ARG ...]")
+    from epcgroup.cli.run import exit_like
+    from epcgroup.serve import client, places
+
+    at = places.Places(args.dir.absolute()) if args.dir else places.default()
+    return exit_like(client.execute(at, args.group, command, create=args.create))

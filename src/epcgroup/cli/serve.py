@@ -1,0 +1,89 @@
+"""`epcgroup serve`: a machine that stays, with its files mounted."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from epcgroup.errors import BadInput, MissingCapability
+from epcgroup.units import PAGE_SIZE, U64_MAX, parse_size
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Describe the command to argparse."""
+    parser = subparsers.add_parser(
+        "serve",
+        help="a long-lived machine: cgroup files mounted, commands by `epcgroup exec`",
+        description="Keep an emulated machine and mount its cgroup files, until a signal ends it.",
+    )
+    parser.add_argument("--epc", default="128M", metavar="SIZE", help="EPC of the machine (default 128M)")
+    parser.add_argument("--mount", type=Path, metavar="DIR", help="mount point (default: cgroup below --dir)")
+    parser.add_argument("--policy", default="standard", help="standard (default), v5, v17 …")
+    parser.add_argument(
+        "--resource",
+        action="append",
+        default=[],
+        metavar="NAME=CAPACITY",
+        help="another misc resource, e.g. sev=99; again for more",
+    )
+    parser.add_argument(
+        "--auto-delegate",
+        action="store_true",
+        help="mkdir enables misc in the parent: for runtimes that never write +misc (crun before 1.18)",
+    )
+    add_dir(parser)
+    parser.set_defaults(func=run)
+
+
+def add_dir(parser: argparse.ArgumentParser) -> None:
+    """The option that says which server is meant."""
+    parser.add_argument(
+        "--dir",
+        type=Path,
+        metavar="DIR",
+        help="socket, lock and state of the server (default $EPCGROUP_DIR, /run/epcgroup for root)",
+    )
+
+
+def parse_resource(spec: str) -> tuple[str, int]:
+    """``sev=99`` → name and capacity in the resource's own unit.
+
+    >>> parse_resource("sev=99")
+    ('sev', 99)
+    """
+    name, _, amount = spec.partition("=")
+    good = name.isascii() and name.replace("_", "").isalnum() and amount.isascii() and amount.isdigit()
+    if not good or not 0 < int(amount) <= U64_MAX or name == "sgx_epc":
+        raise BadInput(f"--resource {spec!r}: write NAME=CAPACITY, e.g. sev=99 (sgx_epc is --epc)")
+    return name, int(amount)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until a signal comes."""
+    resources = dict(parse_resource(spec) for spec in args.resource)
+    epc_pages = parse_size(args.epc) // PAGE_SIZE
+    try:
+        import mfusepy  # noqa: F401
+    except ImportError as error:
+        raise MissingCapability(
+            "mfusepy is missing: pip install 'epcgroup[serve]'"
+            if isinstance(error, ModuleNotFoundError)
+            else f"{error}; on Debian: apt-get install fuse3"
+        ) from error
+    from epcgroup.serve import places
+    from epcgroup.serve.server import Options, Server
+
+    at = places.Places(args.dir.absolute()) if args.dir else places.default()
+    mount = args.mount.absolute() if args.mount else at.mount
+    server = Server(
+        Options(
+            epc_pages=epc_pages,
+            places=at,
+            mount=mount,
+            policy=args.policy,
+            resources=resources,
+            auto_delegate=args.auto_delegate,
+        )
+    )
+    server.run()
+    return 0

@@ -1,0 +1,158 @@
+"""The control socket: commands from the machine's owner, and nobody else.
+
+Mode 0600 in a directory of the owner's, and the peer's user is checked again.
+Each connection has a thread, which only reads: what touches ptrace is done by
+the tracer's thread, to which an `exec` is handed over as a :class:`Job`.
+
+    client → exec (arguments, directory, environment, group; its three descriptors)
+    server → pid, or error
+    client → signal, as often as it likes
+    server → status (of wait(2)); the end
+
+A client that goes away sends its command SIGHUP, as a terminal would.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from epcgroup.errors import BadInput
+from epcgroup.serve import wire
+
+_UCRED = struct.Struct("3i")
+#: Signals that a terminal sends to everybody in front of it.
+TO_GROUP = {signal.SIGINT, signal.SIGQUIT, signal.SIGSTOP, signal.SIGCONT, signal.SIGWINCH}
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A command of a client."""
+
+    request: dict[str, Any]
+    fds: list[int]
+    sock: socket.socket
+    pid: int = 0
+    pidfd: int = -1
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def started(self, pid: int) -> None:
+        """The command runs."""
+        with self.lock:
+            self.pid, self.pidfd = pid, os.pidfd_open(pid)
+        self.say(pid=pid)
+
+    def ended(self, status: int) -> None:
+        """The command is gone; so is its client's business."""
+        with self.lock:
+            os.close(self.pidfd)
+            self.pidfd = -1
+        self.say(status=status)
+        self.hang_up()
+
+    def refused(self, error: Exception) -> None:
+        """The command was not started."""
+        text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        self.say(error=text)
+        self.hang_up()
+
+    def say(self, **message: Any) -> None:
+        """One message to the client, if it is still there."""
+        with contextlib.suppress(OSError):
+            wire.send(self.sock, message)
+
+    def hang_up(self) -> None:
+        """End the conversation."""
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
+
+    def signal(self, number: int) -> None:
+        """Pass a signal on, to the whole process group where a terminal would."""
+        with self.lock, contextlib.suppress(ProcessLookupError, PermissionError):
+            if self.pidfd < 0:
+                return
+            if number in TO_GROUP:
+                os.killpg(self.pid, number)  # the leader is not reaped yet: the number is still its own
+            else:
+                signal.pidfd_send_signal(self.pidfd, number)
+
+    def close_fds(self) -> None:
+        """Close our copies of the client's descriptors."""
+        while self.fds:
+            os.close(self.fds.pop())
+
+
+class Control(threading.Thread):
+    """Listens; ``submit(job)`` is called for each command, ``ask(request)`` answers the rest."""
+
+    def __init__(
+        self,
+        path: Path,
+        submit: Callable[[Job], None],
+        ask: Callable[[dict[str, Any]], dict[str, Any]],
+    ) -> None:
+        """Binds the socket; the caller holds the directory's lock, so a socket left over is dead."""
+        super().__init__(name="control", daemon=True)
+        self._submit = submit
+        self._ask = ask
+        self._path = path
+        path.unlink(missing_ok=True)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        mask = os.umask(0o177)
+        try:
+            self._socket.bind(str(path))
+        except OSError as error:
+            raise BadInput(f"{path}: {error.strerror or error}; a shorter --dir may help") from error
+        finally:
+            os.umask(mask)
+        self._socket.listen(64)
+
+    def run(self) -> None:
+        """Take connections until `close`."""
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(connection,), daemon=True, name="client").start()
+
+    def close(self) -> None:
+        """No more connections; the path is free."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        self._path.unlink(missing_ok=True)
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError, BadInput):
+            _, uid, _ = _UCRED.unpack(
+                connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+            )
+            if uid not in (0, os.geteuid()):
+                return
+            received = wire.receive(connection)
+            if received is None:
+                return
+            request, fds = received
+            if request.get("do") != "exec":
+                for fd in fds:
+                    os.close(fd)
+                wire.send(connection, self._ask(request))
+                return
+            job = Job(request, fds, connection)
+            self._submit(job)
+            try:
+                while (message := wire.receive(connection)) is not None:
+                    for fd in message[1]:
+                        os.close(fd)
+                    job.signal(int(message[0].get("signal", 0)))
+            finally:
+                job.signal(signal.SIGHUP)

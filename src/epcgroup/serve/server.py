@@ -1,0 +1,263 @@
+"""The server: one machine that stays, its files at a mount point, commands by socket.
+
+Threads, and what each may touch:
+
+* this one (main): ptrace, the round of `live.tracer`, starting commands;
+* fuse: the tree of cgroups, under World.lock;
+* announcer: wakes pollers and watchers, writes tokens through the mount;
+* control and one a client: only read messages and send signals;
+* outsiders: the end of processes that are not traced.
+
+The server's death, however it comes, ends every program in the machine
+(PTRACE_O_EXITKILL). What is left on disk is put right by the next start: a
+mount without a server is taken away, a socket nobody listens at is replaced,
+tree and limits are read back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from epcgroup import epc
+from epcgroup.cgroupfs import CgroupTree, state
+from epcgroup.cgroupfs.announce import Announcer
+from epcgroup.errors import BadInput, EpcgroupError, Refused
+from epcgroup.host import mounts
+from epcgroup.live import Supervisor
+from epcgroup.live.world import WAKE_SIGNAL
+from epcgroup.serve import places as places_
+from epcgroup.serve.control import Control, Job
+from epcgroup.serve.processes import CgroupMembers, Outsiders, SystemProcesses
+
+if TYPE_CHECKING:
+    from epcgroup.cgroupfs.fuse import CgroupFs
+    from epcgroup.epc.group import Group
+
+_SAVE_INTERVAL = 0.2  # s; what a kill -9 may lose of the tree
+_END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What `epcgroup serve` was asked for."""
+
+    epc_pages: int
+    places: places_.Places
+    mount: Path
+    policy: str = "standard"
+    resources: dict[str, int] = field(default_factory=dict)
+    auto_delegate: bool = False
+
+
+def policy_with(name: str, resources: dict[str, int]) -> epc.Policy:
+    """The policy, its misc controller knowing these resources too (after its own)."""
+    policy = epc.by_name(name)
+    more = tuple(key for key in resources if key not in policy.misc.resources)
+    return replace(policy, misc=replace(policy.misc, resources=policy.misc.resources + more))
+
+
+class Server:
+    """Made and run in the main thread; `run` returns when a signal ends it."""
+
+    def __init__(self, options: Options) -> None:
+        """Raises Refused where another server is, BadInput, MissingCapability."""
+        self._options = options
+        self._lock_fd = places_.take(options.places)
+        _clear_mount(options.mount)
+        policy = policy_with(options.policy, options.resources)
+        self._machine = Supervisor(options.epc_pages, policy, resources=options.resources)
+        self._world = self._machine.world
+        self.tree: CgroupTree[Group] = CgroupTree(
+            self._world.machine.groups, SystemProcesses(), auto_delegate=options.auto_delegate
+        )
+        self._outsiders = Outsiders(self._world.lock)
+        self._outsiders.tree = self.tree
+        self._members = CgroupMembers(self._world, self.tree, self._outsiders)
+        self._world.members = self._members
+        self._load()
+        self._saved, self._save_at = self.tree.changes, 0.0
+        self._submitted: deque[Job] = deque()
+        self._jobs: dict[int, Job] = {}
+        self._stopping = False
+        self._control = Control(options.places.socket, self._submit, self._ask)
+        self._announcer: Announcer | None = None
+        self._fuse_ended: str | None = None
+
+    # -- life ----------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve until SIGTERM, SIGINT or SIGHUP, or until the tree is unmounted."""
+        for number in _END_SIGNALS:
+            signal.signal(number, self._stop)  # before libfuse, which leaves handlers alone
+        fs = self._mount()
+        announcer = Announcer(fs.wake, str(self._options.mount) if os.geteuid() == 0 else None)
+        self._announcer = announcer
+        self.tree.announce = announcer.changed
+        announcer.start()
+        fs.announcer = announcer.native_id or 0
+        self._outsiders.start()
+        self._control.start()
+        self._say(f"serving {self._options.epc_pages} pages of EPC at {self._options.mount}")
+        try:
+            self._machine.run(serving=self._round)
+        finally:
+            unmounted = self._fuse_ended
+            self._control.close()
+            announcer.end()
+            self._outsiders.end()
+            if unmounted is None and not mounts.unmount(str(self._options.mount)):
+                mounts.unmount(str(self._options.mount), lazy=True)
+            self._save()
+            self._machine.close()
+            os.close(self._lock_fd)
+        if unmounted is not None:
+            raise Refused(unmounted)
+
+    def _forget(self, path: str) -> None:
+        if self._announcer is not None:
+            self._announcer.removed(path)
+
+    def _stop(self, *_: object) -> None:
+        self._stopping = True
+
+    def _say(self, text: str) -> None:
+        print(f"epcgroup: {text}", file=sys.stderr, flush=True)
+
+    def _wake(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pthread_kill(self._world.tracer_thread, WAKE_SIGNAL)
+
+    def _mount(self) -> CgroupFs:
+        from epcgroup.cgroupfs import fuse
+
+        fs = fuse.CgroupFs(self.tree, self._world.lock, self._wake, self._forget)
+        failed: list[str] = []
+
+        def serve() -> None:
+            try:
+                fuse.serve(fs, str(self._options.mount))
+                failed.append("the tree was unmounted; programs in the machine were ended")
+            except EpcgroupError as error:
+                failed.append(str(error))
+            self._fuse_ended = failed[0]
+
+        thread = threading.Thread(target=serve, name="fuse", daemon=True)
+        thread.start()
+        while not fs.ready.wait(0.05):
+            if failed:
+                raise Refused(failed[0])
+        return fs
+
+    def _round(self) -> bool:
+        """Called by the tracer every round: start what was asked for, report what ended."""
+        statuses = self._machine.statuses
+        while statuses:
+            pid, status = statuses.popitem()
+            job = self._jobs.pop(pid, None)
+            if job is not None:
+                job.ended(status)
+        while self._submitted:
+            self._start(self._submitted.popleft())
+        if self.tree.changes != self._saved and time.monotonic() >= self._save_at:
+            self._save()
+        if self._fuse_ended is not None:
+            self._stopping = True
+        if self._stopping:
+            for task in list(self._world.tasks.values()):
+                self.tree.processes.kill(task.pid)
+        return not self._stopping
+
+    # -- commands --------------------------------------------------------------
+
+    def _submit(self, job: Job) -> None:
+        self._submitted.append(job)
+        self._wake()
+
+    def _start(self, job: Job) -> None:
+        request = job.request
+        try:
+            if len(job.fds) != 3:
+                raise BadInput("an exec comes with three descriptors")
+            with self._world.lock:
+                cgroup = self._cgroup(request["group"], bool(request.get("create")))
+                self.tree.may_enter(cgroup)
+            self._members.entering = cgroup
+            pid = self._machine.spawn(
+                request["argv"], cgroup.effective.path, request["env"], job.fds[1], job.fds[2],
+                request["cwd"], stdin=job.fds[0], session=True,
+            )  # fmt: skip
+        except (EpcgroupError, KeyError, TypeError, ValueError, OSError) as error:
+            job.refused(error)
+            return
+        finally:
+            job.close_fds()
+        if cgroup.frozen:
+            self.tree.processes.stop(pid, True)
+        self._jobs[pid] = job
+        job.started(pid)
+
+    def _cgroup(self, path: str, create: bool) -> Any:
+        if self.tree.find(path) is None and not create:
+            where = f"{self._options.mount}{path}"
+            raise BadInput(f"no cgroup {path!r} in this machine; make it (mkdir -p {where}) or add --create")
+        parts = path.strip("/").split("/")
+        for depth in range(1, len(parts) + 1):
+            below = "/" + "/".join(parts[:depth])
+            if self.tree.find(below) is None:
+                parent = self.tree.lookup("/" + "/".join(parts[: depth - 1]))
+                self.tree.control(parent, True)
+                self.tree.mkdir(below)
+        return self.tree.lookup(path)
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        if request.get("do") == "where":
+            return {"mount": str(self._options.mount), "pid": os.getpid()}
+        return {"error": f"no request {request.get('do')!r}"}
+
+    # -- what survives -----------------------------------------------------------
+
+    def _load(self) -> None:
+        file = self._options.places.state
+        if not file.exists():
+            self.tree.control(self.tree.root, True)
+            return
+        try:
+            state.load(self.tree, json.loads(file.read_text()))
+        except (OSError, ValueError) as error:
+            raise BadInput(f"{file}: {error}; remove it to begin with an empty tree") from error
+
+    def _save(self) -> None:
+        with self._world.lock:
+            self._saved = self.tree.changes
+            data = state.dump(self.tree)
+        file = self._options.places.state
+        new = file.with_suffix(".new")
+        with contextlib.suppress(OSError):
+            new.unlink(missing_ok=True)
+            new.write_text(json.dumps(data))
+            new.replace(file)
+        self._save_at = time.monotonic() + _SAVE_INTERVAL
+
+
+def _clear_mount(point: Path) -> None:
+    """An empty mount point: made if missing, freed of a mount whose server is gone."""
+    for mount in mounts.mounts():
+        if mount.point == str(point) and mount.type == mounts.TYPE:
+            if not mounts.is_dead(mount.point):
+                raise Refused(f"{point} is served already; stop that server, or name another --mount")
+            print(f"epcgroup: taking away the mount that a dead server left at {point}", file=sys.stderr)
+            mounts.unmount(mount.point, lazy=True)
+    try:
+        point.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"{point}: {error.strerror}; name another --mount") from error

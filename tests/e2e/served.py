@@ -1,0 +1,98 @@
+"""Run `epcgroup serve` for a test, and commands inside it; nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+EPCGROUP = str(Path(sys.executable).parent / "epcgroup")
+NEEDS = ("x86-64", "ptrace", "userfaultfd", "fuse")
+
+
+@dataclass
+class Served:
+    """A running server."""
+
+    process: subprocess.Popen[str]
+    directory: Path
+    mount: Path
+
+    def path(self, name: str) -> Path:
+        """A file or directory of the mounted tree."""
+        return self.mount / name
+
+    def read(self, name: str) -> str:
+        """Contents of a file of the tree."""
+        return self.path(name).read_text()
+
+    def write(self, name: str, text: str) -> None:
+        """One write to a file of the tree."""
+        fd = os.open(self.path(name), os.O_WRONLY)
+        try:
+            os.write(fd, text.encode())
+        finally:
+            os.close(fd)
+
+    def value(self, name: str, key: str = "sgx_epc") -> str:
+        """The value of one key of a misc file."""
+        return dict(line.split(" ") for line in self.read(name).splitlines())[key]
+
+    def argv(self, group: str, *command: str) -> list[str]:
+        """`epcgroup exec` in this server."""
+        return [EPCGROUP, "exec", "--dir", str(self.directory), "-g", group, "--", *command]
+
+    def exec(self, group: str, *command: str, **how: Any) -> subprocess.CompletedProcess[str]:
+        """Run a command inside to its end."""
+        options = {"capture_output": True, "timeout": 90, "stdin": subprocess.DEVNULL, **how}
+        return subprocess.run(self.argv(group, *command), text=True, check=False, **options)
+
+    def stop(self, number: int = signal.SIGTERM) -> tuple[int, str]:
+        """End the server; its status and what it said."""
+        self.process.send_signal(number)
+        _, errors = self.process.communicate(timeout=30)
+        return self.process.returncode, errors
+
+
+def eventually(what: object, seconds: float = 10) -> None:
+    """Wait until ``what()`` is true."""
+    end = time.monotonic() + seconds
+    while not what():  # type: ignore[operator]
+        if time.monotonic() > end:
+            pytest.fail(f"not true within {seconds} s", pytrace=True)
+        time.sleep(0.02)
+
+
+@contextmanager
+def served(directory: Path, *options: str, epc: str = "16M") -> Iterator[Served]:
+    """A server with its things in ``directory``; killed and unmounted at the end, come what may."""
+    mount = directory / "cgroup"
+    words = [EPCGROUP, "serve", "--dir", str(directory), "--epc", epc, *options]
+    process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        said = process.stderr.readline()
+        while "serving" not in said:
+            assert process.poll() is None or said, f"the server ended: {said}"
+            said = process.stderr.readline()
+        eventually((directory / "control").exists)
+        yield Served(process, directory, mount)
+    finally:
+        process.kill()
+        process.communicate()
+        unmount(mount)
+
+
+def unmount(mount: Path) -> None:
+    """Take a left-over mount away."""
+    with suppress(FileNotFoundError):
+        subprocess.run(["fusermount3", "-uz", str(mount)], stderr=subprocess.DEVNULL, check=False)
