@@ -69,7 +69,8 @@ def ksgxd(epc: Epc) -> Iterator[None]:
         if not effort.round(root, batch, machine_wide=True):
             epc.ksgxd_hopeless = True
             return
-        if epc.pool.free >= max(epc.high, wanted):
+        if epc.pool.free >= max(epc.high, wanted, epc.ksgxd_wanted):
+            epc.ksgxd_woken = False  # a wake-up while awake is no second one
             return  # as above
         yield
         wanted = max(wanted, epc.ksgxd_wanted)
