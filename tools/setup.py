@@ -132,11 +132,14 @@ def install_system(missing: list[tuple[str, str]]) -> None:
         stop(f"run this, then make again:\n  sudo apt-get install {' '.join(names)}")
     say(f"installing with apt-get: {' '.join(names)}")
     environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
-    for command in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", *names]):
+    for command in (["update", "-q"], ["install", "-y", "-q", "--no-install-recommends", *names]):
         done = subprocess.run(
-            ["apt-get", *command], env=environment, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False
-        )
+            ["apt-get", *command], env=environment, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
+        )  # fmt: skip
+        # A failed update may be one archive's of many; what counts is whether the install works.
         if done.returncode != 0 and command[0] == "install":
+            sys.stderr.write(done.stdout.decode(errors="replace"))
             stop(f"apt-get install failed (above); install by hand, then run make again: {' '.join(names)}")
 
 

@@ -8,7 +8,7 @@ from epcgroup.epc.group import Group
 from epcgroup.epc.machine import Machine
 from epcgroup.epc.pager import Pager
 from epcgroup.epc.pages import SECS_INDEX, VA_INDEX, Counters, Enclave, EpcPage, Kind, State, Vepc
-from epcgroup.epc.policy import POLICIES, STANDARD, V5, V17, Policy, by_name
+from epcgroup.epc.policy import POLICIES, STANDARD, V5, V17, Disable, Policy, by_name
 
 __all__ = [
     "POLICIES",
@@ -19,6 +19,7 @@ __all__ = [
     "VA_INDEX",
     "Caller",
     "Counters",
+    "Disable",
     "Enclave",
     "EpcPage",
     "Group",

@@ -17,7 +17,7 @@ from __future__ import annotations
 from epcgroup.epc.caller import Caller
 from epcgroup.epc.group import Group
 from epcgroup.epc.policy import Target
-from epcgroup.epc.queue import excess, queue_work, should_reclaim
+from epcgroup.epc.queue import excess, queue_work
 from epcgroup.epc.reclaim import Effort
 from epcgroup.epc.state import State as Epc
 from epcgroup.epc.walk import nothing_reclaimable
@@ -51,8 +51,6 @@ def charge(epc: Epc, caller: Caller, pages: int, may_reclaim: bool) -> None:
         if not effort.round(target, _batch(epc, target, pages)):
             raise NoEpc(f"{refusing.path} is at its limit and no page of {target.path} can be written out")
     group.pins += pages
-    if policy.prequeue and should_reclaim(epc, group):
-        queue_work(epc, group)
 
 
 def _ask_worker(epc: Epc, target: Group, pages: int) -> None:

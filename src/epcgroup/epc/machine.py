@@ -118,7 +118,7 @@ class Machine(Epc):
         root = self.groups.root
         if self.pool.free < self.low and not nothing_reclaimable(self, root):
             reclaim(self, root, global_batch(self, 0))
-        if self.policy.prequeue and should_reclaim(self, caller.group):
+        if self.policy.edmm_reclaims_group and should_reclaim(self, caller.group):
             reclaim(self, caller.group, self.policy.batch_min)
 
     # -- virtual EPC ---------------------------------------------------------

@@ -106,10 +106,10 @@ class Policy:
     # The per-group worker.
     on_max_written: OnMaxWritten
     goal: Callable[[int, int, int], int]  # (limit, EPC, wanted) -> usage at which it stops
-    prequeue: bool  # also queued by a successful charge above the goal (v11)
     disable: Disable
 
     # Allocation.
+    edmm_reclaims_group: bool  # the SGX2 ioctls also help their group (v10, ALLOC-33)
     busy_before_signal: bool  # a fault over the limit is retried even while a signal is pending (B-23)
     all_at_once: bool  # who needs several pages (page and SECS, page and VA) gets all or none
 
@@ -146,8 +146,8 @@ V5 = Policy(
     give_up=False,
     on_max_written=OnMaxWritten.WORKER,
     goal=goal_v5,
-    prequeue=False,
     disable=Disable.CASCADE,
+    edmm_reclaims_group=False,
     busy_before_signal=False,
     all_at_once=False,
     low=32,
@@ -171,8 +171,8 @@ V17 = Policy(
     give_up=False,
     on_max_written=OnMaxWritten.NOTHING,
     goal=goal_v17,
-    prequeue=True,
     disable=Disable.NEVER,
+    edmm_reclaims_group=True,
     busy_before_signal=False,
     all_at_once=False,
     low=32,
@@ -196,8 +196,8 @@ STANDARD = Policy(
     give_up=True,
     on_max_written=OnMaxWritten.WORKER_IF_ABOVE,
     goal=goal_standard,
-    prequeue=False,
     disable=Disable.ONE_AND_WAIT,
+    edmm_reclaims_group=False,
     busy_before_signal=True,
     all_at_once=True,
     low=32,

@@ -1,9 +1,10 @@
 """When background work is asked for, and where it stops (spec 3.4, 3.5).
 
 A group's worker is queued by a fault that was refused (a fault must not reclaim
-by itself: it holds the enclave's lock), by a written limit, or, before it comes
-to that, by a charge close to the limit: the policy says. It is in the queue at
-most once, and may be queued again as soon as it has begun.
+by itself: it holds the enclave's lock) and, if the policy says so, by a written
+limit. It is in the queue at most once, and may be queued again as soon as it has
+begun. (v11's mail announces a third occasion, a successful charge close to the
+limit; the recordings of v17 show no such run, so it is not here.)
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def excess(epc: Epc, group: Group, wanted: int) -> int:
 
 
 def should_reclaim(epc: Epc, group: Group) -> bool:
-    """Above the goal, with something to take: work before a charge is refused (spec 3.5)."""
+    """Above the goal of the worker, with something to take (spec 3.5)."""
     return excess(epc, group, 0) > 0 and not nothing_reclaimable(epc, group)
 
 

@@ -76,11 +76,10 @@ class _Program:
             for at, (code, yes, no, k) in enumerate(self._code)
         )
 
-    def open_x86_64(self) -> None:
-        """Let other architectures' calls pass; leave the call's number in A."""
+    def only_x86_64(self, others: str = "allow") -> None:
+        """Send the calls of other architectures (``int $0x80``) to ``others``."""
         self.op(_LD, _ARCH)
-        self.jump(_JEQ, _AUDIT_ARCH_X86_64, no="allow")
-        self.op(_LD, _NR)
+        self.jump(_JEQ, _AUDIT_ARCH_X86_64, no=others)
 
     def close(self) -> None:
         self.label("allow")
@@ -104,15 +103,18 @@ class _Program:
             self.op(_LD, place)
 
 
-def base_filter(*, libraries: bool = False, closes: bool = False) -> bytes:
+def base_filter(*, libraries: bool = False, closes: bool = False, int80: bool = False) -> bytes:
     """The filter that every traced program runs under.
 
     Stops: calls that name a file, SGX ioctls (type 0xA4), shared file mappings.
     ``libraries``: executable private file mappings too (CPUID in libraries).
     ``closes``: close and close_range too.
+    ``int80``: every ``int $0x80``, to use that instruction as a trap that is no
+    signal (then all calls of 32-bit programs stop as well).
     """
     program = _Program()
-    program.open_x86_64()
+    program.only_x86_64("trace" if int80 else "allow")
+    program.op(_LD, _NR)
     for name in _PATH_CALLS + (("close", "close_range") if closes else ()):
         program.jump(_JEQ, SYS[name], yes="trace")
     program.jump(_JEQ, SYS["newfstatat"], yes="newfstatat")
@@ -151,8 +153,7 @@ def enclave_filter(base: int, size: int) -> bytes:
     """
     end = base + size
     program = _Program()
-    program.op(_LD, _ARCH)
-    program.jump(_JEQ, _AUDIT_ARCH_X86_64, no="allow")
+    program.only_x86_64()
     # instruction_pointer is behind the two bytes of SYSCALL.
     program.if_at_least(_IP, _IP + 4, base + 2, "not below", "arguments")
     program.label("not below")

@@ -47,9 +47,10 @@ def uncharge(tree: Tree[G], group: G, resource: int, amount: int) -> None:
     """Take ``amount`` back from a group and all its ancestors.
 
     A counter that falls below zero is a caller's bug; it is counted in
-    ``tree.underflows`` (the kernel prints one warning) and not refused.
+    ``tree.underflows`` (the kernel prints one warning) and not refused. What was
+    charged comes back even if the capacity has become 0 since.
     """
-    if amount and 0 <= resource < len(tree.capacity) and tree.capacity[resource]:
+    if amount and 0 <= resource < len(tree.capacity):
         _subtract(tree, group, resource, amount, last=None)
 
 

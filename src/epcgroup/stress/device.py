@@ -61,26 +61,25 @@ class _AddPages(ctypes.Structure):
 class Enclave:
     """One loaded stress enclave; close() or the process's end releases it."""
 
-    def __init__(self, image: Image, key: SigningKey, device: str = DEVICE) -> None:
-        """Load, initialise and map ``image``.
-
-        Raises MissingCapability without a usable device, NoEpc when the limit or
-        the machine has no page left, Refused for any other refusal.
-        """
+    def __init__(self, image: Image, device: str = DEVICE) -> None:
+        """Open the device. Raises MissingCapability without a usable one."""
         self.image = image
-        self.fd = _open(device)
         self.base = 0
-        try:
-            self.base = _reserve(image.size)
-            self._create()
-            buffer = _Buffer(min(_CHUNK, image.heap_pages) * PAGE_SIZE)
-            for segment in image.segments():
-                self._add(segment, buffer)
-            self._init(image.certificate(key))
-            self._map()
-        except BaseException:
-            self.close()
-            raise
+        self.fd = _open(device)
+
+    def load(self, key: SigningKey) -> None:
+        """Create, fill, initialise and map the enclave, signed with ``key``.
+
+        Raises NoEpc when the limit or the machine has no page left, Refused for
+        any other refusal.
+        """
+        self.base = _reserve(self.image.size)
+        self._create()
+        buffer = _Buffer(min(_CHUNK, self.image.heap_pages) * PAGE_SIZE)
+        for segment in self.image.segments():
+            self._add(segment, buffer)
+        self._init(self.image.certificate(key))
+        self._map()
 
     def __enter__(self) -> Enclave:
         return self

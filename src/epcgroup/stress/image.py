@@ -68,8 +68,8 @@ class Image:
             raise BadInput(f"{self.threads} threads: from 1 to {MAX_THREADS} can be in one enclave")
         if self.heap_pages < self.threads:
             raise BadInput(
-                f"a heap of {self.heap_pages} pages gives {self.threads} threads "
-                f"less than a page each; take at least --heap {self.threads * 4}K"
+                f"{self.heap_pages} pages of heap are less than one per thread; "
+                f"take at least {self.threads * 4}K for {self.threads}"
             )
         if self.heap_pages * PAGE_SIZE > MAX_HEAP:
             raise BadInput(f"a heap of {format_size(self.heap_pages * PAGE_SIZE)}: an enclave may have 64G")

@@ -103,8 +103,8 @@ def run(enclave: Enclave, plan: Plan, on_sample: Callable[[float, int], None] | 
     crew = _Crew(enclave, plan)
     outcome = Outcome()
     began = time.monotonic()
-    crew.start()
     try:
+        crew.start()
         while crew.working(SAMPLE_S):
             if crew.started is not None and not crew.ended:
                 now = time.monotonic()
@@ -114,6 +114,7 @@ def run(enclave: Enclave, plan: Plan, on_sample: Callable[[float, int], None] | 
     except KeyboardInterrupt:
         outcome.interrupted = True
         crew.stop.set()
+        crew.filled.abort()
         while crew.working(SAMPLE_S):
             pass
     outcome.started = started = crew.started if crew.started is not None else time.monotonic()
@@ -168,9 +169,11 @@ class _Crew:
     def working(self, timeout: float) -> bool:
         """Wait up to ``timeout`` seconds for the end; False when all are done."""
         until = time.monotonic() + timeout
-        for worker in self.workers:
-            worker.thread.join(max(0.0, until - time.monotonic()))
-        return any(worker.thread.is_alive() for worker in self.workers)
+        # An interrupt may have come before all were started.
+        threads = [worker.thread for worker in self.workers if worker.thread.ident is not None]
+        for thread in threads:
+            thread.join(max(0.0, until - time.monotonic()))
+        return any(thread.is_alive() for thread in threads)
 
 
 class _Worker:
@@ -204,7 +207,7 @@ class _Worker:
             self.ended = time.monotonic()
             self._go(self._sweep, self._pattern("seq"), self._length)
         except threading.BrokenBarrierError:
-            pass  # another thread failed and says why
+            pass  # another thread failed and says why, or there was an interrupt
         except Exception as error:  # whatever it is, the other threads must not wait for this one
             self.error = error
             self._crew.stop.set()

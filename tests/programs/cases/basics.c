@@ -1,10 +1,8 @@
-/* What every SGX program does: load, enter, page, share, nest, report.  Also linked statically. */
+/* What every SGX program does: load, enter, page, run threads, nest.  Also linked statically. */
 #define _GNU_SOURCE
 #include <cpuid.h>
 #include <errno.h>
 #include <pthread.h>
-#include <sys/mman.h>
-#include <sys/wait.h>
 #include "check.h"
 
 static void cpuid(void)
@@ -181,6 +179,7 @@ static void nested_entry(void)
 
 	nested = by_vdso(&e, 0);
 	handle(SIGUSR1, enter_again, 0);
+	unblock(SIGUSR1);
 	CHECK(!pthread_create(&id, NULL, spin, by_enclu(&e, 0)), "pthread_create");
 	while (!count)
 		usleep(1000);
@@ -203,6 +202,7 @@ static void nested_entry_needs_a_frame(void)
 
 	nested = by_vdso(&e, 0);
 	handle(SIGUSR1, enter_again, 0);
+	unblock(SIGUSR1);
 	CHECK(!pthread_create(&id, NULL, spin, by_enclu(&e, 0)), "pthread_create");
 	while (!count)
 		usleep(1000);
@@ -216,190 +216,6 @@ static void nested_entry_needs_a_frame(void)
 	CHECK_EQ(nested->result.vector, 13);
 	CHECK_EQ(nested->result.function, EENTER);
 	enter(by_vdso(&e, 0));
-}
-
-/* ---- processes ---- */
-
-static int child_status(pid_t child)
-{
-	int status;
-
-	CHECK(waitpid(child, &status, 0) == child, "waitpid");
-	CHECK(WIFEXITED(status), "child killed by signal %d", WTERMSIG(status));
-	return WEXITSTATUS(status);
-}
-
-static void fork_shares(void)
-{
-	struct enclave e = load((struct spec){ .threads = 2, .heap = 200 });
-	struct call *c = by_vdso(&e, 0);
-	pid_t child;
-
-	must(c, OP_FILL, e.heap, 100, 1, 0);
-	child = fork();
-	if (child == 0) {
-		struct call *mine = by_vdso(&e, 1);
-
-		CHECK_EQ(must(mine, OP_CHECK, e.heap, 100, 1, 0), 0);
-		must(mine, OP_FILL, e.heap, 200, 2, 0);
-		CHECK_EQ(must(c, OP_CHECK, e.heap, 200, 2, 0), 0);
-		_exit(0);
-	}
-	CHECK_EQ(child_status(child), 0);
-	CHECK_EQ(must(c, OP_CHECK, e.heap, 200, 2, 0), 0);
-}
-
-/* The parent goes, the enclave stays with the child. */
-static void child_outlives_parent(void)
-{
-	int pipes[2];
-	char verdict = 0;
-	pid_t middle;
-
-	CHECK(!pipe(pipes), "pipe");
-	middle = fork();
-	if (middle == 0) {
-		struct enclave e = load((struct spec){ .heap = 150 });
-		struct call *c = by_vdso(&e, 0);
-
-		must(c, OP_FILL, e.heap, 150, 5, 0);
-		if (fork() == 0) {
-			usleep(100000);	/* the parent is gone now */
-			verdict = must(c, OP_CHECK, e.heap, 150, 5, 0) == 0 ? 'y' : 'n';
-			_exit(write(pipes[1], &verdict, 1) != 1);
-		}
-		_exit(0);
-	}
-	CHECK_EQ(child_status(middle), 0);
-	close(pipes[1]);
-	CHECK_EQ(read(pipes[0], &verdict, 1), 1);
-	CHECK_EQ(verdict, 'y');
-}
-
-static const char *self;
-
-static void exec_with_an_enclave(void)
-{
-	struct enclave e = load((struct spec){ .heap = 50 });
-	struct call *c = by_enclu(&e, 0);
-
-	must(c, OP_FILL, e.heap, 50, 1, 0);
-	execl("/proc/self/exe", self, "heap", "enter_bare", "report", NULL);
-	CHECK(0, "exec: %s", strerror(errno));
-}
-
-/* The mapping alone keeps the enclave. */
-static void close_while_mapped(void)
-{
-	struct enclave e = load((struct spec){ .heap = 100 });
-	struct call *c = by_vdso(&e, 0);
-
-	must(c, OP_FILL, e.heap, 100, 3, 0);
-	close(e.fd);
-	CHECK_EQ(must(c, OP_CHECK, e.heap, 100, 3, 0), 0);
-}
-
-static void dup_and_many(void)
-{
-	for (int i = 0; i < 12; i++) {
-		struct enclave e = load((struct spec){ .heap = 30 });
-		struct call *c = i & 1 ? by_vdso(&e, 0) : by_enclu(&e, 0);
-		int second = dup(e.fd);
-
-		must(c, OP_FILL, e.heap, 30, i, 0);
-		close(e.fd);
-		e.fd = second;
-		CHECK_EQ(must(c, OP_CHECK, e.heap, 30, i, 0), 0);
-		enclave_unload(&e);
-		call_free(c);
-	}
-}
-
-/* ---- local attestation ---- */
-
-static void key_for(struct call *c, const u8 *report, u8 key[16])
-{
-	u8 request[512] = { 0 };
-
-	request[0] = 3;				/* REPORT key */
-	memcpy(request + 40, report + 384, 32);	/* KEYID */
-	CHECK_EQ(must(c, OP_KEY, (u64)request, (u64)key, 0, 0), 0);
-	CHECK(!(c->asked.a[5] & 1 << 6), "ZF is set");
-}
-
-static void report(void)
-{
-	static u8 target[512] __attribute__((aligned(512))), data[64], made[432];
-	struct enclave a = load((struct spec){ .heap = 3 }), b = load((struct spec){ .heap = 4 });
-	struct call *ca = by_vdso(&a, 0), *cb = by_vdso(&b, 0);
-	u64 attributes = 0;
-	u8 key[16], mac[16];
-
-	memset(data, 0x5a, sizeof data);
-	memcpy(target, b.mrenclave, 32);
-	memcpy(target + 32, &b.spec.attributes, 8);
-	target[32] |= 1;			/* INIT */
-	memcpy(target + 40, &b.spec.xfrm, 8);
-	must(ca, OP_REPORT, (u64)target, (u64)data, (u64)made, 0);
-	CHECK(!memcmp(made + 64, a.mrenclave, 32), "MRENCLAVE in the report is not ours");
-	CHECK(!memcmp(made + 128, a.mrsigner, 32), "MRSIGNER in the report is not ours");
-	CHECK(!memcmp(made + 320, data, 64), "report data");
-	memcpy(&attributes, made + 48, 8);
-	CHECK_EQ(attributes, a.spec.attributes | 1);
-	CHECK_EQ(made[256], 7);			/* ISVPRODID */
-	CHECK_EQ(made[258], 1);			/* ISVSVN */
-	key_for(cb, made, key);
-	aes_cmac(key, made, 384, mac);
-	CHECK(!memcmp(mac, made + 416, 16), "the target cannot verify the report");
-	key_for(ca, made, key);
-	aes_cmac(key, made, 384, mac);
-	CHECK(memcmp(mac, made + 416, 16), "a report for another enclave verifies here");
-}
-
-static void keys(void)
-{
-	struct enclave a = load((struct spec){ .heap = 3 }), b = load((struct spec){ .heap = 4 });
-	struct call *ca = by_vdso(&a, 0), *cb = by_vdso(&b, 0);
-	u8 request[512] = { 0 }, ka[16], kb[16], again[16];
-
-	request[0] = 4;		/* SEAL */
-	request[2] = 1;		/* policy MRENCLAVE */
-	CHECK_EQ(must(ca, OP_KEY, (u64)request, (u64)ka, 0, 0), 0);
-	CHECK_EQ(must(ca, OP_KEY, (u64)request, (u64)again, 0, 0), 0);
-	CHECK_EQ(must(cb, OP_KEY, (u64)request, (u64)kb, 0, 0), 0);
-	CHECK(!memcmp(ka, again, 16), "the same request gave another key");
-	CHECK(memcmp(ka, kb, 16), "two enclaves share an MRENCLAVE key");
-	request[2] = 2;		/* policy MRSIGNER */
-	CHECK_EQ(must(ca, OP_KEY, (u64)request, (u64)ka, 0, 0), 0);
-	CHECK_EQ(must(cb, OP_KEY, (u64)request, (u64)kb, 0, 0), 0);
-	CHECK(!memcmp(ka, kb, 16), "one signer's enclaves do not share the MRSIGNER key");
-	request[4] = 2;		/* ISVSVN above our own */
-	CHECK_EQ(must(ca, OP_KEY, (u64)request, (u64)ka, 0, 0), 64);
-	CHECK(ca->asked.a[5] & 1 << 6, "ZF is not set");
-	request[4] = 0;
-	request[0] = 1;		/* PROVISION, without the attribute */
-	CHECK_EQ(must(ca, OP_KEY, (u64)request, (u64)ka, 0, 0), 2);
-	request[0] = 99;
-	CHECK_EQ(must(ca, OP_KEY, (u64)request, (u64)ka, 0, 0), 256);
-}
-
-/* Operands at the wrong alignment are #GP, an unknown leaf too. */
-static void bad_operands(void)
-{
-	struct enclave e = load((struct spec){ .heap = 4, .threads = 4 });
-	static const u64 bad[][4] = {	/* leaf, offsets of RBX, RCX, RDX in the heap */
-		{ 0, 256, 1024, 2048 }, { 0, 512, 1024 + 64, 2048 }, { 1, 256, 1024, 0 }, { 5, 32, 4096, 0 }, { 77, 0, 0, 0 },
-	};
-
-	for (unsigned i = 0; i < sizeof bad / sizeof *bad; i++) {
-		struct call *c = by_vdso(&e, 0);
-		int error = ask(c, NULL, OP_ENCLU, bad[i][0], e.heap + bad[i][1], e.heap + bad[i][2], e.heap + bad[i][3]);
-
-		CHECK(error == -EFAULT && c->result.vector == 13, "leaf %lu, case %u: returned %d, vector %u", bad[i][0], i,
-		      error, c->result.vector);
-		call_unwind(&e, c, 0, 0);
-		call_free(c);
-	}
 }
 
 int main(int argc, char **argv)
@@ -416,16 +232,7 @@ int main(int argc, char **argv)
 		{ "not_a_tcs", not_a_tcs },
 		{ "nested_entry", nested_entry },
 		{ "nested_entry_needs_a_frame", nested_entry_needs_a_frame },
-		{ "fork_shares", fork_shares },
-		{ "child_outlives_parent", child_outlives_parent },
-		{ "exec_with_an_enclave", exec_with_an_enclave },
-		{ "close_while_mapped", close_while_mapped },
-		{ "dup_and_many", dup_and_many },
-		{ "report", report },
-		{ "keys", keys },
-		{ "bad_operands", bad_operands },
 	};
 
-	self = argv[0];
 	return RUN(argc, argv, tests);
 }

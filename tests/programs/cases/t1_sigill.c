@@ -100,6 +100,7 @@ static void handled(void)
 {
 	e = load((struct spec){ 0 });
 	handle(SIGILL, skip_ud2, 0);
+	unblock(SIGILL);
 	for (int i = 0; i < ROUNDS; i++) {
 		CHECK_EQ(must(by_enclu(&e, 0), OP_NOP, 0, 0, 0, 0), 0);
 		CHECK_EQ(host_ud2(), 1);
@@ -143,6 +144,7 @@ static void *thousand(void *argument)
 {
 	mine = argument;
 	entered = 0;
+	unblock(SIGILL);
 	for (int i = 0; i < 1000; i++) {
 		CHECK_EQ(host_ud2(), 1);
 		CHECK_EQ(entered, i + 1);
@@ -226,6 +228,7 @@ static void real_sigill_kills(void)
 	rounds(by_enclu(&e, 0), 5);
 	child = fork();
 	if (child == 0) {
+		unblock(SIGILL);
 		rounds(by_enclu(&e, 0), 5);
 		host_ud2();
 		_exit(0);

@@ -100,6 +100,7 @@ static void syscall_bare(void)
 	bare = by_enclu(&e, 0);
 	nested = by_enclu(&e, 0);
 	handle(SIGILL, step_over, 0);
+	unblock(SIGILL);
 	for (int i = 0; i < 50; i++) {
 		CHECK_EQ(must(bare, OP_SYSCALL, SYS_write, ends[1], (u64)"x", 1), SYS_write);
 		nothing_written();

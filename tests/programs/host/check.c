@@ -157,8 +157,10 @@ int guarded(struct call *c, u64 leaf, struct caught *caught)
 {
 	static const int signals[] = { SIGSEGV, SIGILL, SIGFPE, SIGTRAP, SIGBUS };
 
-	for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
+	for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) {
 		handle(signals[i], catch, SA_NODEFER);
+		unblock(signals[i]);
+	}
 	caught->signal = 0;
 	record = caught;
 	if (!sigsetjmp(back, 1))

@@ -1,0 +1,83 @@
+"""The `epcgroup` command: one sub-command per module, imported when it is called.
+
+Each module of COMMANDS has ``add_parser(subparsers)``, which adds its parser and
+sets ``func(args) -> int`` on it. Only the module of the command that was asked
+for is imported, and it in turn imports what it needs when it runs: the help
+must come at once, and `stress` must not load the emulator.
+
+Exit status: 0 done; 1 the run failed (a limit refused, a page was wrong); 2 it
+could not begin (bad input, something missing here); 70 a bug of ours; 130
+interrupted. EPCGROUP_TRACEBACK=1 shows where an error came from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from epcgroup import __version__
+from epcgroup.errors import BadInput, EpcgroupError, InternalError, MissingCapability
+
+COMMANDS = {
+    "run": "run a command in an emulated SGX machine, in an EPC cgroup",
+    "stress": "load a real SGX enclave and touch its heap by pattern",
+    "demo": "three tenants, three limits, real paging: a table and a picture",
+    "conform": "replay recorded kernel behaviour against the engine",
+}
+
+EXIT_FAILED, EXIT_UNUSABLE, EXIT_BUG, EXIT_INTERRUPTED = 1, 2, 70, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line ``argv`` (default: this process's); the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        args = _parser(words).parse_args(words)
+        status: int = args.func(args)
+        sys.stdout.flush()
+    except EpcgroupError as error:
+        return _failed(error)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read us has gone, as `| head` does. Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    return status
+
+
+def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser; complete for the command that ``words`` name, one line for the others."""
+    parser = argparse.ArgumentParser(
+        prog="epcgroup",
+        description="SGX enclaves and EPC cgroups on any Linux machine.",
+        epilog="epcgroup COMMAND --help tells the options of a command.",
+    )
+    parser.add_argument("--version", action="version", version=f"epcgroup {__version__}")
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    asked = next((word for word in words if not word.startswith("-")), None)
+    for name, summary in COMMANDS.items():
+        if name == asked:
+            importlib.import_module(f"epcgroup.cli.{name}").add_parser(subparsers)
+        else:
+            subparsers.add_parser(name, help=summary)
+    return parser
+
+
+def _failed(error: EpcgroupError) -> int:
+    if os.environ.get("EPCGROUP_TRACEBACK") == "1":
+        raise error
+    # OSError would print its number in brackets; the text alone is what helps.
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    if isinstance(error, InternalError):
+        print(f"epcgroup: bug: {text}", file=sys.stderr)
+        return EXIT_BUG
+    print(f"epcgroup: {text}", file=sys.stderr)
+    return EXIT_UNUSABLE if isinstance(error, BadInput | MissingCapability) else EXIT_FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,26 @@
+"""Where the driver itself behaves differently from policy to policy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from epcgroup.epc import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """``short_count_on_signal``: an ADD_PAGES that is interrupted inside an
+    allocation after some pages returns their count, instead of being restarted
+    from the first page and failing there with EBUSY (B-33)."""
+
+    short_count_on_signal: bool
+
+
+FAITHFUL = Rules(short_count_on_signal=False)
+CORRECT = Rules(short_count_on_signal=True)
+_BY_POLICY = {"v5": FAITHFUL, "v17": FAITHFUL}
+
+
+def rules_for(policy: Policy) -> Rules:
+    """The driver's rules under a policy; correct unless it reproduces a kernel."""
+    return _BY_POLICY.get(policy.name, CORRECT)

@@ -1,0 +1,136 @@
+"""A snapshot for people (rich tables) and for programs (JSON, the same fields)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from epcgroup.observe.model import EnclaveView, GroupView, Snapshot
+from epcgroup.units import PAGE_SIZE, format_limit, format_size
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+_FULL = 0.98  # from this part of the limit on, usage is shown as being at the limit
+
+
+def to_json(snapshot: Snapshot) -> str:
+    """The snapshot as one JSON object; field names and units are those of the model."""
+    return json.dumps(asdict(snapshot))
+
+
+def render(snapshot: Snapshot) -> RenderableType:
+    """Two compact tables: cgroups, then enclaves if there were any."""
+    from rich.console import Group
+
+    parts: list[RenderableType] = [group_table(snapshot)]
+    if snapshot.enclaves:
+        parts.append(enclave_table(snapshot.enclaves))
+    return Group(*parts)
+
+
+def group_table(snapshot: Snapshot, *, title: str | None = None) -> Table:
+    """One row per cgroup, indented by depth."""
+    table = _table(title or machine_line(snapshot))
+    table.add_column("cgroup", no_wrap=True)
+    for name in ("limit", "current", "peak", "events", "pages in", "pages out", "faults", "stalled"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for group in snapshot.groups:
+        table.add_row(
+            indented(group.path),
+            format_limit(group.limit),
+            _current(group),
+            format_size(group.peak),
+            _count(group.events, "yellow"),
+            _count(group.pages_in),
+            _count(group.pages_out),
+            _count(group.faults),
+            seconds(group.stall_s),
+        )
+    return table
+
+
+def enclave_table(enclaves: Sequence[EnclaveView]) -> Table:
+    """One row per enclave, the living first."""
+    table = _table(None)
+    table.add_column("enclave", justify="right", no_wrap=True)
+    table.add_column("pid", justify="right", no_wrap=True)
+    table.add_column("command", no_wrap=True, overflow="ellipsis", max_width=20)
+    table.add_column("cgroup", no_wrap=True)
+    for name in ("size", "resident", "evicted", "SECS", "VA"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    for enclave in sorted(enclaves, key=lambda enclave: (enclave.ended, enclave.id)):
+        state = "[red]disabled[/]" if enclave.disabled else "ended" if enclave.ended else "alive"
+        table.add_row(
+            *(str(enclave.id), str(enclave.pid), enclave.command, enclave.group),
+            *(format_size(enclave.size), _pages(enclave.resident), _pages(enclave.evicted)),
+            *(str(enclave.secs), str(enclave.va), state),
+        )
+    return table
+
+
+def machine_line(snapshot: Snapshot) -> str:
+    """The machine in one line: size, what is free, policy, age."""
+    epc, free = snapshot.epc_pages * PAGE_SIZE, snapshot.free_pages * PAGE_SIZE
+    return f"EPC {format_size(epc)}, {format_size(free)} free · policy {snapshot.policy} · {snapshot.time_s:.1f} s"
+
+
+def plain_line(snapshot: Snapshot) -> str:
+    """All groups but the root in one line, for logs and pipes."""
+    groups = [group for group in snapshot.groups if group.path != "/"] or list(snapshot.groups)
+    cells = [
+        f"{group.path.lstrip('/') or '/'} {format_size(group.current)}/{format_limit(group.limit)} "
+        f"in {group.pages_in} out {group.pages_out}"
+        for group in groups
+    ]
+    return f"{snapshot.time_s:6.1f} s  " + "  |  ".join(cells)
+
+
+def indented(path: str) -> str:
+    """The last name of ``path``, set in by its depth; the root is `/`."""
+    parts = [part for part in path.split("/") if part]
+    return "  " * (len(parts) - 1) + parts[-1] if parts else "/"
+
+
+def seconds(value: float) -> str:
+    """A time span in the unit that suits it.
+
+    >>> seconds(0), seconds(0.0042), seconds(3.14159)
+    ('0', '4.2 ms', '3.14 s')
+    """
+    if value == 0:
+        return "0"
+    return f"{value * 1e3:.1f} ms" if value < 1 else f"{value:.2f} s"
+
+
+def _table(title: str | None) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        expand=False,
+    )
+
+
+def _current(group: GroupView) -> str:
+    text = format_size(group.current)
+    full = group.limit is not None and group.current >= group.limit * _FULL > 0
+    return f"[yellow]{text}[/]" if full else text
+
+
+def _count(number: int, colour: str | None = None) -> str:
+    text = f"{number:,}"
+    return f"[{colour}]{text}[/]" if colour and number else text
+
+
+def _pages(number: int) -> str:
+    return f"{number:,}"

@@ -1,0 +1,127 @@
+"""What all tests share: their order, the recorded data, and what the machine must have.
+
+No test is skipped. A machine that lacks something fails the test that needs
+it, and the message says what to do: a suite that passes has run every promise.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Cheap and telling first.
+ORDER = ("tests/unit", "tests/property", "tests/conformance", "tests/e2e", "tests/contract")
+
+settings.register_profile("epcgroup", deadline=None, print_blob=True)
+settings.register_profile("ci", settings.get_profile("epcgroup"), derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "epcgroup")
+
+
+# -- order -------------------------------------------------------------------
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort by directory, and keep the order of files and lines within each."""
+
+    def rank(item: pytest.Item) -> int:
+        place = item.path.relative_to(ROOT).as_posix() if item.path.is_relative_to(ROOT) else ""
+        ranks = [rank for rank, directory in enumerate(ORDER) if place.startswith(f"{directory}/")]
+        return ranks[0] if ranks else len(ORDER)
+
+    items.sort(key=rank)
+
+
+# -- what the machine must have ----------------------------------------------
+
+
+def _tool(name: str) -> Callable[[], bool]:
+    return lambda: shutil.which(name) is not None
+
+
+def _userfaultfd() -> bool:
+    libc = ctypes.CDLL(None, use_errno=True)
+    descriptor = libc.syscall(323, os.O_CLOEXEC | os.O_NONBLOCK)  # userfaultfd on x86-64
+    if descriptor < 0:
+        return False
+    os.close(descriptor)
+    return True
+
+
+def _ptrace() -> bool:
+    scope = Path("/proc/sys/kernel/yama/ptrace_scope")
+    return not scope.exists() or scope.read_text().strip() != "3"
+
+
+CAPABILITIES: dict[str, tuple[Callable[[], bool], str]] = {
+    "x86-64": (lambda: os.uname().machine == "x86_64", "SGX programs are x86-64 programs"),
+    "gcc": (_tool("gcc"), "run `make test`, which installs it, or: apt-get install gcc libc6-dev"),
+    "make": (_tool("make"), "apt-get install make"),
+    "userfaultfd": (
+        _userfaultfd,
+        "userfaultfd(2) is refused: run as root, or sysctl vm.unprivileged_userfaultfd=1; "
+        "in a container also allow it in the seccomp profile",
+    ),
+    "ptrace": (_ptrace, "tracing is off: sysctl kernel.yama.ptrace_scope=1"),
+}
+
+
+def need_capability(name: str) -> None:
+    """Fail the running test, with advice, unless the machine has capability ``name``."""
+    try:
+        probe, advice = CAPABILITIES[name]
+    except KeyError:
+        known = ", ".join(sorted(CAPABILITIES))
+        raise pytest.UsageError(f"no capability is called {name!r}; known are: {known}") from None
+    if not probe():
+        pytest.fail(f"this machine lacks {name}: {advice}", pytrace=False)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Check ``@pytest.mark.needs("gcc", …)`` before any fixture does work."""
+    for mark in item.iter_markers("needs"):
+        for name in mark.args:
+            need_capability(name)
+
+
+@pytest.fixture(scope="session")
+def need() -> Callable[[str], None]:
+    """``need("gcc")``: fails the test, with advice, where the machine lacks it."""
+    return need_capability
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+    call: pytest.CallInfo[None],  # noqa: ARG001 - pytest passes arguments by name
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A skip is a failure here; only an expected failure (xfail) is let through."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} wanted to be skipped; let it fail through need() instead"
+    return report
+
+
+# -- recorded data -----------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> Path:
+    """The recorded observations: ``$EPCGROUP_GOLDEN``, else ``../shared/golden`` beside the checkout."""
+    named = os.environ.get("EPCGROUP_GOLDEN")
+    directory = Path(named) if named else ROOT.parent / "shared" / "golden"
+    if not (directory / "misc_conformance.jsonl").is_file():
+        pytest.fail(
+            f"no recorded observations in {directory}: set EPCGROUP_GOLDEN to the directory "
+            "that holds misc_conformance.jsonl and the epc_*.jsonl files",
+            pytrace=False,
+        )
+    return directory

@@ -1,0 +1,121 @@
+"""The kernel's own SGX selftest, unmodified, passes inside `epcgroup run`.
+
+16 cases: building, signing and entering an enclave by the vDSO, more heap than
+the EPC holds, page permissions of both kinds, SGX2's growing, changing and
+removing of pages. With an EPC smaller than the enclave every case also pages.
+
+``v5`` and ``v17`` keep the series' fixed watermarks, which drain an EPC of 64
+pages at every wake-up of ksgxd; so the smallest machines are for ``standard``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.contract.selftest.build import CannotBuild, selftest
+
+CASES = [
+    "unclobbered_vdso",
+    "unclobbered_vdso_oversubscribed",
+    "unclobbered_vdso_oversubscribed_remove",
+    "clobbered_vdso",
+    "clobbered_vdso_and_user_function",
+    "tcs_entry",
+    "pte_permissions",
+    "tcs_permissions",
+    "epcm_permissions",
+    "augment",
+    "augment_via_eaccept",
+    "tcs_create",
+    "remove_added_page_no_eaccept",
+    "remove_added_page_invalid_access",
+    "remove_added_page_invalid_access_after_eaccept",
+    "remove_untouched_page",
+]
+LIMIT = 240  # seconds for one run of the program; the longest takes about ten
+
+pytestmark = [
+    pytest.mark.needs("x86-64", "gcc", "make", "ptrace", "userfaultfd"),
+    pytest.mark.timeout(LIMIT + 60),
+]
+
+
+@pytest.fixture(scope="session")
+def program() -> Path:
+    """The directory with the built selftest."""
+    try:
+        return selftest()
+    except CannotBuild as reason:
+        pytest.fail(f"the kernel's SGX selftest cannot be built: {reason}", pytrace=False)
+
+
+def run(directory: Path, pages: int, policy: str, command: tuple[str, ...] = ("./test_sgx",)) -> str:
+    """Run the selftest on a machine of ``pages`` EPC pages: its output, the status being 0."""
+    epcgroup = Path(sys.executable).parent / "epcgroup"
+    machine = ("--epc", f"{pages} pages", "--policy", policy, "--report", "none")
+    process = subprocess.Popen(
+        [str(epcgroup), "run", *machine, "--", *command], cwd=directory, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        output, _ = process.communicate(timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        output, _ = process.communicate()
+        pytest.fail(f"still running after {LIMIT} s; so far:\n{output[-4000:]}", pytrace=False)
+    assert process.returncode == 0, output[-4000:]
+    return output
+
+
+def results(output: str) -> dict[str, str]:
+    """Case to result (``ok``, ``not ok``, ``skip``) of the program's TAP lines.
+
+    A skipped case has no name on its line; it is known by its number.
+    """
+    found = {}
+    for verdict, number, rest in re.findall(r"^(ok|not ok) (\d+) ?(.*)$", output, re.MULTILINE):
+        skipped = "# SKIP" in rest
+        name = rest.partition("#")[0].strip().rpartition(".")[2] or CASES[int(number) - 1]
+        found[name] = "skip" if skipped else verdict
+    return found
+
+
+def expect_all(output: str) -> None:
+    """All 16 cases ran and passed, and the program counted so itself."""
+    assert results(output) == dict.fromkeys(CASES, "ok"), output[-4000:]
+    assert "# PASSED: 16 / 16 tests passed." in output
+
+
+@pytest.mark.parametrize("policy", ["standard", "v5", "v17"])
+@pytest.mark.parametrize("pages", [128, 700, 8192])
+def test_all_cases_pass(program: Path, pages: int, policy: str) -> None:
+    expect_all(run(program, pages, policy))
+
+
+@pytest.mark.parametrize("pages", [16, 64])
+def test_all_cases_pass_on_the_smallest_machines(program: Path, pages: int) -> None:
+    expect_all(run(program, pages, "standard"))
+
+
+def test_all_cases_pass_with_the_trap_signals_blocked(program: Path) -> None:
+    """A runtime may block SIGILL and SIGSEGV; the processor's faults reach an enclave all the same."""
+    blocked = ("env", "--block-signal=ILL,SEGV", "./test_sgx")
+    expect_all(run(program, 128, "standard", blocked))
+
+
+def test_a_program_that_fails_is_seen_to_fail(program: Path) -> None:
+    """Without the machine around it the same program passes nothing: our passes mean something."""
+    if Path("/dev/sgx_enclave").exists():
+        pytest.xfail("this machine has real SGX")
+    done = subprocess.run(
+        ["./test_sgx", "-t", "unclobbered_vdso"], cwd=program, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "ok" not in results(done.stdout).values()

@@ -1,0 +1,214 @@
+"""Nothing is left behind, whoever ends first and however; and the command's ending is the run's ending."""
+
+from __future__ import annotations
+
+import os
+import pty
+import random
+import select
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from tests.e2e.machine import NEEDS, command, run, started
+from tests.e2e.test_residency import tree
+
+pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(120)]
+
+
+def state_of(pid: int) -> str:
+    """R, S, T, t, Z … or "" when the process is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
+
+
+def wait_until_gone(pids: list[int], seconds: float = 5) -> dict[int, str]:
+    """Those that are still there afterwards, with their states; zombies are as good as gone."""
+    deadline = time.monotonic() + seconds
+    left = dict.fromkeys(pids, "?")
+    while left and time.monotonic() < deadline:
+        left = {pid: state for pid in pids if (state := state_of(pid)) not in ("", "Z", "X")}
+        time.sleep(0.01)
+    return left
+
+
+def traces() -> tuple[set[str], set[str], str]:
+    """What a run could leave: files in the usual places, mounts."""
+    names = {f"{place}/{name}" for place in ("/tmp", "/dev/shm") for name in os.listdir(place)}  # noqa: PTH208
+    ours = {name for name in names if "epcgroup" in name or "sgx" in name}
+    devices = {name for name in os.listdir("/dev") if "sgx" in name}  # noqa: PTH208
+    return ours, devices, Path("/proc/self/mounts").read_text()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_killing_the_supervisor_ends_its_enclaves(seed: int) -> None:
+    """At a random moment, while pages are evicted and loaded: no target survives, stopped or alive.
+
+    A survivor would find zeros where its evicted pages were; `load hold` would then say "the heap changed".
+    """
+    before = traces()
+    with started(command("load", "hold", 600, epc=150)) as process:
+        assert process.stdout is not None
+        if seed:  # seed 0: while it is still starting
+            assert process.stdout.readline() == "ready\n"
+        time.sleep(random.Random(seed).uniform(0.05, 1.0))
+        below = [pid for pid in tree(process.pid) if pid != process.pid]
+        assert below or not seed
+        os.kill(process.pid, signal.SIGKILL)
+        rest, _ = process.communicate(timeout=10)
+        assert wait_until_gone(below) == {}
+        assert "changed" not in rest
+    assert traces() == before
+
+
+def test_killing_the_supervisor_of_many_processes() -> None:
+    load = command("load", epc=1)[-1]
+    script = "for i in 1 2 3 4; do $LOAD hold 100 & done; wait"
+    with started(command("env", f"LOAD={load}", "bash", "-c", script, epc=150)) as process:
+        assert process.stdout is not None
+        for _ in range(4):
+            assert process.stdout.readline() == "ready\n"
+        below = [pid for pid in tree(process.pid) if pid != process.pid]
+        assert len(below) >= 5
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate(timeout=10)
+        assert wait_until_gone(below) == {}
+
+
+# -- the status is the command's ----------------------------------------------
+
+
+@pytest.mark.parametrize("status", [0, 1, 3, 77, 126, 255])
+def test_the_exit_status_passes_through(status: int) -> None:
+    assert run("sh", "-c", f"exit {status}", epc=64).status == status
+
+
+def test_the_exit_status_of_an_enclave_owner_passes_through() -> None:
+    assert run("load", "exit", 42, epc=64).status == 42
+
+
+@pytest.mark.parametrize("name", ["SIGSEGV", "SIGILL", "SIGKILL", "SIGABRT", "SIGTERM", "SIGBUS", "SIGTRAP"])
+def test_death_by_a_signal_passes_through(name: str) -> None:
+    number = signal.Signals[name]
+    assert run("load", "signal", int(number), epc=64).status == -number
+
+
+def test_a_command_that_is_not_there_is_127() -> None:
+    ended = run("/nowhere/no-such-program", epc=64)
+    assert ended.status == 127
+    assert "no-such-program" in ended.errors
+
+
+def test_standard_streams_are_the_commands_own() -> None:
+    """Standard output carries nothing of ours; standard input arrives."""
+    argv = command("cat", epc=64, options=("--report", "none"))
+    done = subprocess.run(
+        argv, input="four words for cat", capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "four words for cat", "")
+
+
+def test_a_command_without_enclave_leaves_nothing() -> None:
+    before = traces()
+    assert run("true", epc=64).status == 0
+    assert traces() == before
+
+
+# -- signals and the terminal ---------------------------------------------------
+
+# A script that says which signals reach it.
+REPORTER = """
+trap 'echo INT; exit 5' INT
+trap 'echo TERM; exit 6' TERM
+trap 'echo HUP; exit 7' HUP
+echo ready
+while :; do sleep 0.05; done
+"""
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 6), ("SIGHUP", 7)])
+def test_a_signal_sent_to_us_reaches_the_command(name: str, status: int) -> None:
+    with started(command("bash", "-c", REPORTER, epc=64, options=("--report", "none"))) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        os.kill(process.pid, signal.Signals[name])
+        rest, _ = process.communicate(timeout=20)
+        assert rest == f"{name[3:]}\n"
+        assert process.returncode == status
+
+
+class Terminal:
+    """A pseudo-terminal with `epcgroup run` as its foreground job."""
+
+    def __init__(self, argv: list[str]) -> None:
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.execv(argv[0], argv)
+        self.seen = ""
+
+    def type(self, keys: bytes) -> None:
+        os.write(self.fd, keys)
+
+    def wait_for(self, text: str, seconds: float = 20) -> None:
+        deadline = time.monotonic() + seconds
+        while text not in self.seen:
+            assert time.monotonic() < deadline, f"no {text!r} in {self.seen!r}"
+            if select.select([self.fd], [], [], 0.1)[0]:
+                self.seen += os.read(self.fd, 4096).decode()
+
+    def end(self) -> int:
+        deadline = time.monotonic() + 20
+        while True:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                os.close(self.fd)
+                return os.waitstatus_to_exitcode(status)
+            if time.monotonic() > deadline:
+                os.kill(self.pid, signal.SIGKILL)
+            time.sleep(0.01)
+
+
+def test_control_c_belongs_to_the_command() -> None:
+    terminal = Terminal(command("bash", "-c", REPORTER, epc=64, options=("--report", "none")))
+    terminal.wait_for("ready")
+    terminal.type(b"\x03")
+    terminal.wait_for("INT")
+    assert terminal.end() == 5
+
+
+def test_control_c_ends_an_enclave_owner() -> None:
+    terminal = Terminal(command("load", "hold", 300, epc=150, options=("--report", "none")))
+    terminal.wait_for("ready")
+    terminal.type(b"\x03")
+    assert terminal.end() == -signal.SIGINT
+
+
+def test_a_stopped_command_goes_on_where_it_was() -> None:
+    """SIGSTOP and SIGCONT work on an enclave's owner as on any process."""
+    with started(command("load", "hold", 300, epc=150)) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        (target,) = [pid for pid in tree(process.pid) if pid != process.pid]
+        for _ in range(3):
+            os.kill(target, signal.SIGSTOP)
+            deadline = time.monotonic() + 5
+            while state_of(target) not in "Tt" and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert state_of(target) in ("T", "t")
+            os.kill(target, signal.SIGCONT)
+            time.sleep(0.2)
+            assert state_of(target) in ("R", "S", "D", "t")
+        ticks = cpu_ticks(target)
+        time.sleep(0.7)
+        assert cpu_ticks(target) > ticks, "it does not run after SIGCONT"
+        os.kill(target, signal.SIGTERM)
+        assert process.wait(20) == -signal.SIGTERM
+
+
+def cpu_ticks(pid: int) -> int:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])

@@ -1,0 +1,118 @@
+"""What real runtimes demand of the machine beyond the kernel's selftest, one small program per demand.
+
+The programs are tests/programs/cases/*.c; each case is described there. Every machine here has less EPC
+than the enclaves have pages, so that all of it also happens to pages that were evicted meanwhile.
+"""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+from tests.e2e.machine import NEEDS, all_cases, expect_case, programs
+
+pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(300)]
+
+EPC = 128  # pages
+CASES = {
+    "basics": (
+        "cpuid", "enter_vdso", "enter_bare", "heap", "untouched_heap_is_zero", "two_enclaves", "threads",
+        "busy_tcs_is_gp", "not_a_tcs", "nested_entry", "nested_entry_needs_a_frame",
+    ),
+    "processes": (
+        "fork_shares", "child_outlives_parent", "exec_with_an_enclave", "close_while_mapped",
+        "dup_and_many",
+    ),
+    "keys": (
+        "report", "keys", "bad_operands",
+    ),
+    "t1_sigill": (
+        "blocked_bare", "blocked_vdso", "all_blocked", "blocked_before_load", "ignored", "handled",
+        "pending", "in_handler", "in_handler_all_blocked", "in_handler_four_threads", "disposition_race",
+        "real_sigill_kills",
+    ),
+    "t2_epcm": (
+        "pending_read", "pending_write", "accept_first", "restricted_write", "trimmed", "mapping_refuses",
+        "unmapped", "threads_all_blocked", "signal_at_the_aep", "sent_signals_still_arrive",
+    ),
+    "t3_state": (
+        "across_page_faults", "across_timer_signals", "across_faults_frame_of_4", "with_all_of_xcr0",
+        "frame_of_1", "frame_of_4", "rewritten_registers", "rewritten_xstate_bv", "xstate_outside_xfrm",
+        "xsave_header_tail", "outside_is_initial", "two_levels", "exinfo",
+    ),
+    "t4_exec": (
+        "call_works", "no_x_faults", "no_x_before_accept", "again_and_again", "neighbours_keep_x",
+        "no_r_faults", "no_r_survives_eviction", "x_survives_eviction", "straddling_instruction",
+        "straddling_eviction", "added_page", "executing_a_hole", "mapping_without_exec", "bad_restrictions",
+    ),
+    "t5_mapping": (
+        "probes", "device_names", "mapped_before_create", "unmapped_below", "old_mapping_takes_new_pages",
+        "trial_mapping", "permissions", "remapped", "huge_and_sparse", "descriptor_survives_dup_and_close",
+    ),
+    "t6_syscall": (
+        "syscall_vdso", "syscall_bare", "fatal_syscalls", "ud2", "divide_by_zero", "in_instruction",
+        "out_instruction", "int_80", "int3", "bare_signals", "rdtsc_runs", "range_is_free_afterwards",
+    ),
+    "vdso_ways": (
+        "by_dynamic", "by_sections", "same_function", "clock_still_works", "bad_arguments",
+        "nothing_to_resume",
+    ),
+    "vdso_weak": (
+        "by_weak_symbol",
+    ),
+    "dlopener": (
+        "in_one_thread", "in_many_threads",
+    ),
+}  # fmt: skip
+ALL = [(program, case) for program, cases in CASES.items() for case in cases]
+STATIC = (
+    "basics-static",
+    "basics-fixed",
+    *(f"{p}-static" for p in ("processes", "t1_sigill", "t3_state", "t6_syscall")),
+)
+
+
+def passed(program: str) -> dict[str, str]:
+    """What a program without a failure reports."""
+    return dict.fromkeys(CASES[program], "ok")
+
+
+@pytest.mark.parametrize(("program", "case"), ALL, ids=[f"{program}-{case}" for program, case in ALL])
+def test_case(program: str, case: str) -> None:
+    expect_case(program, case, EPC)
+
+
+@pytest.mark.parametrize("program", CASES)
+def test_no_case_is_forgotten(program: str) -> None:
+    """What a program runs is what is listed here."""
+    assert set(all_cases(program, EPC).cases) == set(CASES[program])
+
+
+@pytest.mark.parametrize("program", STATIC)
+def test_a_static_binary_is_served_alike(program: str) -> None:
+    """No dynamic linker, no shared libc: everything happens at the system call."""
+    ended = all_cases(program, EPC)
+    assert ended.cases == passed(program.rpartition("-")[0]), ended.errors[-3000:]
+    assert ended.status == 0
+
+
+@pytest.mark.parametrize("program", ["basics", "t1_sigill", "t2_epcm", "t6_syscall"])
+def test_signals_blocked_in_the_inherited_mask(program: str) -> None:
+    """A launcher may hand down a mask that blocks everything a trap could be answered with."""
+    ended = all_cases(program, EPC, ("env", "--block-signal"))
+    assert ended.cases == passed(program), ended.errors[-3000:]
+
+
+@pytest.mark.parametrize("pages", [24, 4096])
+def test_register_state_on_small_and_large_machines(pages: int) -> None:
+    ended = all_cases("t3_state", pages)
+    assert ended.cases == passed("t3_state"), ended.errors[-3000:]
+
+
+def test_the_programs_do_not_pass_without_the_machine() -> None:
+    """Outside `epcgroup run` there is no SGX here: our passes mean something."""
+    done = subprocess.run(
+        [str(programs() / "basics"), "enter_vdso"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode != 0
+    assert done.stdout.startswith("not ok enter_vdso: ")

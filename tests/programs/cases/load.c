@@ -1,0 +1,158 @@
+/* One enclave with a heap, and something to do with it.  For tests that watch from outside and for the
+ * benchmark; prints "ready" when the enclave works.
+ *
+ *     load hold PAGES          fill the heap, then touch it round and round until killed
+ *     load once PAGES          fill, check, exit 0; 3 if the contents were wrong, 4 if loading failed
+ *     load close PAGES         fill, check, munmap and close, "closed", then wait for a line on stdin
+ *     load fork PAGES          the same work, then a child with the mapping that outlives us by 0.3 s
+ *     load touch PAGES I N [outside]
+ *                              let page I of the heap be evicted, N times load and change it and let it be
+ *                              evicted again, then read it, from inside or from outside
+ *     load times PAGES N SEED  N timed random single-word updates; prints N cycle counts, one a line
+ *     load exit STATUS         exit with STATUS after having used an enclave
+ *     load signal NUMBER       die of a signal inside the enclave's owner
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include "check.h"
+
+static struct enclave e;
+static struct call *c;
+static u64 pages;
+
+static void start(void)
+{
+	if (enclave_load(&e, (struct spec){ .heap = pages, .threads = 2 })) {
+		printf("%s: %s\n", e.step, strerror(e.error));
+		fflush(stdout);
+		_exit(4);
+	}
+	c = call_new(e.tcs[0], vdso_by_dynamic());
+	must(c, OP_FILL, e.heap, pages, 1, 0);
+	printf("ready\n");
+	fflush(stdout);
+}
+
+static int right(void)
+{
+	return must(c, OP_CHECK, e.heap, pages, 1, 0) == 0;
+}
+
+static int hold(void)
+{
+	while (right())
+		;
+	printf("the heap changed\n");
+	return 3;
+}
+
+static int close_and_wait(void)
+{
+	char line[8];
+
+	if (!right())
+		return 3;
+	enclave_unload(&e);
+	printf("closed\n");
+	fflush(stdout);
+	return fgets(line, sizeof line, stdin) ? 0 : 1;
+}
+
+static int fork_and_leave(void)
+{
+	if (fork() == 0) {
+		usleep(300000);
+		c = call_new(e.tcs[1], vdso_by_dynamic());
+		_exit(right() ? 0 : 3);
+	}
+	return right() ? 0 : 3;
+}
+
+/* Work on the pages before this one only: on a small machine it is evicted. */
+static void leave_alone(u64 page)
+{
+	for (int i = 0; i < 3; i++)
+		must(c, OP_FILL, e.heap, page, 1, 0);
+}
+
+/* Exit status 5: the access came back as an exception (inside), 3: with wrong contents. */
+static int touch(u64 page, u64 changes, int outside)
+{
+	u64 value, want = changes ? changes : pattern(1, page, 0);
+
+	leave_alone(page);
+	for (u64 i = 1; i <= changes; i++) {
+		must(c, OP_PUT, e.heap + page * PAGE, i, 0, 0);
+		leave_alone(page);
+	}
+	printf("touching page %lu of the enclave\n", (e.heap - e.base) / PAGE + page);
+	fflush(stdout);
+	if (outside)
+		return *(volatile u64 *)(e.heap + page * PAGE) == want ? 0 : 3;
+	if (ask(c, &value, OP_GET, e.heap + page * PAGE, 0, 0, 0)) {
+		printf("exception: vector %u, code %#x, page %ld\n", c->result.vector, c->result.error_code,
+		       (long)(c->result.address - e.heap) / (long)PAGE);
+		return 5;
+	}
+	return value == want ? 0 : 3;
+}
+
+static int times(u64 n, u64 seed)
+{
+	u64 *list = malloc(n * 8), *cycles = malloc(n * 8);
+
+	if (!list || !cycles)
+		return 2;
+	for (u64 i = 0; i < n; i++) {
+		list[i] = e.heap + next_random(&seed) % pages * PAGE;
+		cycles[i] = 0;
+	}
+	must(c, OP_TIMES, (u64)list, n, (u64)cycles, 0);
+	for (u64 i = 0; i < n; i++)
+		printf("%lu %lu\n", (list[i] - e.heap) / PAGE, cycles[i]);
+	return 0;
+}
+
+static int die(int number)
+{
+	setrlimit(RLIMIT_CORE, &(struct rlimit){ 0, 0 });
+	signal(number, SIG_DFL);
+	raise(number);
+	return 0;
+}
+
+static int usage(void)
+{
+	fprintf(stderr, "load hold|once|close|fork|touch|times|exit|signal NUMBER …: see the source\n");
+	return 2;
+}
+
+int main(int argc, char **argv)
+{
+	const char *mode = argc > 2 ? argv[1] : "";
+	u64 number = argc > 2 ? strtoul(argv[2], NULL, 0) : 0;
+
+	pages = !strcmp(mode, "exit") || !strcmp(mode, "signal") ? 20 : number;
+	if (argc < 3 || !pages)
+		return usage();
+	start();
+	if (!strcmp(mode, "hold"))
+		return hold();
+	if (!strcmp(mode, "once"))
+		return right() ? 0 : 3;
+	if (!strcmp(mode, "close"))
+		return close_and_wait();
+	if (!strcmp(mode, "fork"))
+		return fork_and_leave();
+	if (!strcmp(mode, "touch") && argc > 4)
+		return touch(strtoul(argv[3], NULL, 0), strtoul(argv[4], NULL, 0), argc > 5);
+	if (!strcmp(mode, "times") && argc > 4)
+		return times(strtoul(argv[3], NULL, 0), strtoul(argv[4], NULL, 0));
+	if (!strcmp(mode, "exit"))
+		return right() ? (int)number : 3;
+	if (!strcmp(mode, "signal"))
+		return die(number);
+	return usage();
+}
