@@ -18,7 +18,7 @@ EPCM_VIOLATION = PF_P | PF_U | PF_SGX
 VECTOR_DB, VECTOR_BP, VECTOR_UD, VECTOR_GP, VECTOR_PF = 1, 3, 6, 13, 14
 
 
-class LeafFault(EpcgroupError):  # noqa: N818 — the hardware's word
+class LeafFault(EpcgroupError):
     """An SGX leaf faulted."""
 
     vector = 0

@@ -34,7 +34,7 @@ _NONCE = struct.Struct("<Q4x")
 _AAD = struct.Struct("<QQQ?")  # SECINFO flags, linear address, enclave id, all zero
 
 
-class MacCompareFail(ValueError):  # noqa: N818 — the hardware's word
+class MacCompareFail(ValueError):
     """ELDU code 9: old version, changed bytes, or another page's seal."""
 
     code = SgxError.MAC_COMPARE_FAIL

@@ -150,7 +150,6 @@ K_IGNORE_AFTER: Final = 47  # -1: never
 K_GIVE_UP: Final = 48
 K_DIRECT: Final = 49
 K_GOAL: Final = 50  # 0 v5, 1 v17, 2 standard
-K_PREQUEUE: Final = 51
 K_DISABLE: Final = 52  # 0 never, 1 cascade, 2 one and wait
 K_PAIR: Final = 53
 K_WITH_ROOT: Final = 54  # events: the root counts, no events_local

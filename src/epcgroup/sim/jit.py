@@ -29,15 +29,14 @@ except ImportError as missing:
 
 F = TypeVar("F", bound=Callable[..., object])
 
-_SOURCES = ("jit.py", "columns.py", "reclaim.py", "rules.py", "kernel.py")
+_SOURCES = ("jit", "columns", "lists", "reclaim", "charge", "background", "enclaves", "kernel")
 
 
 def cache_dir() -> Path:
     """The folder of this version's machine code."""
     digest = hashlib.sha256(f"{numba.__version__} {sys.version} {platform.machine()}".encode())
     for name in _SOURCES:
-        path = Path(__file__).with_name(name)
-        digest.update(path.read_bytes() if path.exists() else b"")
+        digest.update(Path(__file__).with_name(f"{name}.py").read_bytes())
     base = os.environ.get("EPCGROUP_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME")
     root = Path(base) if base else Path.home() / ".cache"
     return root / "epcgroup" / f"kernel-{digest.hexdigest()[:16]}"

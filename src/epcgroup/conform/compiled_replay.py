@@ -1,19 +1,21 @@
-"""The compiled engine driven by the operations of a recorded EPC trace, one by one.
+"""Replaying operations on the compiled engine: the same face as :class:`.epc_replay.EpcReplay`.
 
-What golden EPC traces say in text (``mkcg``, ``encl``, ``touch`` …), done with a
-:class:`~.machine.CompiledMachine`, and seen as they see it: results, the log of
-evictions and loads in order, and checkpoints of the whole state.
+Results, the log of evictions and loads in order, and checkpoints of the whole
+state are what the reference engine's replay shows, so either judges the other.
 """
 
 from __future__ import annotations
 
-from itertools import groupby
+import errno
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from epcgroup.epc.policy import Policy
-from epcgroup.errors import Refused
+from epcgroup.conform.ranges import parse_pages, ranges, run_lengths, tagged_ranges
+from epcgroup.epc import Policy
+from epcgroup.errors import BadInput, Refused
+from epcgroup.misc import EventRule
 from epcgroup.sim import columns as c
 from epcgroup.sim.machine import CompiledMachine
 from epcgroup.units import PAGE_SIZE
@@ -22,10 +24,10 @@ _LOG_ROOM = 1 << 20
 _CALLS = 8
 
 
-class Script:
+class CompiledReplay:
     """One machine, and the names that a trace gives to processes, enclaves and guests."""
 
-    def __init__(self, epc_pages: int, policy: Policy, *, sgx2: bool = False) -> None:
+    def __init__(self, policy: Policy, epc_pages: int, sgx2: bool) -> None:
         self.machine = CompiledMachine(epc_pages, policy, sgx2=sgx2, log_room=_LOG_ROOM)
         self.policy = policy
         self._process: dict[int, int] = {}  # process -> group
@@ -34,21 +36,26 @@ class Script:
         self._owner: dict[int, int] = {}
         self._guest: dict[int, tuple[int, int, dict[int, int]]] = {}  # name -> process, size, page -> group
 
-    def run(self, text: str) -> dict[str, Any]:
-        """Do one operation: ``r``, ``free``, and ``n``, ``k``, ``log`` where they apply."""
-        word, *arguments = text.split()
+    def run(self, op: str) -> dict[str, Any]:
+        """Perform one operation; what was seen, with the keys of a recorded step."""
+        name, *arguments = op.split()
+        handler: Callable[..., None] | None = getattr(self, f"_op_{name}", None)
+        if handler is None:
+            raise BadInput(f"unknown operation {name!r}")
         seen: dict[str, Any] = {}
         try:
-            getattr(self, f"_{word}")(seen, *arguments)
+            handler(seen, *arguments)
         except Refused as refusal:
-            seen["r"] = -(refusal.errno or 0)
+            seen["r"] = -(refusal.errno or errno.EINVAL)
+        except (TypeError, ValueError, KeyError) as error:
+            raise BadInput(f"operation {op!r}: {error}") from None
         self.machine.settle()
         seen.setdefault("r", 0)
         seen["free"] = self.machine.free
         log = self._log()
         if log:
             seen["log"] = log
-        return seen
+        return {"op": op, **seen}
 
     def check(self) -> dict[str, Any]:
         """The whole state."""
@@ -65,21 +72,21 @@ class Script:
 
     # -- operations ------------------------------------------------------------
 
-    def _mkcg(self, _seen: dict[str, Any], path: str) -> None:
+    def _op_mkcg(self, _seen: dict[str, Any], path: str) -> None:
         self.machine.mkdir(path)
 
-    def _rmcg(self, _seen: dict[str, Any], path: str) -> None:
+    def _op_rmcg(self, _seen: dict[str, Any], path: str) -> None:
         self.machine.rmdir(path)
 
-    def _max(self, _seen: dict[str, Any], path: str, limit: str) -> None:
+    def _op_max(self, _seen: dict[str, Any], path: str, limit: str) -> None:
         self.machine.set_max(self.machine.group(path), None if limit == "max" else int(limit))
 
-    def _proc(self, _seen: dict[str, Any], name: str, path: str) -> None:
+    def _op_proc(self, _seen: dict[str, Any], name: str, path: str) -> None:
         group = self.machine.group(path)
         self._process[int(name)] = group
         self.machine.attach(group)
 
-    def _move(self, _seen: dict[str, Any], name: str, path: str) -> None:
+    def _op_move(self, _seen: dict[str, Any], name: str, path: str) -> None:
         process, group = int(name), self.machine.group(path)
         before = self._process[process]
         self._process[process] = group
@@ -87,13 +94,15 @@ class Script:
         self.machine.detach(before)
         self.machine.move([row for e, row in self._enclave.items() if self._owner[e] == process], group)
 
-    def _encl(self, _seen: dict[str, Any], name: str, process: str, size: str) -> None:
+    def _op_encl(self, _seen: dict[str, Any], name: str, process: str, size: str) -> None:
         row = self.machine.create_enclave(self._process[int(process)], int(size))
         self._enclave[int(name)] = row
         self._name[row] = int(name)
         self._owner[int(name)] = int(process)
 
-    def _add(self, seen: dict[str, Any], name: str, first: str, pages: str, settle_each: bool = True) -> None:
+    def _op_add(
+        self, seen: dict[str, Any], name: str, first: str, pages: str, settle_each: bool = True
+    ) -> None:
         row = self._enclave.get(int(name))
         seen["n"] = 0
         if row is None:
@@ -101,18 +110,18 @@ class Script:
             return
         seen["n"], seen["r"] = self.machine.add_pages(row, int(first), int(pages), settle_each=settle_each)
 
-    def _addb(self, seen: dict[str, Any], name: str, first: str, pages: str) -> None:
-        self._add(seen, name, first, pages, settle_each=False)
+    def _op_addb(self, seen: dict[str, Any], name: str, first: str, pages: str) -> None:
+        self._op_add(seen, name, first, pages, settle_each=False)
 
-    def _init(self, seen: dict[str, Any], name: str) -> None:
+    def _op_init(self, seen: dict[str, Any], name: str) -> None:
         row = self._enclave.get(int(name))
         if row is None:
             seen["r"] = -9
             return
         self.machine.initialise(row)
 
-    def _touch(self, seen: dict[str, Any], name: str, *pages: str) -> None:
-        wanted = np.array(_expand(pages), np.int64)
+    def _op_touch(self, seen: dict[str, Any], name: str, *pages: str) -> None:
+        wanted = np.array(parse_pages(list(pages)), np.int64)
         row = self._enclave.get(int(name))
         size = -1 if row is None else int(self.machine.en[row, c.SIZE])
         inside = int(np.argmax(wanted >= size)) if (wanted >= size).any() else len(wanted)
@@ -125,30 +134,30 @@ class Script:
             results.append(-3)
         self._record(seen, results)
 
-    def _close(self, seen: dict[str, Any], name: str) -> None:
+    def _op_close(self, seen: dict[str, Any], name: str) -> None:
         row = self._enclave.pop(int(name), None)
         if row is None:
             seen["r"] = -9
             return
         self.machine.release(row)
 
-    def _exit(self, seen: dict[str, Any], name: str) -> None:
+    def _op_exit(self, seen: dict[str, Any], name: str) -> None:
         process = int(name)
         for enclave in sorted(self._enclave):
             if self._owner[enclave] == process:
-                self._close(seen, str(enclave))
+                self._op_close(seen, str(enclave))
         for guest in sorted(self._guest):
             if self._guest[guest][0] == process:
-                self._vclose(seen, str(guest))
+                self._op_vclose(seen, str(guest))
         self.machine.detach(self._process.pop(process))
 
-    def _vepc(self, _seen: dict[str, Any], name: str, process: str, pages: str) -> None:
+    def _op_vepc(self, _seen: dict[str, Any], name: str, process: str, pages: str) -> None:
         self._guest[int(name)] = int(process), int(pages), {}
 
-    def _vtouch(self, seen: dict[str, Any], name: str, *pages: str) -> None:
+    def _op_vtouch(self, seen: dict[str, Any], name: str, *pages: str) -> None:
         process, size, held = self._guest[int(name)]
         results: list[int] = []
-        for page in _expand(pages):
+        for page in parse_pages(list(pages)):
             k = self._touch_guest(process, held, page) if page < size else -3
             self.machine.settle()
             results.append(k)
@@ -170,7 +179,7 @@ class Script:
             self.machine.settle()
         return -2
 
-    def _vclose(self, seen: dict[str, Any], name: str) -> None:
+    def _op_vclose(self, seen: dict[str, Any], name: str) -> None:
         guest = self._guest.pop(int(name), None)
         if guest is None:
             seen["r"] = -9
@@ -181,16 +190,16 @@ class Script:
     # -- how it is written -------------------------------------------------------
 
     def _record(self, seen: dict[str, Any], results: list[int]) -> None:
-        seen["k"] = _run_length(results)
+        seen["k"] = run_lengths(results)
         if results and results[-1] < 0:
             seen["r"] = results[-1]
 
     def _log(self) -> str:
-        entries = []
+        entries: list[tuple[str, int, str]] = []
         for enclave, page in self.machine.take_log():
             sign, row = ("-", ~enclave) if enclave < 0 else ("+", enclave)
-            entries.append((f"{sign}{self._name[int(row)]}", int(page)))
-        return _ranges(entries)
+            entries.append((f"{sign}{self._name[int(row)]}:", int(page), ""))
+        return tagged_ranges(entries)
 
     def _group_state(self, number: int) -> dict[str, Any]:
         m, row = self.machine, self.machine.cg[number]
@@ -206,7 +215,7 @@ class Script:
             "loaded": int(row[c.LOADED]),
             "lru": self._list(number),
         }
-        if self.policy.name == "v5":
+        if self.policy.misc.event_rule is EventRule.WITH_ROOT:
             state["unrec"] = " ".join(
                 f"{self._name[e]}:{'S' if secs else 'V'}" for e, secs in m.unreclaimable(number)
             )
@@ -217,12 +226,12 @@ class Script:
         return state
 
     def _list(self, number: int) -> str:
-        m, parts = self.machine, []
+        m, parts = self.machine, list[tuple[str, int, str]]()
         for page in m.reclaimable(number).tolist():
             row = int(m.ow[page >> c.BLOCK])
-            young = bool(m.fl[page] & c.ACCESSED)
-            parts.append((self._name[row], page - m.base(row), young))
-        return _spans(parts)
+            young = "y" if m.fl[page] & c.ACCESSED else ""
+            parts.append((f"{self._name[row]}:", page - m.base(row), young))
+        return tagged_ranges(parts)
 
     def _enclave_state(self, name: int) -> dict[str, Any]:
         m, number = self.machine, self._enclave[name]
@@ -234,54 +243,8 @@ class Script:
             "va": int(row[c.VA_COUNT]),
             "page_cnt": int(row[c.PAGE_CNT]),
             "child": int(row[c.CHILDREN]),
-            "res": " ".join(_numbers(resident)),
+            "res": ranges(resident),
         }
-        if self.policy.name == "v5":
+        if self.policy.track_unreclaimable:
             state["oom"] = bool(row[c.FLAGS] & c.DISABLED)
         return state
-
-
-def _expand(words: tuple[str, ...]) -> list[int]:
-    pages: list[int] = []
-    for word in words:
-        first, _, last = word.partition("-")
-        pages.extend(range(int(first), int(last or first) + 1))
-    return pages
-
-
-def _run_length(values: list[int]) -> str:
-    parts = []
-    for value, run in groupby(values):
-        count = len(list(run))
-        parts.append(str(value) if count == 1 else f"{value}*{count}")
-    return " ".join(parts)
-
-
-def _numbers(pages: list[int]) -> list[str]:
-    spans: list[list[int]] = []
-    for page in pages:
-        if spans and page == spans[-1][1] + 1:
-            spans[-1][1] = page
-        else:
-            spans.append([page, page])
-    return [str(a) if a == b else f"{a}-{b}" for a, b in spans]
-
-
-def _spans(entries: list[tuple[int, int, bool]]) -> str:
-    spans: list[list[Any]] = []
-    for name, page, young in entries:
-        if spans and spans[-1][0] == name and spans[-1][2] == page - 1 and spans[-1][3] == young:
-            spans[-1][2] = page
-        else:
-            spans.append([name, page, page, young])
-    return " ".join(f"{n}:{a if a == b else f'{a}-{b}'}{'y' if y else ''}" for n, a, b, y in spans)
-
-
-def _ranges(entries: list[tuple[str, int]]) -> str:
-    spans: list[list[Any]] = []
-    for name, page in entries:
-        if page >= 0 and spans and spans[-1][0] == name and spans[-1][1] >= 0 and spans[-1][2] == page - 1:
-            spans[-1][2] = page
-        else:
-            spans.append([name, page, page])
-    return " ".join(f"{n}:{'S' if a < 0 else a if a == b else f'{a}-{b}'}" for n, a, b in spans)
