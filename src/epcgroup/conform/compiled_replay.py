@@ -87,15 +87,15 @@ class CompiledReplay:
         self.machine.attach(group)
 
     def _op_move(self, _seen: dict[str, Any], name: str, path: str) -> None:
-        process, group = int(name), self.machine.group(path)
-        before = self._process[process]
+        process, before = int(name), self._group_of(name)
+        group = self.machine.group(path)
         self._process[process] = group
         self.machine.attach(group)
         self.machine.detach(before)
         self.machine.move([row for e, row in self._enclave.items() if self._owner[e] == process], group)
 
     def _op_encl(self, _seen: dict[str, Any], name: str, process: str, size: str) -> None:
-        row = self.machine.create_enclave(self._process[int(process)], int(size))
+        row = self.machine.create_enclave(self._group_of(process), int(size))
         self._enclave[int(name)] = row
         self._name[row] = int(name)
         self._owner[int(name)] = int(process)
@@ -142,6 +142,7 @@ class CompiledReplay:
         self.machine.release(row)
 
     def _op_exit(self, seen: dict[str, Any], name: str) -> None:
+        self._group_of(name)
         process = int(name)
         for enclave in sorted(self._enclave):
             if self._owner[enclave] == process:
@@ -152,10 +153,11 @@ class CompiledReplay:
         self.machine.detach(self._process.pop(process))
 
     def _op_vepc(self, _seen: dict[str, Any], name: str, process: str, pages: str) -> None:
+        self._group_of(process)
         self._guest[int(name)] = int(process), int(pages), {}
 
     def _op_vtouch(self, seen: dict[str, Any], name: str, *pages: str) -> None:
-        process, size, held = self._guest[int(name)]
+        process, size, held = self._guest.get(int(name), (0, 0, {}))
         results: list[int] = []
         for page in parse_pages(list(pages)):
             k = self._touch_guest(process, held, page) if page < size else -3
@@ -186,6 +188,12 @@ class CompiledReplay:
             return
         for page in sorted(guest[2]):
             self.machine.free_vepc(guest[2][page], 1)
+
+    def _group_of(self, process: str) -> int:
+        try:
+            return self._process[int(process)]
+        except KeyError:
+            raise Refused(f"no process {process}", errno.ESRCH) from None
 
     # -- how it is written -------------------------------------------------------
 

@@ -6,16 +6,19 @@ All of it runs inside ``settle``, whose order is the reference engine's.
 from __future__ import annotations
 
 from epcgroup.sim import columns as c
+from epcgroup.sim import tables
 from epcgroup.sim.charge import effort, excess
 from epcgroup.sim.jit import compiled
-from epcgroup.sim.lists import Arrays, behind, nothing, reorder, settle_group
+from epcgroup.sim.lists import behind, nothing, reorder, settle_group
 from epcgroup.sim.reclaim import reclaim, unlist
+from epcgroup.sim.tables import State
 
 
 @compiled
-def disable(s: Arrays, enclave: int) -> None:
+def disable(s: State, enclave: int) -> None:
     """Every mapping of an enclave is zapped, for good."""
-    en, fl = s[1], s[2]
+    en = tables.enclaves(s)
+    fl = tables.page_flags(s)
     row = en[enclave]
     row[c.FLAGS] |= c.DISABLED
     for page in range(row[c.BASE], row[c.BASE] + row[c.SIZE]):
@@ -23,11 +26,14 @@ def disable(s: Arrays, enclave: int) -> None:
 
 
 @compiled
-def disable_first(s: Arrays, top: int) -> bool:
+def disable_first(s: State, top: int) -> bool:
     """v5: unlink the first entry of the first list; its enclave is the victim."""
-    cg, en, nd, tb, bm, g = s[0], s[1], s[6], s[7], s[8], s[9]
-    if g[c.DIRTY]:
-        reorder(cg, tb, bm, g)
+    cg = tables.groups(s)
+    en = tables.enclaves(s)
+    nd = tables.nodes(s)
+    tb = tables.order(s)
+    if s[c.DIRTY]:
+        reorder(s)
     for place in range(cg[top, c.POS], cg[top, c.END]):
         group = tb[c.T_ORDER, place]
         node = cg[group, c.UNREC_HEAD]
@@ -44,13 +50,16 @@ def disable_first(s: Arrays, top: int) -> bool:
 
 
 @compiled
-def disable_and_wait(s: Arrays, top: int) -> None:
+def disable_and_wait(s: State, top: int) -> None:
     """Disable one enclave, or wait for one that is disabled already."""
-    cg, en, nd, tb, bm, g = s[0], s[1], s[6], s[7], s[8], s[9]
+    cg = tables.groups(s)
+    en = tables.enclaves(s)
+    nd = tables.nodes(s)
+    tb = tables.order(s)
     if cg[top, c.VICTIM] >= 0:
         return
-    if g[c.DIRTY]:
-        reorder(cg, tb, bm, g)
+    if s[c.DIRTY]:
+        reorder(s)
     victim = -1
     waited = -1
     for place in range(cg[top, c.POS], cg[top, c.END]):
@@ -73,15 +82,15 @@ def disable_and_wait(s: Arrays, top: int) -> None:
         disable(s, victim)
         waited = victim
     cg[top, c.VICTIM] = waited
-    g[c.SEQ] += 1
-    cg[top, c.VICTIM_SEQ] = g[c.SEQ]
+    s[c.SEQ] += 1
+    cg[top, c.VICTIM_SEQ] = s[c.SEQ]
     en[waited, c.FLAGS] |= c.AWAITED
 
 
 @compiled
-def worker(s: Arrays, group: int) -> None:
+def worker(s: State, group: int) -> None:
     """Bring a group's usage down to its goal."""
-    cg, g = s[0], s[9]
+    cg = tables.groups(s)
     fruitless = 0
     idle = 0
     ignore = False
@@ -89,53 +98,54 @@ def worker(s: Arrays, group: int) -> None:
     while True:
         wanted = max(wanted, cg[group, c.WANTED])
         cg[group, c.WANTED] = 0
-        above = excess(cg, g, group, wanted)
+        above = excess(s, group, wanted)
         if above <= 0:
             return
         if nothing(s, group):
-            if g[c.K_DISABLE] == 1 and disable_first(s, group):
+            if s[c.K_DISABLE] == 1 and disable_first(s, group):
                 continue
-            if g[c.K_DISABLE] == 2 and excess(cg, g, group, 0) > 0:
+            if s[c.K_DISABLE] == 2 and excess(s, group, 0) > 0:
                 disable_and_wait(s, group)
             return
-        batch = max(g[c.K_BATCH_MIN], min(above, g[c.K_BATCH_MAX]))
+        batch = max(s[c.K_BATCH_MIN], min(above, s[c.K_BATCH_MAX]))
         scanned, written = reclaim(s, group, batch, ignore)
         below = cg[group, c.BELOW]
-        fruitless, idle, ignore = effort(g, False, below, scanned, written, fruitless, idle, ignore)
+        fruitless, idle, ignore = effort(s, False, below, scanned, written, fruitless, idle, ignore)
 
 
 @compiled
-def ksgxd(s: Arrays) -> None:
+def ksgxd(s: State) -> None:
     """Reclaim from the whole machine until enough is free."""
-    cg, g = s[0], s[9]
+    cg = tables.groups(s)
     fruitless = 0
     idle = 0
     ignore = False
-    wanted = g[c.KSGXD_WANTED]
-    g[c.KSGXD_WANTED] = 0
+    wanted = s[c.KSGXD_WANTED]
+    s[c.KSGXD_WANTED] = 0
     while True:
-        missing = max(g[c.HIGH], wanted) - (g[c.EPC] - cg[0, c.USAGE])
+        missing = max(s[c.HIGH], wanted) - (s[c.EPC] - cg[0, c.USAGE])
         if missing <= 0 or nothing(s, 0):
             return
-        batch = min(missing, g[c.K_GLOBAL]) if g[c.K_BY_NEED] else g[c.K_GLOBAL]
+        batch = min(missing, s[c.K_GLOBAL]) if s[c.K_BY_NEED] else s[c.K_GLOBAL]
         scanned, written = reclaim(s, 0, batch, ignore)
-        fruitless, idle, ignore = effort(g, True, cg[0, c.BELOW], scanned, written, fruitless, idle, ignore)
+        fruitless, idle, ignore = effort(s, True, cg[0, c.BELOW], scanned, written, fruitless, idle, ignore)
 
 
 @compiled
-def release_group(s: Arrays) -> None:
+def release_group(s: State) -> None:
     """Release the group that has waited longest."""
-    cg, tb, bm, g = s[0], s[7], s[8], s[9]
-    group = tb[c.T_DYING, g[c.DYING_AT]]
-    g[c.DYING_AT] = (g[c.DYING_AT] + 1) % g[c.RINGS]
-    g[c.DYING] -= 1
-    g[c.PENDING] -= 1
+    cg = tables.groups(s)
+    tb = tables.order(s)
+    group = tb[c.T_DYING, s[c.DYING_AT]]
+    s[c.DYING_AT] = (s[c.DYING_AT] + 1) % s[c.RINGS]
+    s[c.DYING] -= 1
+    s[c.PENDING] -= 1
     row = cg[group]
     if row[c.QUEUED]:
         cancel_work(s, group)
     row[c.VICTIM] = -1
-    if g[c.DIRTY]:
-        reorder(cg, tb, bm, g)
+    if s[c.DIRTY]:
+        reorder(s)
     above = row[c.PARENT]
     while above >= 0:
         if cg[above, c.CURSOR] == group:
@@ -151,45 +161,47 @@ def release_group(s: Arrays) -> None:
     else:
         cg[parent, c.LAST] = before
     row[c.RELEASED] = 1
-    g[c.DIRTY] = 1
+    s[c.DIRTY] = 1
     cg[parent, c.KIDS] -= 1
     if not cg[parent, c.ONLINE]:
         settle_group(s, parent)
 
 
 @compiled
-def cancel_work(s: Arrays, group: int) -> None:
+def cancel_work(s: State, group: int) -> None:
     """Take a group's worker out of the queue."""
-    cg, tb, g = s[0], s[7], s[9]
-    size = g[c.RINGS]
+    cg = tables.groups(s)
+    tb = tables.order(s)
+    size = s[c.RINGS]
     kept = 0
-    for i in range(g[c.WORKS]):
-        queued = tb[c.T_WORKS, (g[c.WORKS_AT] + i) % size]
+    for i in range(s[c.WORKS]):
+        queued = tb[c.T_WORKS, (s[c.WORKS_AT] + i) % size]
         if queued != group:
-            tb[c.T_WORKS, (g[c.WORKS_AT] + kept) % size] = queued
+            tb[c.T_WORKS, (s[c.WORKS_AT] + kept) % size] = queued
             kept += 1
-    g[c.WORKS] = kept
-    g[c.PENDING] -= 1
+    s[c.WORKS] = kept
+    s[c.PENDING] -= 1
     cg[group, c.QUEUED] = 0
 
 
 @compiled
-def settle(s: Arrays) -> None:
+def settle(s: State) -> None:
     """Background work until none is left: releases, then the oldest work, then ksgxd."""
-    cg, tb, g = s[0], s[7], s[9]
-    while g[c.PENDING]:
-        if g[c.DYING]:
+    cg = tables.groups(s)
+    tb = tables.order(s)
+    while s[c.PENDING]:
+        if s[c.DYING]:
             release_group(s)
-        elif g[c.WORKS]:
-            group = tb[c.T_WORKS, g[c.WORKS_AT]]
-            g[c.WORKS_AT] = (g[c.WORKS_AT] + 1) % g[c.RINGS]
-            g[c.WORKS] -= 1
-            g[c.PENDING] -= 1
+        elif s[c.WORKS]:
+            group = tb[c.T_WORKS, s[c.WORKS_AT]]
+            s[c.WORKS_AT] = (s[c.WORKS_AT] + 1) % s[c.RINGS]
+            s[c.WORKS] -= 1
+            s[c.PENDING] -= 1
             cg[group, c.QUEUED] = 0
-            g[c.WORKS_RUN] += 1
+            s[c.WORKS_RUN] += 1
             worker(s, group)
         else:
-            g[c.WOKEN] = 0
-            g[c.PENDING] -= 1
-            g[c.KSGXD_RUNS] += 1
+            s[c.WOKEN] = 0
+            s[c.PENDING] -= 1
+            s[c.KSGXD_RUNS] += 1
             ksgxd(s)

@@ -9,47 +9,48 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from epcgroup.sim import columns as c
+from epcgroup.sim import tables
 from epcgroup.sim.jit import compiled
-from epcgroup.sim.lists import Arrays, nothing
+from epcgroup.sim.lists import nothing
 from epcgroup.sim.reclaim import reclaim
+from epcgroup.sim.tables import State
 
 OK = 0
 BUSY = -16
 NO_EPC = -12
 
 @compiled
-def queue_work(s: Arrays, group: int) -> None:
+def queue_work(s: State, group: int) -> None:
     """Queue a group's worker, unless it is in the queue."""
-    cg, tb, g = s[0], s[7], s[9]
+    cg = tables.groups(s)
+    tb = tables.order(s)
     if not cg[group, c.QUEUED]:
         cg[group, c.QUEUED] = 1
-        tb[c.T_WORKS, (g[c.WORKS_AT] + g[c.WORKS]) % g[c.RINGS]] = group
-        g[c.WORKS] += 1
-        g[c.PENDING] += 1
+        tb[c.T_WORKS, (s[c.WORKS_AT] + s[c.WORKS]) % s[c.RINGS]] = group
+        s[c.WORKS] += 1
+        s[c.PENDING] += 1
 
 
 @compiled
-def wake_ksgxd(s: Arrays) -> None:
+def wake_ksgxd(s: State) -> None:
     """Wake ksgxd, if anything is reclaimable."""
-    g = s[9]
-    if not g[c.WOKEN] and not nothing(s, 0):
-        g[c.WOKEN] = 1
-        g[c.PENDING] += 1
+    if not s[c.WOKEN] and not nothing(s, 0):
+        s[c.WOKEN] = 1
+        s[c.PENDING] += 1
 
 
 @compiled
-def excess(cg: Any, g: Any, group: int, wanted: int) -> int:
+def excess(s: State, group: int, wanted: int) -> int:
     """Pages by which a group is above the goal of its worker."""
-    limit = min(cg[group, c.LIMIT], g[c.EPC]) if g[c.K_REFUSING] else cg[group, c.PATH_MIN]
-    if g[c.K_GOAL] == 0:
+    cg = tables.groups(s)
+    limit = min(cg[group, c.LIMIT], s[c.EPC]) if s[c.K_REFUSING] else cg[group, c.PATH_MIN]
+    if s[c.K_GOAL] == 0:
         goal = max(limit - 1, 0)
         if goal > 32:
             goal -= 8
-        goal = min(goal, g[c.EPC])
-    elif g[c.K_GOAL] == 1:
+        goal = min(goal, s[c.EPC])
+    elif s[c.K_GOAL] == 1:
         goal = (limit - 32 if limit > 128 else limit) - 1
     elif wanted == 0:
         goal = limit
@@ -60,7 +61,7 @@ def excess(cg: Any, g: Any, group: int, wanted: int) -> int:
 
 @compiled
 def effort(
-    g: Any,
+    s: State,
     machine_wide: bool,
     below: int,
     scanned: int,
@@ -70,25 +71,25 @@ def effort(
     ignore: bool,
 ) -> tuple[int, int, bool]:
     """A reclaimer's patience after one round: (fruitless rounds, pages scanned in vain, ignore age)."""
-    if g[c.K_IGNORE_AFTER] < 0 or (machine_wide and not g[c.K_GLOBAL_IGNORE]):
+    if s[c.K_IGNORE_AFTER] < 0 or (machine_wide and not s[c.K_GLOBAL_IGNORE]):
         return fruitless, idle, False
-    if not g[c.K_GIVE_UP]:
+    if not s[c.K_GIVE_UP]:
         fruitless += written == 0
-        return fruitless, idle, fruitless > g[c.K_IGNORE_AFTER]
+        return fruitless, idle, fruitless > s[c.K_IGNORE_AFTER]
     if written:
         return 0, 0, False
     fruitless += 1
     idle += scanned
-    if fruitless <= g[c.K_IGNORE_AFTER] or idle < below:
+    if fruitless <= s[c.K_IGNORE_AFTER] or idle < below:
         return fruitless, idle, ignore
     return 0, 0, True
 
 
 @compiled
-def count_event(s: Arrays, failed: int) -> None:
+def count_event(s: State, failed: int) -> None:
     """Count one refused charge at the level that refused, and above."""
-    cg, g = s[0], s[9]
-    with_root = g[c.K_WITH_ROOT]
+    cg = tables.groups(s)
+    with_root = s[c.K_WITH_ROOT]
     if not with_root:
         cg[failed, c.EVENTS_LOCAL] += 1
     level = failed
@@ -98,10 +99,10 @@ def count_event(s: Arrays, failed: int) -> None:
 
 
 @compiled
-def try_charge(s: Arrays, group: int, pages: int) -> int:
+def try_charge(s: State, group: int, pages: int) -> int:
     """Charge a group and all its ancestors: -1, or the level that refused."""
-    cg, g = s[0], s[9]
-    capacity = g[c.EPC]
+    cg = tables.groups(s)
+    capacity = s[c.EPC]
     level = group
     while level >= 0:
         usage = cg[level, c.USAGE] + pages
@@ -120,10 +121,10 @@ def try_charge(s: Arrays, group: int, pages: int) -> int:
 
 
 @compiled
-def refused(s: Arrays, group: int, failed: int, pages: int) -> int:
+def refused(s: State, group: int, failed: int, pages: int) -> int:
     """A fault's charge was refused: ask the worker and say busy, or nothing can be had."""
-    cg, g = s[0], s[9]
-    target = failed if g[c.K_REFUSING] else group
+    cg = tables.groups(s)
+    target = failed if s[c.K_REFUSING] else group
     if nothing(s, target):
         return NO_EPC
     cg[target, c.WANTED] = max(cg[target, c.WANTED], pages)
@@ -132,9 +133,9 @@ def refused(s: Arrays, group: int, failed: int, pages: int) -> int:
 
 
 @compiled
-def allocate(s: Arrays, group: int, pages: int, may_reclaim: bool) -> int:
+def allocate(s: State, group: int, pages: int, may_reclaim: bool) -> int:
     """``pages`` charged and pinned, all or none: OK, BUSY or NO_EPC."""
-    cg, g = s[0], s[9]
+    cg = tables.groups(s)
     fruitless = 0
     idle = 0
     ignore = False
@@ -144,17 +145,17 @@ def allocate(s: Arrays, group: int, pages: int, may_reclaim: bool) -> int:
             break
         if not may_reclaim:
             return refused(s, group, failed, pages)
-        target = failed if g[c.K_REFUSING] else group
+        target = failed if s[c.K_REFUSING] else group
         if nothing(s, target):
             return NO_EPC
-        batch = g[c.K_DIRECT]
-        if g[c.K_BY_NEED]:
-            batch = max(g[c.K_BATCH_MIN], min(excess(cg, g, target, pages), g[c.K_BATCH_MAX]))
+        batch = s[c.K_DIRECT]
+        if s[c.K_BY_NEED]:
+            batch = max(s[c.K_BATCH_MIN], min(excess(s, target, pages), s[c.K_BATCH_MAX]))
         scanned, written = reclaim(s, target, batch, ignore)
         fruitless, idle, ignore = effort(
-            g, False, cg[target, c.BELOW], scanned, written, fruitless, idle, ignore
+            s, False, cg[target, c.BELOW], scanned, written, fruitless, idle, ignore
         )
     cg[group, c.PINS] += pages
-    if g[c.EPC] - cg[0, c.USAGE] < g[c.LOW]:
+    if s[c.EPC] - cg[0, c.USAGE] < s[c.LOW]:
         wake_ksgxd(s)
     return OK

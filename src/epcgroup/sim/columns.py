@@ -156,6 +156,31 @@ K_WITH_ROOT: Final = 54  # events: the root counts, no events_local
 K_TRACK: Final = 55  # SECS and VA pages are on a list
 K_GLOBAL_IGNORE: Final = 56  # a reclaimer for the whole machine may ignore age
 SCALARS: Final = 64
+# After the scalars: where the tables are, and how many rows they have (see tables).
+AT_GROUPS: Final = 64
+AT_ENCLAVES: Final = 65
+AT_FLAGS: Final = 66
+AT_OWNERS: Final = 67
+AT_CHUNKS: Final = 68
+AT_LINKS: Final = 69
+AT_NODES: Final = 70
+AT_ORDER: Final = 71
+AT_BITS: Final = 72
+AT_LOG: Final = 73
+AT_BATCH: Final = 74
+AT_SCRATCH: Final = 75
+LEN_GROUPS: Final = 80
+LEN_ENCLAVES: Final = 81
+LEN_FLAGS: Final = 82
+LEN_OWNERS: Final = 83
+LEN_CHUNKS: Final = 84
+LEN_NODES: Final = 85
+LEN_BITS: Final = 86
+LEN_LOG: Final = 87
+STATE: Final = 96
+
+CHUNK: Final = 16  # page numbers in a chunk: a cache line, a reclaim batch
+BATCH: Final = 64  # room of one round
 
 # Virtual time of one replay.
 CLOCK: Final = 0  # ns

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 from epcgroup.sim import columns as c
+from epcgroup.sim import tables
 from epcgroup.sim.background import settle
 from epcgroup.sim.charge import OK, allocate, queue_work
 from epcgroup.sim.jit import compiled
-from epcgroup.sim.lists import Arrays, append, mark, new_chunk, uncharge
+from epcgroup.sim.lists import append, mark, new_chunk, uncharge
 from epcgroup.sim.reclaim import free_node, log
+from epcgroup.sim.tables import State
 
 
 @compiled
-def new_node(s: Arrays, enclave: int, group: int, is_secs: bool) -> int:
+def new_node(s: State, enclave: int, group: int, is_secs: bool) -> int:
     """A SECS or VA page, at the tail of its group's list of unreclaimable pages."""
-    cg, nd, g = s[0], s[6], s[9]
-    node = g[c.NODE_FREE]
+    cg = tables.groups(s)
+    nd = tables.nodes(s)
+    node = s[c.NODE_FREE]
     if node >= 0:
-        g[c.NODE_FREE] = nd[node, c.N_NEXT]
+        s[c.NODE_FREE] = nd[node, c.N_NEXT]
     else:
-        node = g[c.NODES]
-        g[c.NODES] += 1
+        node = s[c.NODES]
+        s[c.NODES] += 1
     nd[node, c.N_ENCLAVE] = enclave
     nd[node, c.N_GROUP] = group
     nd[node, c.N_CHAIN] = -1
     nd[node, c.N_IS_SECS] = is_secs
-    nd[node, c.N_LISTED] = g[c.K_TRACK]
-    if g[c.K_TRACK]:
+    nd[node, c.N_LISTED] = s[c.K_TRACK]
+    if s[c.K_TRACK]:
         tail = cg[group, c.UNREC_TAIL]
         nd[node, c.N_PREV] = tail
         nd[node, c.N_NEXT] = -1
@@ -38,9 +41,10 @@ def new_node(s: Arrays, enclave: int, group: int, is_secs: bool) -> int:
 
 
 @compiled
-def grow(s: Arrays, enclave: int, group: int) -> None:
+def grow(s: State, enclave: int, group: int) -> None:
     """A VA page (charged by the caller) for an enclave."""
-    en, nd, g = s[1], s[6], s[9]
+    en = tables.enclaves(s)
+    nd = tables.nodes(s)
     row = en[enclave]
     node = new_node(s, enclave, group, False)
     if row[c.VA_COUNT]:
@@ -49,16 +53,16 @@ def grow(s: Arrays, enclave: int, group: int) -> None:
         row[c.VA_FIRST] = node
     row[c.VA_LAST] = node
     row[c.VA_COUNT] += 1
-    g[c.ADDED_VA] += 1
+    s[c.ADDED_VA] += 1
 
 
 @compiled
-def create(s: Arrays, enclave: int) -> int:
+def create(s: State, enclave: int) -> int:
     """The first VA page, then the SECS; on error neither."""
-    en, g = s[1], s[9]
+    en = tables.enclaves(s)
     row = en[enclave]
     group = row[c.GROUP]
-    both = g[c.K_PAIR]
+    both = s[c.K_PAIR]
     result = allocate(s, group, 2 if both else 1, True)
     if result:
         return result
@@ -76,9 +80,11 @@ def create(s: Arrays, enclave: int) -> int:
 
 
 @compiled
-def insert(s: Arrays, enclave: int, group: int, page: int, flags: int) -> None:
+def insert(s: State, enclave: int, group: int, page: int, flags: int) -> None:
     """A charged page becomes resident: at the tail of its group's list."""
-    cg, en, fl = s[0], s[1], s[2]
+    cg = tables.groups(s)
+    en = tables.enclaves(s)
+    fl = tables.page_flags(s)
     row = en[enclave]
     fl[page] = flags
     if row[c.HOME] != group:
@@ -96,16 +102,16 @@ def insert(s: Arrays, enclave: int, group: int, page: int, flags: int) -> None:
 
 
 @compiled
-def new_page(s: Arrays, enclave: int, page: int, may_reclaim: bool, flags: int) -> int:
+def new_page(s: State, enclave: int, page: int, may_reclaim: bool, flags: int) -> int:
     """A page that did not exist, and the VA page when one is due."""
-    en, g = s[1], s[9]
+    en = tables.enclaves(s)
     row = en[enclave]
     group = row[c.GROUP]
     due = row[c.PAGE_CNT] % 512 == 0
-    result = allocate(s, group, 1 + due if g[c.K_PAIR] else 1, may_reclaim)
+    result = allocate(s, group, 1 + due if s[c.K_PAIR] else 1, may_reclaim)
     if result:
         return result
-    if due and not g[c.K_PAIR]:
+    if due and not s[c.K_PAIR]:
         result = allocate(s, group, 1, may_reclaim)
         if result:
             uncharge(s, group, 1)
@@ -118,9 +124,10 @@ def new_page(s: Arrays, enclave: int, page: int, may_reclaim: bool, flags: int) 
 
 
 @compiled
-def add_page(s: Arrays, enclave: int, index: int) -> int:
+def add_page(s: State, enclave: int, index: int) -> int:
     """EADD. The caller has checked the enclave's state and that the page does not exist."""
-    cg, en = s[0], s[1]
+    cg = tables.groups(s)
+    en = tables.enclaves(s)
     row = en[enclave]
     result = new_page(s, enclave, row[c.BASE] + index, True, c.EXISTS | c.RESIDENT)
     if not result:
@@ -130,44 +137,45 @@ def add_page(s: Arrays, enclave: int, index: int) -> int:
 
 
 @compiled
-def add_pages(s: Arrays, enclave: int, first: int, pages: int, settle_each: bool) -> tuple[int, int]:
+def add_pages(s: State, enclave: int, first: int, pages: int, settle_each: bool) -> tuple[int, int]:
     """EADD of many pages: (how many, result of the last)."""
-    g = s[9]
     for done in range(pages):
         result = add_page(s, enclave, first + done)
         if result:
-            if g[c.PENDING]:
+            if s[c.PENDING]:
                 settle(s)
             return done, result
-        if settle_each and g[c.PENDING]:
+        if settle_each and s[c.PENDING]:
             settle(s)
-    if g[c.PENDING]:
+    if s[c.PENDING]:
         settle(s)
     return pages, OK
 
 
 @compiled
-def load_secs(s: Arrays, enclave: int, more: int) -> int:
+def load_secs(s: State, enclave: int, more: int) -> int:
     """ELDU of the SECS, and ``more`` pages charged with it where the policy takes all at once."""
-    cg, en, g = s[0], s[1], s[9]
+    cg = tables.groups(s)
+    en = tables.enclaves(s)
     row = en[enclave]
     group = row[c.GROUP]
-    result = allocate(s, group, 1 + more if g[c.K_PAIR] else 1, False)
+    result = allocate(s, group, 1 + more if s[c.K_PAIR] else 1, False)
     if result:
         return result
     row[c.SECS] = new_node(s, enclave, group, True)
     row[c.E_LOADED] += 1
     cg[group, c.LOADED] += 1
-    g[c.LOADED_TOTAL] += 1
-    if g[c.LOGGING]:
+    s[c.LOADED_TOTAL] += 1
+    if s[c.LOGGING]:
         log(s, enclave, -1)
     return OK
 
 
 @compiled
-def augment(s: Arrays, enclave: int, page: int) -> int:
+def augment(s: State, enclave: int, page: int) -> int:
     """EAUG: a new page in an initialised enclave, mapped; never reclaims."""
-    cg, en, g = s[0], s[1], s[9]
+    cg = tables.groups(s)
+    en = tables.enclaves(s)
     row = en[enclave]
     group = row[c.GROUP]
     due = row[c.PAGE_CNT] % 512 == 0
@@ -176,7 +184,7 @@ def augment(s: Arrays, enclave: int, page: int) -> int:
         result = load_secs(s, enclave, 1 + due)
         if result:
             return result
-        if g[c.K_PAIR]:
+        if s[c.K_PAIR]:
             if due:
                 grow(s, enclave, group)
             row[c.PAGE_CNT] += 1
@@ -188,20 +196,22 @@ def augment(s: Arrays, enclave: int, page: int) -> int:
     if not result:
         row[c.E_AUGMENTED] += 1
         cg[group, c.AUGMENTED] += 1
-        g[c.AUGMENTED_TOTAL] += 1
+        s[c.AUGMENTED_TOTAL] += 1
     return result
 
 
 @compiled
-def fault_vepc(s: Arrays, group: int) -> int:
+def fault_vepc(s: State, group: int) -> int:
     """A guest touches a page that it has not: OK, BUSY or NO_EPC."""
     return allocate(s, group, 1, False)
 
 
 @compiled
-def release(s: Arrays, enclave: int) -> None:
+def release(s: State, enclave: int) -> None:
     """Free every page: children in ascending order, then the SECS, then the VA pages."""
-    en, fl, nd, g = s[1], s[2], s[6], s[9]
+    en = tables.enclaves(s)
+    fl = tables.page_flags(s)
+    nd = tables.nodes(s)
     row = en[enclave]
     base = row[c.BASE]
     if row[c.CHILDREN]:
@@ -209,18 +219,18 @@ def release(s: Arrays, enclave: int) -> None:
             release_mixed(s, enclave)
         else:
             drop_pages(s, row[c.HOME], row[c.CHILDREN])
-        g[c.STALE] += row[c.CHILDREN]
+        s[c.STALE] += row[c.CHILDREN]
     for page in range(base, base + row[c.SIZE]):
         fl[page] = c.DEAD
     row[c.CHILDREN] = 0
     if row[c.SECS] >= 0:
-        s[0][nd[row[c.SECS], c.N_GROUP], c.REMOVED] += 1
+        tables.groups(s)[nd[row[c.SECS], c.N_GROUP], c.REMOVED] += 1
         free_node(s, row[c.SECS])
         row[c.SECS] = -1
     node = row[c.VA_FIRST]
     for _ in range(row[c.VA_COUNT]):
         after = nd[node, c.N_CHAIN]
-        s[0][nd[node, c.N_GROUP], c.REMOVED] += 1
+        tables.groups(s)[nd[node, c.N_GROUP], c.REMOVED] += 1
         free_node(s, node)
         node = after
     row[c.VA_COUNT] = 0
@@ -231,12 +241,12 @@ def release(s: Arrays, enclave: int) -> None:
 
 
 @compiled
-def end_wait(s: Arrays, enclave: int) -> None:
+def end_wait(s: State, enclave: int) -> None:
     """Groups that waited for an enclave's release run their workers again, in their order."""
-    cg, g = s[0], s[9]
+    cg = tables.groups(s)
     while True:
         first = -1
-        for group in range(g[c.GROUPS]):
+        for group in range(s[c.GROUPS]):
             if cg[group, c.VICTIM] == enclave and (
                 first < 0 or cg[group, c.VICTIM_SEQ] < cg[first, c.VICTIM_SEQ]
             ):
@@ -249,9 +259,9 @@ def end_wait(s: Arrays, enclave: int) -> None:
 
 
 @compiled
-def drop_pages(s: Arrays, group: int, pages: int) -> None:
+def drop_pages(s: State, group: int, pages: int) -> None:
     """Pages on a group's list are gone; their entries stay and are passed over."""
-    cg, bm, g = s[0], s[8], s[9]
+    cg = tables.groups(s)
     cg[group, c.COUNT] -= pages
     cg[group, c.REMOVED] += pages
     level = group
@@ -259,20 +269,26 @@ def drop_pages(s: Arrays, group: int, pages: int) -> None:
         cg[level, c.BELOW] -= pages
         level = cg[level, c.PARENT]
     if not cg[group, c.COUNT]:
-        mark(cg, bm, g, group, False)
+        mark(s, group, False)
     uncharge(s, group, pages)
 
 
 @compiled
-def release_mixed(s: Arrays, enclave: int) -> None:
+def release_mixed(s: State, enclave: int) -> None:
     """The same for an enclave whose pages are charged to several groups.
 
     Which group a page is charged to, only the lists tell: they are searched. The
     groups lose their pages in the order in which the last of each goes.
     """
-    cg, en, fl, ow, ch, nx, g, scratch = s[0], s[1], s[2], s[3], s[4], s[5], s[9], s[12]
+    cg = tables.groups(s)
+    en = tables.enclaves(s)
+    fl = tables.page_flags(s)
+    ow = tables.owners(s)
+    ch = tables.chunks(s)
+    nx = tables.links(s)
+    scratch = tables.per_group(s)
     row = en[enclave]
-    groups = g[c.GROUPS]
+    groups = s[c.GROUPS]
     scratch[:groups] = 0
     for group in range(groups):
         if not cg[group, c.COUNT]:
@@ -304,10 +320,13 @@ def release_mixed(s: Arrays, enclave: int) -> None:
 
 
 @compiled
-def purge(s: Arrays) -> None:
+def purge(s: State) -> None:
     """Drop every list entry whose page is dead; then their numbers may be used again."""
-    cg, fl, ch, nx, g = s[0], s[2], s[4], s[5], s[9]
-    for group in range(g[c.GROUPS]):
+    cg = tables.groups(s)
+    fl = tables.page_flags(s)
+    ch = tables.chunks(s)
+    nx = tables.links(s)
+    for group in range(s[c.GROUPS]):
         chunk, place = cg[group, c.HEAD], cg[group, c.HEAD_AT]
         tail, tail_at = cg[group, c.TAIL], cg[group, c.TAIL_AT]
         cg[group, c.HEAD] = cg[group, c.TAIL] = -1
@@ -322,7 +341,7 @@ def purge(s: Arrays) -> None:
                 if fl[page] & c.DEAD:
                     continue
                 if to_at == 16:
-                    after = new_chunk(nx, g)
+                    after = new_chunk(s)
                     if to < 0:
                         cg[group, c.HEAD] = after
                     else:
@@ -332,10 +351,10 @@ def purge(s: Arrays) -> None:
                 ch[to, to_at] = page
                 to_at += 1
             after = nx[chunk] if chunk != tail else -1
-            nx[chunk] = g[c.CHUNK_FREE]
-            g[c.CHUNK_FREE] = chunk
+            nx[chunk] = s[c.CHUNK_FREE]
+            s[c.CHUNK_FREE] = chunk
             chunk = after
             place = 0
         cg[group, c.TAIL] = to
         cg[group, c.TAIL_AT] = to_at if to >= 0 else 0
-    g[c.STALE] = 0
+    s[c.STALE] = 0

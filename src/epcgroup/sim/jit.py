@@ -24,12 +24,13 @@ from epcgroup.errors import MissingCapability
 
 try:
     import numba
+    from numba.core.types import unliteral
 except ImportError as missing:
     raise MissingCapability("simulation needs numba: pip install 'epcgroup[sim]'") from missing
 
 F = TypeVar("F", bound=Callable[..., object])
 
-_SOURCES = ("jit", "columns", "lists", "reclaim", "charge", "background", "enclaves", "kernel")
+_SOURCES = ("jit", "columns", "tables", "lists", "reclaim", "charge", "background", "enclaves", "kernel")
 
 
 def cache_dir() -> Path:
@@ -58,4 +59,7 @@ def compiled(function: F) -> F:
         made = numba.njit(cache=True, nogil=True, error_model="numpy", boundscheck=False)(function)
     finally:
         numba.config.CACHE_DIR = before
+    by_type = made.get_call_template
+    # One version per function, not one for each constant that it is called with.
+    made.get_call_template = lambda arguments, named: by_type(tuple(map(unliteral, arguments)), named)
     return cast(F, made)

@@ -29,19 +29,21 @@ from __future__ import annotations
 from typing import Any
 
 from epcgroup.sim import columns as c
+from epcgroup.sim import tables
 from epcgroup.sim.background import settle
 from epcgroup.sim.charge import count_event, refused, wake_ksgxd
 from epcgroup.sim.enclaves import augment, load_secs
 from epcgroup.sim.jit import compiled
-from epcgroup.sim.lists import Arrays, append
+from epcgroup.sim.lists import append
 from epcgroup.sim.reclaim import log
+from epcgroup.sim.tables import State
 
 _CALLS = 8  # fault-handler calls for one access before it counts as endless
 
 
 @compiled
 def replay(
-    s: Arrays, pages: Any, base: int, start: int, stop: int, k: Any, until_failure: bool, times: Any
+    s: State, pages: Any, base: int, start: int, stop: int, k: Any, until_failure: bool, times: Any
 ) -> int:
     """Access ``base + pages[start:stop]``, one after the other; returns where it stopped.
 
@@ -49,7 +51,11 @@ def replay(
     calls, -1 SIGBUS, -2 endless, -3 no such enclave. It stops early at
     ``times[DEADLINE]``, and with ``until_failure`` behind an access that failed.
     """
-    cg, en, fl, ow, ch, g = s[0], s[1], s[2], s[3], s[4], s[9]
+    cg = tables.groups(s)
+    en = tables.enclaves(s)
+    fl = tables.page_flags(s)
+    ow = tables.owners(s)
+    ch = tables.chunks(s)
     recording = k.shape[0] > 0
     limit = stop
     timed = times[c.DEADLINE] < 1e300
@@ -60,9 +66,9 @@ def replay(
         room = (times[c.DEADLINE] - origin) / per
         if room < stop - start:
             limit = start + max(int(room), 0) + 1
-    epc = g[c.EPC]
-    low = g[c.LOW]
-    logging = g[c.LOGGING]
+    epc = s[c.EPC]
+    low = s[c.LOW]
+    logging = s[c.LOGGING]
     loads = 0
     misses = 0
     i = start
@@ -77,16 +83,16 @@ def replay(
         misses += 1
         enclave = ow[page >> c.BLOCK]
         if flags & c.DEAD or enclave < 0:
-            g[c.SKIPPED] += 1
+            s[c.SKIPPED] += 1
             if recording:
                 k[i - 1] = -3
             if until_failure:
-                g[c.LAST_K] = -3
+                s[c.LAST_K] = -3
                 break
             continue
-        evicted_before = g[c.EVICTED_TOTAL]
-        loaded_before = g[c.LOADED_TOTAL] + loads
-        augmented_before = g[c.AUGMENTED_TOTAL]
+        evicted_before = s[c.EVICTED_TOTAL]
+        loaded_before = s[c.LOADED_TOTAL] + loads
+        augmented_before = s[c.AUGMENTED_TOTAL]
         calls = 0
         outcome = 0
         while True:
@@ -101,7 +107,7 @@ def replay(
                 break
             group = en[enclave, c.GROUP]
             if not flags & c.EXISTS:
-                if not g[c.SGX2] or not en[enclave, c.FLAGS] & c.INITIALISED:
+                if not s[c.SGX2] or not en[enclave, c.FLAGS] & c.INITIALISED:
                     outcome = -1
                     break
                 en[enclave, c.E_FAULTS] += 1
@@ -115,7 +121,7 @@ def replay(
                 charged = False
                 if en[enclave, c.SECS] < 0:
                     result = load_secs(s, enclave, 1)
-                    charged = g[c.K_PAIR] != 0
+                    charged = s[c.K_PAIR] != 0
                 if result == 0 and not charged:
                     # charge
                     level = group
@@ -136,7 +142,7 @@ def replay(
                         result = refused(s, group, level, 1)
                     else:
                         cg[group, c.PINS] += 1
-                        if epc - cg[0, c.USAGE] < low and not g[c.WOKEN]:
+                        if epc - cg[0, c.USAGE] < low and not s[c.WOKEN]:
                             wake_ksgxd(s)
                 if result == 0:
                     # insert
@@ -172,23 +178,23 @@ def replay(
                 break
             en[enclave, c.E_RETRIED] += 1
             cg[group, c.RETRIED] += 1
-            if g[c.PENDING]:
+            if s[c.PENDING]:
                 settle(s)
             if calls == _CALLS:
                 outcome = -2
                 break
-        waited = g[c.EVICTED_TOTAL] - evicted_before
-        if g[c.PENDING]:
+        waited = s[c.EVICTED_TOTAL] - evicted_before
+        if s[c.PENDING]:
             settle(s)
         if recording:
             k[i - 1] = outcome
         if timed:
-            behind = g[c.EVICTED_TOTAL] - evicted_before - waited
+            behind = s[c.EVICTED_TOTAL] - evicted_before - waited
             unseen = behind * times[c.EVICT_NS] + (behind + 15) // 16 * times[c.BATCH_NS]
             cost = (
                 calls * times[c.FAULT_NS]
-                + (g[c.LOADED_TOTAL] + loads - loaded_before) * times[c.LOAD_NS]
-                + (g[c.AUGMENTED_TOTAL] - augmented_before) * times[c.AUGMENT_NS]
+                + (s[c.LOADED_TOTAL] + loads - loaded_before) * times[c.LOAD_NS]
+                + (s[c.AUGMENTED_TOTAL] - augmented_before) * times[c.AUGMENT_NS]
                 + waited * times[c.EVICT_NS]
                 + (waited + 15) // 16 * times[c.BATCH_NS]
                 + unseen * times[c.AWAY]
@@ -201,13 +207,13 @@ def replay(
             elif per > 0.0 and left / per < limit - i:
                 limit = i + int(left / per) + 1
         if outcome < 0:
-            g[c.FAILED] += 1
+            s[c.FAILED] += 1
             en[enclave, c.E_FAILED] += 1
             if until_failure:
-                g[c.LAST_K] = outcome
+                s[c.LAST_K] = outcome
                 break
-    g[c.LOADED_TOTAL] += loads
-    g[c.HITS] += i - start - misses
+    s[c.LOADED_TOTAL] += loads
+    s[c.HITS] += i - start - misses
     times[c.CLOCK] = origin + (i - start) * per + stalled
     times[c.STALL_NS] += stalled
     return i

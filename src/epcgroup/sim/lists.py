@@ -34,11 +34,10 @@ from typing import Any
 import numpy as np
 
 from epcgroup.sim import columns as c
+from epcgroup.sim import tables
 from epcgroup.sim.jit import compiled
+from epcgroup.sim.tables import State
 
-Arrays = tuple[Any, ...]
-
-CHUNK = 16
 _LOWEST = np.zeros(64, np.int64)
 for _bit in range(64):
     _LOWEST[((0x03F79D71B4CB0A89 << _bit) & 0xFFFFFFFFFFFFFFFF) >> 58] = _bit
@@ -47,23 +46,24 @@ _ONE = np.uint64(1)
 
 
 @compiled
-def settle_group(s: Arrays, group: int) -> None:
+def settle_group(s: State, group: int) -> None:
     """Queue a removed group for release if nothing pins it any more."""
-    cg, tb, g = s[0], s[7], s[9]
+    cg = tables.groups(s)
+    tb = tables.order(s)
     row = cg[group]
     if row[c.ONLINE] or row[c.WAITING] or row[c.PINS] or row[c.TASKS] or row[c.KIDS]:
         return
     row[c.WAITING] = 1
-    size = g[c.RINGS]
-    tb[c.T_DYING, (g[c.DYING_AT] + g[c.DYING]) % size] = group
-    g[c.DYING] += 1
-    g[c.PENDING] += 1
+    size = s[c.RINGS]
+    tb[c.T_DYING, (s[c.DYING_AT] + s[c.DYING]) % size] = group
+    s[c.DYING] += 1
+    s[c.PENDING] += 1
 
 
 @compiled
-def uncharge(s: Arrays, group: int, pages: int) -> None:
+def uncharge(s: State, group: int, pages: int) -> None:
     """Take pages back from a group and its ancestors."""
-    cg = s[0]
+    cg = tables.groups(s)
     cg[group, c.PINS] -= pages
     level = group
     while level >= 0:
@@ -74,8 +74,11 @@ def uncharge(s: Arrays, group: int, pages: int) -> None:
 
 
 @compiled
-def reorder(cg: Any, tb: Any, bm: Any, g: Any) -> None:
+def reorder(s: State) -> None:
     """Number all groups in pre-order, and set the bits of non-empty lists anew."""
+    cg = tables.groups(s)
+    tb = tables.order(s)
+    bm = tables.bits(s)
     bm[:] = np.uint64(0)
     place = 0
     group = 0
@@ -100,13 +103,15 @@ def reorder(cg: Any, tb: Any, bm: Any, g: Any) -> None:
         else:
             group = cg[group, c.PARENT]
             down = False
-    g[c.DIRTY] = 0
+    s[c.DIRTY] = 0
 
 
 @compiled
-def mark(cg: Any, bm: Any, g: Any, group: int, full: bool) -> None:
+def mark(s: State, group: int, full: bool) -> None:
     """A group's list became empty, or stopped being so."""
-    if g[c.DIRTY]:
+    cg = tables.groups(s)
+    bm = tables.bits(s)
+    if s[c.DIRTY]:
         return
     place = cg[group, c.POS]
     word = place >> 6
@@ -151,37 +156,42 @@ def next_list(bm: Any, start: int, stop: int) -> int:
 
 
 @compiled
-def end_of_walk(s: Arrays, top: int) -> int:
+def end_of_walk(s: State, top: int) -> int:
     """Where a walk over a subtree ends: v5's ends at a group that waits for its release."""
-    cg, tb, g = s[0], s[7], s[9]
+    cg = tables.groups(s)
+    tb = tables.order(s)
     stop = cg[top, c.END]
-    if g[c.DYING] and g[c.K_STOP]:
+    if s[c.DYING] and s[c.K_STOP]:
         start = cg[top, c.POS]
-        size = g[c.RINGS]
-        for i in range(g[c.DYING]):
-            place = cg[tb[c.T_DYING, (g[c.DYING_AT] + i) % size], c.POS]
+        size = s[c.RINGS]
+        for i in range(s[c.DYING]):
+            place = cg[tb[c.T_DYING, (s[c.DYING_AT] + i) % size], c.POS]
             if start <= place < stop:
                 stop = place
     return stop  # type: ignore[no-any-return]
 
 
 @compiled
-def nothing(s: Arrays, top: int) -> bool:
+def nothing(s: State, top: int) -> bool:
     """Whether a walk over the subtree meets no reclaimable page."""
-    cg, tb, bm, g = s[0], s[7], s[8], s[9]
+    cg = tables.groups(s)
+    bm = tables.bits(s)
     if not cg[top, c.BELOW]:
         return True
-    if g[c.DYING] and g[c.K_STOP]:
-        if g[c.DIRTY]:
-            reorder(cg, tb, bm, g)
+    if s[c.DYING] and s[c.K_STOP]:
+        if s[c.DIRTY]:
+            reorder(s)
         return next_list(bm, cg[top, c.POS], end_of_walk(s, top)) < 0
     return False
 
 
 @compiled
-def isolate(s: Arrays, group: int, want: int, buf: Any, at: int) -> int:
+def isolate(s: State, group: int, want: int, buf: Any, at: int) -> int:
     """Take up to ``want`` pages off the head of a group's list into ``buf``; how many."""
-    cg, fl, ch, nx, bm, g = s[0], s[2], s[4], s[5], s[8], s[9]
+    cg = tables.groups(s)
+    fl = tables.page_flags(s)
+    ch = tables.chunks(s)
+    nx = tables.links(s)
     row = cg[group]
     have = row[c.COUNT]
     take = min(want, have)
@@ -189,16 +199,16 @@ def isolate(s: Arrays, group: int, want: int, buf: Any, at: int) -> int:
     place = row[c.HEAD_AT]
     done = 0
     while done < take:
-        if place == CHUNK:
+        if place == c.CHUNK:
             after = nx[chunk]
-            nx[chunk] = g[c.CHUNK_FREE]
-            g[c.CHUNK_FREE] = chunk
+            nx[chunk] = s[c.CHUNK_FREE]
+            s[c.CHUNK_FREE] = chunk
             chunk = after
             place = 0
         page = ch[chunk, place]
         place += 1
         if fl[page] & c.DEAD:
-            g[c.STALE] -= 1
+            s[c.STALE] -= 1
             continue
         buf[at + done] = page
         done += 1
@@ -211,32 +221,35 @@ def isolate(s: Arrays, group: int, want: int, buf: Any, at: int) -> int:
         cg[level, c.BELOW] -= take
         level = cg[level, c.PARENT]
     if take and have == take:
-        mark(cg, bm, g, group, False)
+        mark(s, group, False)
     return take  # type: ignore[no-any-return]
 
 
 @compiled
-def new_chunk(nx: Any, g: Any) -> int:
+def new_chunk(s: State) -> int:
     """A chunk that no list uses."""
-    chunk = g[c.CHUNK_FREE]
+    nx = tables.links(s)
+    chunk = s[c.CHUNK_FREE]
     if chunk >= 0:
-        g[c.CHUNK_FREE] = nx[chunk]
+        s[c.CHUNK_FREE] = nx[chunk]
     else:
-        chunk = g[c.CHUNKS]
-        g[c.CHUNKS] += 1
+        chunk = s[c.CHUNKS]
+        s[c.CHUNKS] += 1
     nx[chunk] = -1
     return chunk  # type: ignore[no-any-return]
 
 
 @compiled
-def append(s: Arrays, group: int, page: int) -> None:
+def append(s: State, group: int, page: int) -> None:
     """Put a page at the tail of a group's list; BELOW is the caller's business."""
-    cg, ch, nx, bm, g = s[0], s[4], s[5], s[8], s[9]
+    cg = tables.groups(s)
+    ch = tables.chunks(s)
+    nx = tables.links(s)
     row = cg[group]
     tail = row[c.TAIL]
     place = row[c.TAIL_AT]
-    if tail < 0 or place == CHUNK:
-        chunk = new_chunk(nx, g)
+    if tail < 0 or place == c.CHUNK:
+        chunk = new_chunk(s)
         if tail < 0:
             row[c.HEAD] = chunk
             row[c.HEAD_AT] = 0
@@ -249,7 +262,7 @@ def append(s: Arrays, group: int, page: int) -> None:
     row[c.TAIL_AT] = place + 1
     row[c.COUNT] += 1
     if row[c.COUNT] == 1:
-        mark(cg, bm, g, group, True)
+        mark(s, group, True)
 
 
 @compiled

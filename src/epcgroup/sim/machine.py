@@ -7,6 +7,7 @@ kernel is to the engine: the same rules, other data.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,10 +41,12 @@ class CompiledMachine(Store):
     # -- cgroups ---------------------------------------------------------------
 
     def mkdir(self, path: str) -> int:
-        """Create a group below an existing one; its number."""
+        """Create a group below an existing one; its number. Raises as misc.Tree.mkdir does."""
         above, _, name = path.rpartition("/")
-        if not path.startswith("/") or not name or path in self.online:
-            raise BadInput(f"{path!r} is not the path of a new cgroup, like /a/b")
+        if not path.startswith("/") or "//" in path or not name:
+            raise OutOfRange(f"{path!r} is not a path like /a/b")
+        if path in self.online:
+            raise Refused(f"cgroup {path!r} exists", errno.EEXIST)
         return self._new_group(path, self.group(above or "/"))
 
     def rmdir(self, path: str) -> None:
@@ -53,20 +56,20 @@ class CompiledMachine(Store):
         child = int(row[c.FIRST])
         while child >= 0:
             if self.cg[child, c.ONLINE]:
-                raise Refused(f"{path!r} has child cgroups", 16)
+                raise Refused(f"{path!r} has child cgroups", errno.EBUSY)
             child = int(self.cg[child, c.NEXT])
         if not number or row[c.TASKS]:
-            raise Refused(f"{path!r} is in use", 16)
+            raise Refused(f"{path!r} is in use", errno.EBUSY)
         row[c.ONLINE] = 0
         del self.online[path]
-        lists.settle_group(self.arrays, number)
+        lists.settle_group(self.g, number)
 
     def group(self, path: str) -> int:
         """The number of a live group; raises OutOfRange (ENOENT)."""
         try:
             return self.online[path]
         except KeyError:
-            raise OutOfRange(f"no cgroup {path!r}", 2) from None
+            raise OutOfRange(f"no cgroup {path!r}", errno.ENOENT) from None
 
     def set_max(self, group: int, limit: int | None) -> None:
         """Store a limit in bytes, None for no limit; the policy says what follows."""
@@ -76,7 +79,7 @@ class CompiledMachine(Store):
         what = self.policy.on_max_written
         usage, pages = self.cg[group, c.USAGE], self._own_limit(group)
         if what is OnMaxWritten.WORKER or (what is OnMaxWritten.WORKER_IF_ABOVE and usage > pages):
-            charge.queue_work(self.arrays, group)
+            charge.queue_work(self.g, group)
 
     def attach(self, group: int) -> None:
         """A process enters a group."""
@@ -86,24 +89,26 @@ class CompiledMachine(Store):
         """A process leaves a group."""
         self.cg[group, c.TASKS] -= 1
         if not self.cg[group, c.ONLINE]:
-            lists.settle_group(self.arrays, group)
+            lists.settle_group(self.g, group)
 
     def settle(self) -> None:
         """Run background work until none is left."""
-        background.settle(self.arrays)
+        background.settle(self.g)
 
     # -- enclaves --------------------------------------------------------------
 
     def create_enclave(self, group: int, size: int) -> int:
         """An enclave of ``size`` pages of address range; raises NoEpc."""
         number = self._new_enclave(group, size)
-        if enclaves.create(self.arrays, number):
+        if enclaves.create(self.g, number):
             self._forget(number)
             raise NoEpc("no EPC for the control page and its version array")
         return number
 
     def add_pages(self, enclave: int, first: int, pages: int, *, settle_each: bool = True) -> tuple[int, int]:
         """EADD; (pages added, 0 or the -errno that stopped it)."""
+        if not pages:
+            return 0, 0
         flags = self.en[enclave, c.FLAGS]
         if flags & (c.INITIALISED | c.RELEASED_ENCLAVE):
             raise OutOfRange("pages are added after CREATE and before INIT")
@@ -112,7 +117,7 @@ class CompiledMachine(Store):
         if first < 0 or pages < 0 or first + pages > self.en[enclave, c.SIZE]:
             raise OutOfRange(f"pages {first} to {first + pages} of {self.en[enclave, c.SIZE]}")
         self._reserve_nodes(pages // 512 + 2)
-        done, result = enclaves.add_pages(self.arrays, enclave, first, pages, settle_each)
+        done, result = enclaves.add_pages(self.g, enclave, first, pages, settle_each)
         return int(done), int(result)
 
     def initialise(self, enclave: int) -> None:
@@ -126,7 +131,7 @@ class CompiledMachine(Store):
 
     def release(self, enclave: int) -> None:
         """The last reference is gone: every page is freed."""
-        enclaves.release(self.arrays, enclave)
+        enclaves.release(self.g, enclave)
         self._dead.append((self._blocks(enclave), int(self.en[enclave, c.BASE])))
         if self.g[c.STALE] > self._stale_room or len(self._dead) > 4096:
             self._purge()
@@ -174,12 +179,12 @@ class CompiledMachine(Store):
 
     def fault_vepc(self, group: int) -> int:
         """A guest's process in ``group`` touches a page it has not: 0 or -errno (EBUSY: settle, retry)."""
-        return int(enclaves.fault_vepc(self.arrays, group))
+        return int(enclaves.fault_vepc(self.g, group))
 
     def free_vepc(self, group: int, pages: int) -> None:
         """Pages of a guest that are charged to this group are freed."""
         self.cg[group, c.REMOVED] += pages
-        lists.uncharge(self.arrays, group, pages)
+        lists.uncharge(self.g, group, pages)
 
     # -- what can be seen --------------------------------------------------------
 
@@ -240,7 +245,7 @@ class CompiledMachine(Store):
             self._reserve_nodes(min(len(pages), self.epc_pages) // 512 + self.enclaves + 2)
         self._reserve_nodes(self.enclaves + 2)
         clock = untimed() if times is None else times
-        return int(kernel.replay(self.arrays, pages, base, start, len(pages), k, until_failure, clock))
+        return int(kernel.replay(self.g, pages, base, start, len(pages), k, until_failure, clock))
 
     def _own_limit(self, group: int) -> int:
         if self.policy.target is Target.REFUSING:

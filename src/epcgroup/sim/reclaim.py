@@ -13,9 +13,9 @@ from __future__ import annotations
 from typing import Any
 
 from epcgroup.sim import columns as c
+from epcgroup.sim import tables
 from epcgroup.sim.jit import compiled
 from epcgroup.sim.lists import (
-    Arrays,
     append,
     behind,
     end_of_walk,
@@ -24,14 +24,16 @@ from epcgroup.sim.lists import (
     reorder,
     uncharge,
 )
+from epcgroup.sim.tables import State
 
 _OLDER = 0xFF ^ c.ACCESSED
 
 
 @compiled
-def unlist(s: Arrays, node: int) -> None:
+def unlist(s: State, node: int) -> None:
     """Take a SECS or VA page off its group's list of unreclaimable pages, if it is on it."""
-    cg, nd = s[0], s[6]
+    cg = tables.groups(s)
+    nd = tables.nodes(s)
     if not nd[node, c.N_LISTED]:
         return
     nd[node, c.N_LISTED] = 0
@@ -48,50 +50,53 @@ def unlist(s: Arrays, node: int) -> None:
 
 
 @compiled
-def free_node(s: Arrays, node: int) -> None:
+def free_node(s: State, node: int) -> None:
     """A SECS or VA page is freed: off its list, uncharged."""
-    nd, g = s[6], s[9]
+    nd = tables.nodes(s)
     unlist(s, node)
     group = nd[node, c.N_GROUP]
-    nd[node, c.N_NEXT] = g[c.NODE_FREE]
-    g[c.NODE_FREE] = node
+    nd[node, c.N_NEXT] = s[c.NODE_FREE]
+    s[c.NODE_FREE] = node
     uncharge(s, group, 1)
 
 
 @compiled
-def log(s: Arrays, enclave: int, page: int) -> None:
+def log(s: State, enclave: int, page: int) -> None:
     """One line of the log; ``~enclave`` for a page written out."""
-    g, lg = s[9], s[10]
-    at = g[c.LOGGED]
+    lg = tables.log_lines(s)
+    at = s[c.LOGGED]
     if at < lg.shape[0]:
         lg[at, 0] = enclave
         lg[at, 1] = page
-    g[c.LOGGED] = at + 1
+    s[c.LOGGED] = at + 1
 
 
 @compiled
-def evict_secs(s: Arrays, enclave: int) -> None:
+def evict_secs(s: State, enclave: int) -> None:
     """Write out the SECS after the last resident page."""
-    cg, en, nd, g = s[0], s[1], s[6], s[9]
+    cg = tables.groups(s)
+    en = tables.enclaves(s)
+    nd = tables.nodes(s)
     node = en[enclave, c.SECS]
     if node < 0:
         return
     en[enclave, c.SECS] = -1
     en[enclave, c.E_EVICTED] += 1
     cg[nd[node, c.N_GROUP], c.EVICTED] += 1
-    g[c.EVICTED_TOTAL] += 1
-    if g[c.LOGGING]:
+    s[c.EVICTED_TOTAL] += 1
+    if s[c.LOGGING]:
         log(s, ~enclave, -1)
     free_node(s, node)
 
 
 @compiled
-def put_back_young(s: Arrays, group: int, buf: Any, start: int, stop: int) -> int:
+def put_back_young(s: State, group: int, buf: Any, start: int, stop: int) -> int:
     """Young pages of a batch to the tail, older than before; the others stay, closed up.
 
     Returns where they end.
     """
-    cg, fl = s[0], s[2]
+    cg = tables.groups(s)
+    fl = tables.page_flags(s)
     kept = start
     for i in range(start, stop):
         page = buf[i]
@@ -113,32 +118,38 @@ def put_back_young(s: Arrays, group: int, buf: Any, start: int, stop: int) -> in
 
 
 @compiled
-def write_out(s: Arrays, group: int, buf: Any, start: int, stop: int) -> None:
+def write_out(s: State, group: int, buf: Any, start: int, stop: int) -> None:
     """Evict pages that are charged to one group, each SECS behind its last page."""
-    cg, en, fl, ow, g = s[0], s[1], s[2], s[3], s[9]
+    cg = tables.groups(s)
+    en = tables.enclaves(s)
+    fl = tables.page_flags(s)
+    ow = tables.owners(s)
     for i in range(start, stop):
         page = buf[i]
         fl[page] = c.EXISTS
         enclave = ow[page >> c.BLOCK]
         row = en[enclave]
         row[c.E_EVICTED] += 1
-        if g[c.LOGGING]:
+        if s[c.LOGGING]:
             log(s, ~enclave, page - row[0])
         row[c.CHILDREN] -= 1
         if not row[c.CHILDREN] and row[c.FLAGS] & c.INITIALISED:
             evict_secs(s, enclave)
     pages = stop - start
     cg[group, c.EVICTED] += pages
-    g[c.EVICTED_TOTAL] += pages
+    s[c.EVICTED_TOTAL] += pages
     uncharge(s, group, pages)
 
 
 @compiled
-def reclaim_from_top(s: Arrays, top: int, pages: int, ignore_age: bool) -> tuple[int, int]:
+def reclaim_from_top(s: State, top: int, pages: int, ignore_age: bool) -> tuple[int, int]:
     """One round, list after list in pre-order, in one batch (v3 to v6)."""
-    cg, tb, bm, g, scratch = s[0], s[7], s[8], s[9], s[11]
-    if g[c.DIRTY]:
-        reorder(cg, tb, bm, g)
+    cg = tables.groups(s)
+    tb = tables.order(s)
+    bm = tables.bits(s)
+    scratch = tables.batch(s)
+    if s[c.DIRTY]:
+        reorder(s)
     buf, owners, starts, kept = scratch[0], scratch[1], scratch[2], scratch[3]
     lists = 0
     taken = 0
@@ -168,11 +179,14 @@ def reclaim_from_top(s: Arrays, top: int, pages: int, ignore_age: bool) -> tuple
 
 
 @compiled
-def reclaim_by_cursor(s: Arrays, top: int, pages: int, ignore_age: bool) -> tuple[int, int]:
+def reclaim_by_cursor(s: State, top: int, pages: int, ignore_age: bool) -> tuple[int, int]:
     """One round, a batch a list, going on where the last round stopped (v16, v17)."""
-    cg, tb, bm, g, scratch = s[0], s[7], s[8], s[9], s[11]
-    if g[c.DIRTY]:
-        reorder(cg, tb, bm, g)
+    cg = tables.groups(s)
+    tb = tables.order(s)
+    bm = tables.bits(s)
+    scratch = tables.batch(s)
+    if s[c.DIRTY]:
+        reorder(s)
     buf = scratch[0]
     scanned = 0
     written = 0
@@ -184,7 +198,7 @@ def reclaim_by_cursor(s: Arrays, top: int, pages: int, ignore_age: bool) -> tupl
                 place = next_list(bm, cg[top, c.POS], cg[top, c.END])
             group = tb[c.T_ORDER, place]
             cg[top, c.CURSOR] = behind(cg, tb, group, top)
-        want = pages - scanned if g[c.K_BY_NEED] else g[c.K_BATCH_MAX]
+        want = pages - scanned if s[c.K_BY_NEED] else s[c.K_BATCH_MAX]
         taken = isolate(s, group, want, buf, 0)
         scanned += taken
         kept = taken
@@ -197,8 +211,8 @@ def reclaim_by_cursor(s: Arrays, top: int, pages: int, ignore_age: bool) -> tupl
 
 
 @compiled
-def reclaim(s: Arrays, top: int, pages: int, ignore_age: bool) -> tuple[int, int]:
+def reclaim(s: State, top: int, pages: int, ignore_age: bool) -> tuple[int, int]:
     """One round over a subtree: (pages looked at, pages written)."""
-    if s[9][c.K_RESTART]:
+    if s[c.K_RESTART]:
         return reclaim_from_top(s, top, pages, ignore_age)
     return reclaim_by_cursor(s, top, pages, ignore_age)

@@ -5,8 +5,6 @@ Growing an array makes a new one, so nobody keeps the tuple over an operation.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
@@ -38,11 +36,11 @@ class Store:
         self.cg: Ints = np.zeros((0, c.GROUP_COLUMNS), np.int64)
         self.en: Ints = np.zeros((16, c.ENCLAVE_COLUMNS), np.int64)
         self.fl = np.zeros(1024, np.uint8)
-        self.ow = np.full(1024 >> c.BLOCK, -1, np.int32)
-        self.nd = np.zeros((64, c.NODE_COLUMNS), np.int32)
-        self.g: Ints = np.zeros(c.SCALARS, np.int64)
-        self.lg = np.zeros((log_room, 2), np.int32)
-        self.scratch: Ints = np.zeros((4, 65), np.int64)
+        self.ow = np.full(1024 >> c.BLOCK, -1, np.int64)
+        self.nd = np.zeros((64, c.NODE_COLUMNS), np.int64)
+        self.g: Ints = np.zeros(c.STATE, np.int64)
+        self.lg = np.zeros((log_room, 2), np.int64)
+        self.scratch: Ints = np.zeros((4, c.BATCH), np.int64)
         self._stale_room = max(epc_pages // 4, 4096)
         self.ch = np.zeros((0, 16), np.int32)
         self.nx = np.zeros(0, np.int32)
@@ -56,11 +54,6 @@ class Store:
         self._set_knobs(policy, sgx2)
         self._reserve_groups(16)
         self._new_group("/", -1)
-
-    @property
-    def arrays(self) -> tuple[Any, ...]:
-        """The kernel's state."""
-        return self._arrays
 
     def _new_group(self, path: str, parent: int) -> int:
         number = int(self.g[c.GROUPS])
@@ -95,7 +88,7 @@ class Store:
         # Rings are unrolled to the front, because their length changes.
         old = len(self.cg)
         self.cg = np.concatenate([self.cg, np.zeros((count - old, c.GROUP_COLUMNS), np.int64)])
-        table = np.zeros((3, count + 1), np.int32)
+        table = np.zeros((3, count + 1), np.int64)
         if old:
             for ring, at, used in ((c.T_WORKS, c.WORKS_AT, c.WORKS), (c.T_DYING, c.DYING_AT, c.DYING)):
                 order = (self.g[at] + np.arange(self.g[used])) % self.g[c.RINGS]
@@ -118,7 +111,7 @@ class Store:
         need = int(self.g[c.NODES]) + more + 2
         if need > len(self.nd):
             extra = max(need, 2 * len(self.nd)) - len(self.nd)
-            self.nd = np.concatenate([self.nd, np.zeros((extra, c.NODE_COLUMNS), np.int32)])
+            self.nd = np.concatenate([self.nd, np.zeros((extra, c.NODE_COLUMNS), np.int64)])
             self._gather()
 
     def _new_enclave(self, group: int, size: int) -> int:
@@ -155,7 +148,7 @@ class Store:
         if self._top > len(self.fl):
             size = max(self._top, len(self.fl) * 3 // 2 >> c.BLOCK << c.BLOCK)
             self.fl = np.concatenate([self.fl, np.zeros(size - len(self.fl), np.uint8)])
-            self.ow = np.concatenate([self.ow, np.full((size >> c.BLOCK) - len(self.ow), -1, np.int32)])
+            self.ow = np.concatenate([self.ow, np.full((size >> c.BLOCK) - len(self.ow), -1, np.int64)])
             self._gather()
         return base
 
@@ -167,27 +160,41 @@ class Store:
         self._vacant.setdefault(self._blocks(number), []).append(base)
 
     def _purge(self) -> None:
-        enclaves.purge(self.arrays)
+        enclaves.purge(self.g)
         for blocks, base in self._dead:
             self._vacant.setdefault(blocks, []).append(base)
         self._dead.clear()
 
     def _gather(self) -> None:
-        self._arrays = (
-            self.cg,
-            self.en,
-            self.fl,
-            self.ow,
-            self.ch,
-            self.nx,
-            self.nd,
-            getattr(self, "tb", None),
-            getattr(self, "bm", None),
-            self.g,
-            self.lg,
-            self.scratch,
-            getattr(self, "order_scratch", None),
-        )
+        # Tell the kernel where everything is.
+        if not hasattr(self, "tb"):
+            return
+        for at, table in (
+            (c.AT_GROUPS, self.cg),
+            (c.AT_ENCLAVES, self.en),
+            (c.AT_FLAGS, self.fl),
+            (c.AT_OWNERS, self.ow),
+            (c.AT_CHUNKS, self.ch),
+            (c.AT_LINKS, self.nx),
+            (c.AT_NODES, self.nd),
+            (c.AT_ORDER, self.tb),
+            (c.AT_BITS, self.bm),
+            (c.AT_LOG, self.lg),
+            (c.AT_BATCH, self.scratch),
+            (c.AT_SCRATCH, self.order_scratch),
+        ):
+            self.g[at] = table.ctypes.data
+        for at, length in (
+            (c.LEN_GROUPS, len(self.cg)),
+            (c.LEN_ENCLAVES, len(self.en)),
+            (c.LEN_FLAGS, len(self.fl)),
+            (c.LEN_OWNERS, len(self.ow)),
+            (c.LEN_CHUNKS, len(self.ch)),
+            (c.LEN_NODES, len(self.nd)),
+            (c.LEN_BITS, self.bm.shape[1]),
+            (c.LEN_LOG, len(self.lg)),
+        ):
+            self.g[at] = length
 
     def _set_knobs(self, policy: Policy, sgx2: bool) -> None:
         low, high = policy.watermarks(self.epc_pages)
