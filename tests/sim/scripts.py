@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from typing import Any
 
 from epcgroup.conform.compiled_replay import CompiledReplay
 from epcgroup.conform.epc_replay import EpcReplay
@@ -22,21 +21,20 @@ def tree(chance: random.Random, groups: int, depth: int) -> list[str]:
 
 
 def script(
-    chance: random.Random, *, groups: int = 6, epc: int = 128, steps: int = 60, burst: int = 24, size: int = 64
+    chance: random.Random, *, groups: int = 6, epc: int = 128, steps: int = 60, size: int = 64
 ) -> Iterator[str]:
     """Operations of a small data centre in which everything happens: births, moves, limits, deaths."""
     paths = tree(chance, groups, 4)
     for path in paths:
         yield f"mkcg {path}"
         if chance.random() < 0.4:
-            yield f"max {path} {chance.choice((6, 12, 20, 33, 40, 90, 140, epc)) * 4096 + chance.choice((0, 77))}"
+            limit = chance.choice((6, 12, 20, 33, 40, 90, 140, epc)) * 4096 + chance.choice((0, 77))
+            yield f"max {path} {limit}"
     processes: dict[int, str] = {}
     enclaves: dict[int, int] = {}
     added: dict[int, int] = {}
     guests: dict[int, int] = {}
-    names = 0
-    for _ in range(steps):
-        names += 1
+    for names in range(1, steps + 1):
         kind = chance.choices(
             ("touch", "spawn", "encl", "max", "move", "close", "exit", "rmcg", "guest", "mkcg"),
             (40, 6, 8, 6, 3, 3, 2, 2, 2, 2),
@@ -44,7 +42,7 @@ def script(
         if kind == "touch" and enclaves:
             name = chance.choice(list(enclaves))
             reach = max(enclaves[name] if chance.random() < 0.1 else added[name], 1)
-            pages = [chance.randrange(reach) for _ in range(chance.randint(1, burst))]
+            pages = [chance.randrange(reach) for _ in range(chance.randint(1, 24))]
             if chance.random() < 0.3:
                 first = chance.randrange(reach)
                 yield f"touch {name} {first}-{min(first + 20, reach - 1)}"

@@ -207,6 +207,21 @@ def fault_vepc(s: State, group: int) -> int:
 
 
 @compiled
+def fill_vepc(s: State, group: int, pages: int) -> int:
+    """A guest touches so many new pages, each tried as often as an access; how many it got."""
+    for done in range(pages):
+        for call in range(8):
+            result = allocate(s, group, 1, False)
+            if s[c.PENDING]:
+                settle(s)
+            if result == OK:
+                break
+            if result != -16 or call == 7:
+                return done
+    return pages
+
+
+@compiled
 def release(s: State, enclave: int) -> None:
     """Free every page: children in ascending order, then the SECS, then the VA pages."""
     en = tables.enclaves(s)

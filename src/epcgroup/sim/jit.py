@@ -24,7 +24,7 @@ from epcgroup.errors import MissingCapability
 
 try:
     import numba
-    from numba.core.types import unliteral
+    from numba.core import types
 except ImportError as missing:
     raise MissingCapability("simulation needs numba: pip install 'epcgroup[sim]'") from missing
 
@@ -61,5 +61,5 @@ def compiled(function: F) -> F:
         numba.config.CACHE_DIR = before
     by_type = made.get_call_template
     # One version per function, not one for each constant that it is called with.
-    made.get_call_template = lambda arguments, named: by_type(tuple(map(unliteral, arguments)), named)
+    made.get_call_template = lambda arguments, named: by_type(tuple(map(types.unliteral, arguments)), named)
     return cast(F, made)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from epcgroup.epc.policy import OnMaxWritten, Target
-from epcgroup.errors import BadInput, EnclaveDisabled, InternalError, NoEpc, OutOfRange, Refused
+from epcgroup.errors import EnclaveDisabled, InternalError, NoEpc, OutOfRange, Refused
 from epcgroup.sim import background, charge, enclaves, kernel, lists
 from epcgroup.sim import columns as c
 from epcgroup.sim.store import NO_LIMIT, Ints, Store
@@ -150,9 +150,13 @@ class CompiledMachine(Store):
         until_failure: bool = False,
         start: int = 0,
         times: npt.NDArray[np.float64] | None = None,
+        checked: bool = False,
     ) -> int:
-        """The processor accesses these pages of an enclave; where it stopped (see kernel.replay)."""
-        low, high = (int(pages.min()), int(pages.max())) if len(pages) else (0, 0)
+        """The processor accesses these pages of an enclave; where it stopped (see kernel.replay).
+
+        ``checked``: they are known to be in its range.
+        """
+        low, high = (int(pages.min()), int(pages.max())) if len(pages) and not checked else (0, 0)
         if low < 0 or high >= self.en[enclave, c.SIZE]:
             raise OutOfRange(f"pages {low} to {high} of an enclave of {self.en[enclave, c.SIZE]} pages")
         return self._replay(pages, int(self.en[enclave, c.BASE]), k, until_failure, start, times)
@@ -181,6 +185,10 @@ class CompiledMachine(Store):
         """A guest's process in ``group`` touches a page it has not: 0 or -errno (EBUSY: settle, retry)."""
         return int(enclaves.fault_vepc(self.g, group))
 
+    def fill_vepc(self, group: int, pages: int) -> int:
+        """A guest touches so many new pages; how many it got before a SIGBUS."""
+        return int(enclaves.fill_vepc(self.g, group, pages))
+
     def free_vepc(self, group: int, pages: int) -> None:
         """Pages of a guest that are charged to this group are freed."""
         self.cg[group, c.REMOVED] += pages
@@ -203,7 +211,7 @@ class CompiledMachine(Store):
         if count > len(self.lg):
             raise InternalError(f"{count} entries for a log of {len(self.lg)}")
         self.g[c.LOGGED] = 0
-        return self.lg[:count].astype(np.int64)
+        return self.lg[:count].copy()
 
     def reclaimable(self, group: int) -> Ints:
         """Page numbers on a group's list, head first."""
@@ -215,7 +223,8 @@ class CompiledMachine(Store):
             parts.append(self.ch[chunk, place : int(row[c.TAIL_AT]) if last else 16])
             chunk, place = (-1 if last else int(self.nx[chunk])), 0
         pages = np.concatenate(parts).astype(np.int64)
-        return pages[self.fl[pages] & c.DEAD == 0]
+        living: Ints = pages[self.fl[pages] & c.DEAD == 0]
+        return living
 
     def unreclaimable(self, group: int) -> list[tuple[int, bool]]:
         """(enclave, is a SECS) of the group's list of unreclaimable pages, head first."""

@@ -5,6 +5,8 @@ Growing an array makes a new one, so nobody keeps the tuple over an operation.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -19,7 +21,11 @@ Ints = npt.NDArray[np.int64]
 
 NO_LIMIT = 1 << 52  # pages; misc.max is 2^64-1 bytes
 _PAGES_PER_OWNER = 1 << c.BLOCK
-_GOALS = {policies.goal_v5: 0, policies.goal_v17: 1, policies.goal_standard: 2}
+_GOALS: dict[Callable[[int, int, int], int], int] = {
+    policies.goal_v5: 0,
+    policies.goal_v17: 1,
+    policies.goal_standard: 2,
+}
 _DISABLE = {Disable.NEVER: 0, Disable.CASCADE: 1, Disable.ONE_AND_WAIT: 2}
 
 
@@ -44,6 +50,8 @@ class Store:
         self._stale_room = max(epc_pages // 4, 4096)
         self.ch = np.zeros((0, 16), np.int32)
         self.nx = np.zeros(0, np.int32)
+        self.tb: Ints = np.zeros((3, 1), np.int64)
+        self._complete = False
         self.enclaves = 0
         self.paths: list[str] = []
         self.online: dict[str, int] = {}
@@ -105,6 +113,7 @@ class Store:
         self.ch = np.concatenate([self.ch, np.zeros((more, 16), np.int32)])
         self.nx = np.concatenate([self.nx, np.zeros(more, np.int32)])
         self.order_scratch = np.zeros(count, np.int64)
+        self._complete = True
         self._gather()
 
     def _reserve_nodes(self, more: int) -> None:
@@ -167,7 +176,7 @@ class Store:
 
     def _gather(self) -> None:
         # Tell the kernel where everything is.
-        if not hasattr(self, "tb"):
+        if not self._complete:
             return
         for at, table in (
             (c.AT_GROUPS, self.cg),
