@@ -119,14 +119,12 @@ def test_close_and_munmap_give_the_pages_back_at_once(tmp_path: Path) -> None:
     options = ("--report", "json", "--report-file", str(file))
     with started(command("load", "close", 300, epc=200, options=options), stdin=subprocess.PIPE) as process:
         assert process.stdout is not None
-        assert process.stdin is not None
         assert process.stdout.readline() == "ready\n"
         assert process.stdout.readline() == "closed\n"
         deadline = time.monotonic() + 5
         while resident(process.pid) and time.monotonic() < deadline:
             time.sleep(0.02)
         assert resident(process.pid) == 0
-        process.stdin.write("\n")
-        process.stdin.close()
-        assert process.wait(20) == 0
+        process.communicate("\n", timeout=20)
+        assert process.returncode == 0
         expect_all_given_back(final_report(file))

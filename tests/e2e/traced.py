@@ -16,15 +16,17 @@ Stop = tuple[int, int]  # (signal, event)
 class Traced:
     """One traced process; kills it at the end of the ``with``."""
 
-    def __init__(self, argv: list[str], *, stdout: int | None = None, program: bytes | None = None) -> None:
+    def __init__(
+        self, argv: list[str], *, stdin: int = 0, stdout: int = 1, program: bytes | None = None
+    ) -> None:
         self.injector = inject.Injector()
         self.status: int | None = None
         self.pid = os.fork()
         if self.pid == 0:
             try:
                 os.kill(os.getpid(), signal.SIGSTOP)
-                if stdout is not None:
-                    os.dup2(stdout, 1)
+                os.dup2(stdin, 0)
+                os.dup2(stdout, 1)
                 seccomp.install(seccomp.base_filter() if program is None else program)
                 os.execv(argv[0], argv)
             finally:
@@ -68,6 +70,24 @@ class Traced:
         assert self.run_until(lambda stop: stop[1] == ptrace.EVENT_EXEC) is not None
         ptrace.syscall(self.pid)
         assert self.wait() == (ptrace.SYSCALL_STOP, 0)
+
+    def at_syscall(self, nr: int) -> ptrace.UserRegs:
+        """Run to the seccomp stop of system call ``nr``."""
+
+        def wanted(stop: Stop) -> bool:
+            return stop[1] == ptrace.EVENT_SECCOMP and ptrace.getregs(self.pid).orig_rax == nr
+
+        assert self.run_until(wanted) is not None, f"no system call {nr} was made"
+        return ptrace.getregs(self.pid)
+
+    def stop(self) -> None:
+        """Interrupt it wherever it is."""
+        ptrace.interrupt(self.pid)
+        assert self.run_until(lambda stop: stop[1] == ptrace.EVENT_STOP) is not None
+
+    def inject(self, nr: int, *args: int) -> int:
+        """Have it make one system call."""
+        return self.injector.inject(self.pid, nr, *args, syscall_insn=inject.find_syscall_insn(self.pid))
 
     def finish(self) -> int:
         """Let it run to its end; its exit code, or -signal."""

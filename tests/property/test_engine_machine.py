@@ -75,7 +75,7 @@ class EngineMachine(RuleBasedStateMachine):
         if path in self.machine.groups and path != "/":
             group = self.machine.groups.lookup(path)
             self.machine.set_max(group, limit)
-            self.above[group] = group.usage[self.machine.epc]
+            self.above[group] = group.usage[self.machine.resource]
 
     @precondition(lambda self: len(self.callers) < 4)
     @rule(path=paths())
@@ -100,12 +100,12 @@ class EngineMachine(RuleBasedStateMachine):
     @rule(data=st.data(), run=page_runs(SIZE), finish=st.booleans())
     def build(self, data: st.DataObject, run: range, finish: bool) -> None:
         caller = self.caller(data)
-        before = self.machine.free, caller.group.usage[self.machine.epc]
+        before = self.machine.free, caller.group.usage[self.machine.resource]
         try:
             enclave = self.machine.create_enclave(caller, SIZE)
         except Refused:
             # Nothing is held by an enclave that is not: what was evicted is free now.
-            assert (self.machine.free, -caller.group.usage[self.machine.epc]) >= (before[0], -before[1])
+            assert (self.machine.free, -caller.group.usage[self.machine.resource]) >= (before[0], -before[1])
             return
         self.enclaves.append(enclave)
         self.add(caller, enclave, run)
@@ -262,8 +262,8 @@ class EngineMachine(RuleBasedStateMachine):
         if not hasattr(self, "machine"):
             return
         for group in self.machine.groups.walk(self.machine.groups.root):
-            usage = group.usage[self.machine.epc]
-            if usage > group.max[self.machine.epc]:
+            usage = group.usage[self.machine.resource]
+            if usage > group.max[self.machine.resource]:
                 assert usage <= self.above[group]
                 self.above[group] = usage
 
@@ -303,4 +303,4 @@ class EngineMachine(RuleBasedStateMachine):
 
 
 TestEngineMachine = EngineMachine.TestCase
-TestEngineMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestEngineMachine.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)

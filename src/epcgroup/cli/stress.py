@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +29,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="load a real SGX enclave and touch its heap by pattern",
         description="Build, sign and load an SGX enclave through /dev/sgx_enclave and touch its heap. Every "
         "touch checks the page's contents and writes new ones. Runs on SGX hardware, and anywhere "
-        "else inside `epcgroup run`.",
+        "else inside `epcgroup run`. SIGTERM ends the load early, with its final check and report.",
     )
     add = parser.add_argument
     add("--heap", default="16M", metavar="SIZE", help="size of the heap (16M)")
@@ -56,7 +58,10 @@ def stress(args: argparse.Namespace) -> int:
         began = time.monotonic()
         enclave.load(key)
         loading = time.monotonic() - began
-        outcome = load.run(enclave, plan, _Progress(image.heap_pages) if sys.stderr.isatty() else None)
+        progress = _Progress(image.heap_pages) if sys.stderr.isatty() else None
+        finish = threading.Event()
+        signal.signal(signal.SIGTERM, lambda *_: finish.set())
+        outcome = load.run(enclave, plan, progress, finish)
         to = report.to_json if args.report == "json" else report.to_text
         print(to(image, plan, outcome, loading), flush=True)
         if args.hold:

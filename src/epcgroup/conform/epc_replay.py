@@ -222,7 +222,7 @@ class EpcReplay:
         }
 
     def _group(self, group: Group) -> dict[str, Any]:
-        machine, number = self.machine, self.machine.epc
+        machine, number = self.machine, self.machine.resource
         seen: dict[str, Any] = {
             "id": group.id,
             "path": group.path,

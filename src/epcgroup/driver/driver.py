@@ -27,7 +27,8 @@ class Driver:
 
     ``root_key`` (16 bytes) is what EGETKEY and EREPORT derive from: keep it for
     sealed files to open again. ``paging_key`` protects evicted pages; by default
-    it is random and dies with the machine, as in hardware.
+    it is random and dies with the machine, as in hardware. ``store`` is where
+    evicted pages go; by default ordinary memory without a limit.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class Driver:
         root_key: bytes,
         paging_key: bytes | None = None,
         platform: Platform | None = None,
-        backing_limit: int | None = None,
+        store: BackingStore | None = None,
         resources: Mapping[str, int] | None = None,
         log: Log = _silent,
     ) -> None:
@@ -49,7 +50,7 @@ class Driver:
         self.rules = rules_for(policy)
         self.log = log
         sealer = PageSealer(paging_key if paging_key is not None else os.urandom(16))
-        self.pager = SealingPager(frames, sealer, BackingStore(backing_limit), log)
+        self.pager = SealingPager(frames, sealer, store if store is not None else BackingStore(), log)
         self.machine = Machine(
             epc_pages=epc_pages, policy=policy, pager=self.pager, resources=resources or {}
         )

@@ -71,11 +71,23 @@ def _ready(file: EnclaveFile) -> None:
 def _each(call: _Call, offset: int, length: int, act: Callable[[_Call, int, EpcPage], None]) -> Steps:
     while call.done < length:
         index = (offset + call.done) >> PAGE_SHIFT
-        act(call, index, call.load(index))
+        act(call, index, (yield from _load(call, index)))
         call.done += PAGE_SIZE
         if not call.done % (_BATCH * PAGE_SIZE):
             yield
     return 0
+
+
+def _load(call: _Call, index: int) -> Generator[None, None, EpcPage]:
+    """The page, resident, after as many retries as the policy's driver makes."""
+    for _ in range(call.file.driver.rules.edmm_retries):
+        try:
+            return call.load(index)
+        except Refused as refused:
+            if refused.errno != errno.EAGAIN or call.caller.signal_pending():
+                raise
+        yield
+    return call.load(index)
 
 
 def restrict_permissions(file: EnclaveFile, arg: int, mem: UserMemory, caller: Caller) -> Steps:

@@ -12,7 +12,7 @@ from epcgroup.epc.charge import charge
 from epcgroup.epc.pages import EpcPage
 from epcgroup.epc.queue import wake_ksgxd
 from epcgroup.epc.reclaim import Effort
-from epcgroup.epc.state import State as Epc
+from epcgroup.epc.state import Epc
 from epcgroup.epc.walk import nothing_reclaimable
 from epcgroup.errors import Busy, Interrupted, NoEpc
 from epcgroup.misc import uncharge
@@ -31,14 +31,9 @@ def allocate(epc: Epc, caller: Caller, pages: int, may_reclaim: bool) -> list[Ep
     try:
         if pool.free < pages:
             _make_room(epc, caller, pages, may_reclaim)
-        taken = []
-        for _ in range(pages):
-            page = pool.take()
-            page.group = group
-            taken.append(page)
-        return taken
+        return [pool.take(group) for _ in range(pages)]
     except BaseException:  # not charged for what was not had (ALLOC-02)
-        uncharge(epc.groups, group, epc.epc, pages * PAGE_SIZE)
+        uncharge(epc.groups, group, epc.resource, pages * PAGE_SIZE)
         group.pins -= pages
         if not group.online:
             epc.groups.settle_group(group)

@@ -18,8 +18,7 @@ again after its end.
 from __future__ import annotations
 
 from epcgroup.epc.group import Group
-from epcgroup.epc.state import Job
-from epcgroup.epc.state import State as Epc
+from epcgroup.epc.state import Epc, Job
 from epcgroup.epc.worker import ksgxd, worker
 
 

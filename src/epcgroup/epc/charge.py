@@ -19,7 +19,7 @@ from epcgroup.epc.group import Group
 from epcgroup.epc.policy import Target
 from epcgroup.epc.queue import excess, queue_work
 from epcgroup.epc.reclaim import Effort
-from epcgroup.epc.state import State as Epc
+from epcgroup.epc.state import Epc
 from epcgroup.epc.walk import nothing_reclaimable
 from epcgroup.errors import Busy, Interrupted, NoEpc
 from epcgroup.misc import try_charge
@@ -35,7 +35,7 @@ def charge(epc: Epc, caller: Caller, pages: int, may_reclaim: bool) -> None:
     policy = epc.policy
     effort: Effort | None = None
     while True:
-        refusing = try_charge(epc.groups, group, epc.epc, pages * PAGE_SIZE)
+        refusing = try_charge(epc.groups, group, epc.resource, pages * PAGE_SIZE)
         if refusing is None:
             break
         target = refusing if policy.target is Target.REFUSING else group

@@ -22,7 +22,7 @@ from epcgroup.epc.group import Group
 from epcgroup.epc.pages import Enclave
 from epcgroup.epc.policy import Disable
 from epcgroup.epc.queue import excess
-from epcgroup.epc.state import State as Epc
+from epcgroup.epc.state import Epc
 
 
 def disable_one(epc: Epc, group: Group) -> bool:

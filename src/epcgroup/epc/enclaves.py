@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from epcgroup.epc.alloc import allocate
 from epcgroup.epc.caller import Caller
-from epcgroup.epc.pages import SECS_INDEX, VA_INDEX, VA_SLOTS, Enclave, EpcPage, Kind
+from epcgroup.epc.pages import CHILD, SECS_INDEX, VA_INDEX, VA_SLOTS, Enclave, EpcPage, Kind
 from epcgroup.epc.release import erase, free_page
-from epcgroup.epc.state import State as Epc
+from epcgroup.epc.state import Epc
 from epcgroup.epc.track import record
 from epcgroup.errors import BadInput, EnclaveDisabled, OutOfRange, PageExists, Refused
 
@@ -33,7 +33,7 @@ def create(epc: Epc, caller: Caller, size: int, enclave_id: int) -> Enclave:
             shrink(epc, enclave)
             raise
     secs = pages[1]
-    secs.owner, secs.kind, secs.index = enclave, Kind.SECS, SECS_INDEX
+    secs.enclave, secs.kind, secs.index = enclave, Kind.SECS, SECS_INDEX
     enclave.secs = secs
     record(epc, secs)
     enclave.created = True  # last: until now it cannot be a victim (B-65)
@@ -49,7 +49,7 @@ def va_due(enclave: Enclave) -> bool:
 def grow(epc: Epc, enclave: Enclave, va: EpcPage | None) -> None:
     """Count one page more; ``va`` is the page for its version array, when due."""
     if va is not None:
-        va.owner, va.kind, va.index = enclave, Kind.VA, VA_INDEX
+        va.enclave, va.kind, va.index = enclave, Kind.VA, VA_INDEX
         enclave.va_pages.append(va)
         record(epc, va)
     enclave.page_cnt += 1
@@ -104,7 +104,7 @@ def place_new(epc: Epc, enclave: Enclave, index: int, pages: list[EpcPage]) -> E
         shrink(epc, enclave)
         free_page(epc, page)
         raise PageExists(f"page {index} was added already")
-    page.owner, page.kind, page.index = enclave, Kind.CHILD, index
+    page.enclave, page.kind, page.index = enclave, CHILD, index
     enclave.pages[index] = page
     enclave.child_count += 1
     record(epc, page)

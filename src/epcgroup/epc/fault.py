@@ -15,9 +15,9 @@ from __future__ import annotations
 from epcgroup.epc.alloc import allocate
 from epcgroup.epc.caller import Caller
 from epcgroup.epc.enclaves import new_page, place_new, va_due
-from epcgroup.epc.pages import SECS_INDEX, Enclave, EpcPage, Kind, State
+from epcgroup.epc.pages import CHILD, RECLAIM_IN_PROGRESS, SECS_INDEX, Enclave, EpcPage, Kind
 from epcgroup.epc.release import free_page
-from epcgroup.epc.state import State as Epc
+from epcgroup.epc.state import Epc
 from epcgroup.epc.track import record
 from epcgroup.errors import Busy, EnclaveDisabled, OutOfRange, PageExists, Refused
 
@@ -31,7 +31,7 @@ def fault(epc: Epc, caller: Caller, enclave: Enclave, index: int) -> EpcPage:
     except KeyError:
         raise OutOfRange(f"the enclave has no page {index}") from None
     if page is not None:
-        if page.state is State.RECLAIM_IN_PROGRESS:
+        if page.state is RECLAIM_IN_PROGRESS:
             raise Busy("the page is being reclaimed")
         return page
     counters, group_counters = enclave.counters, caller.group.counters
@@ -74,29 +74,27 @@ def augment(epc: Epc, caller: Caller, enclave: Enclave, index: int) -> EpcPage:
 
 
 def _load(epc: Epc, caller: Caller, enclave: Enclave, index: int) -> EpcPage:
-    rest = _secs_and(epc, caller, enclave, 1)
+    rest = _secs_and(epc, caller, enclave, 1) if enclave.secs is None else []
     page = rest[0] if rest else allocate(epc, caller, 1, may_reclaim=False)[0]
     _fill(epc, enclave, index, page, [])
-    page.owner, page.kind, page.index = enclave, Kind.CHILD, index
+    page.enclave, page.kind, page.index = enclave, CHILD, index
     return page
 
 
 def _augment(epc: Epc, caller: Caller, enclave: Enclave, index: int) -> EpcPage:
-    rest = _secs_and(epc, caller, enclave, 1 + va_due(enclave))
+    rest = _secs_and(epc, caller, enclave, 1 + va_due(enclave)) if enclave.secs is None else []
     if rest:
         return place_new(epc, enclave, index, rest)
     return new_page(epc, caller, enclave, index, may_reclaim=False)
 
 
 def _secs_and(epc: Epc, caller: Caller, enclave: Enclave, pages: int) -> list[EpcPage]:
-    # Make the SECS resident. Where the policy takes everything at once and the
-    # SECS was missing, the `pages` that the caller needs next come with it.
-    if enclave.secs is not None:
-        return []
+    # Load the SECS. Where the policy takes everything at once, the `pages` that
+    # the caller needs next come with it.
     rest = allocate(epc, caller, 1 + (pages if epc.policy.all_at_once else 0), may_reclaim=False)
     secs = rest.pop(0)
     _fill(epc, enclave, SECS_INDEX, secs, rest)
-    secs.owner, secs.kind, secs.index = enclave, Kind.SECS, SECS_INDEX
+    secs.enclave, secs.kind, secs.index = enclave, Kind.SECS, SECS_INDEX
     enclave.secs = secs
     record(epc, secs)
     return rest

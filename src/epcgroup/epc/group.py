@@ -55,12 +55,12 @@ class Group(tree.Group):
         self.victim: Enclave | None = None  # disabled for this group's sake and not closed yet
         self.counters = Counters()
 
-    def count_one(self) -> None:
-        """One reclaimable page more on this group's list."""
+    def count(self, pages: int) -> None:
+        """So many reclaimable pages more on this group's list."""
         level: Group | None = self
         while level is not None:
             below = level.below
-            level.below = below + 1
+            level.below = below + pages
             parent = level.parent
             if not below and parent is not None:
                 at = bisect_left(parent.active_ids, level.id)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from epcgroup.epc.group import Group
 from epcgroup.epc.pages import VA_SLOTS, Enclave, EpcPage, Kind, State
 from epcgroup.epc.policy import Disable
-from epcgroup.epc.state import State as Epc
+from epcgroup.epc.state import Epc
 from epcgroup.errors import InternalError
 from epcgroup.misc import EventRule
 from epcgroup.units import PAGE_SIZE
@@ -98,21 +98,21 @@ def _check_usage(machine: Epc, pages: list[EpcPage], groups: list[Group]) -> Non
     known = set(groups)
     _must(all(payer in known for payer in direct), "INV-9", "a page is charged to a freed group")
     for group in groups:
-        usage = group.usage[machine.epc]
+        usage = group.usage[machine.resource]
         _must(usage == subtree[group] * PAGE_SIZE, "INV-1", f"{group}: {usage}, {subtree[group]} pages")
-        _must(group.peak[machine.epc] >= usage, "INV-10", group)
+        _must(group.peak[machine.resource] >= usage, "INV-10", group)
         _must(group.pins >= direct[group], "INV-9", f"{group}: {group.pins} pins")
     root = machine.groups.root
-    _must(root.usage[machine.epc] <= machine.groups.capacity[machine.epc], "INV-2", root)
+    _must(root.usage[machine.resource] <= machine.groups.capacity[machine.resource], "INV-2", root)
 
 
 def _check_events(machine: Epc, group: Group) -> None:
-    events, parent = group.events[machine.epc], group.parent
+    events, parent = group.events[machine.resource], group.parent
     local = machine.policy.misc.event_rule is EventRule.LOCAL
     if parent is not None and not (local and parent.parent is None):
-        _must(parent.events[machine.epc] >= events, "INV-7", f"{group} counts more than its parent")
+        _must(parent.events[machine.resource] >= events, "INV-7", f"{group} counts more than its parent")
     if local and parent is not None:
-        _must(group.events_local[machine.epc] <= events, "INV-7", group)
+        _must(group.events_local[machine.resource] <= events, "INV-7", group)
 
 
 def _check_life(machine: Epc, group: Group) -> None:

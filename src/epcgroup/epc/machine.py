@@ -26,7 +26,7 @@ from epcgroup.epc.pages import Enclave, EpcPage, State, Vepc
 from epcgroup.epc.policy import Policy
 from epcgroup.epc.queue import max_written, should_reclaim
 from epcgroup.epc.reclaim import reclaim
-from epcgroup.epc.state import State as Epc
+from epcgroup.epc.state import Epc
 from epcgroup.epc.walk import nothing_reclaimable
 from epcgroup.errors import Busy
 from epcgroup.misc import files
@@ -152,11 +152,11 @@ class Machine(Epc):
 
         The same as writing misc.max through ``misc.files``.
         """
-        files.set_max(self.groups, group, self.epc, U64_MAX if limit is None else limit)
+        files.set_max(self.groups, group, self.resource, U64_MAX if limit is None else limit)
 
     def usage(self, group: Group) -> int:
         """Bytes charged to a group and its descendants (misc.current)."""
-        return group.usage[self.epc]
+        return group.usage[self.resource]
 
     def poison(self, page: EpcPage) -> None:
         """A memory error in an EPC page: off its list, and never handed out again (EPC-08).
@@ -187,7 +187,7 @@ class Machine(Epc):
         return background.pending(self)
 
     def _max_written(self, group: Group, resource: int) -> None:
-        if resource == self.epc:
+        if resource == self.resource:
             max_written(self, group)
 
     def _group_freed(self, group: Group) -> None:

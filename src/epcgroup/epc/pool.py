@@ -10,8 +10,12 @@ named by EPC-07; here ``free + in use + poisoned = size`` always holds.)
 from __future__ import annotations
 
 from collections import deque
+from typing import TYPE_CHECKING
 
-from epcgroup.epc.pages import EpcPage, State
+from epcgroup.epc.pages import FREE, NOT_TRACKED, EpcPage
+
+if TYPE_CHECKING:
+    from epcgroup.epc.group import Group
 
 
 class Pool:
@@ -26,20 +30,24 @@ class Pool:
         self._unused = 0  # number of the first page never handed out
         self._freed: deque[EpcPage] = deque()
 
-    def take(self) -> EpcPage:
-        """The page that has been free longest; the caller has looked at ``free``."""
+    def take(self, group: Group) -> EpcPage:
+        """The page that has been free longest, for ``group`` to pay for.
+
+        The caller has looked at ``free``.
+        """
         self.free -= 1
         if self._unused < self.size:
             page = EpcPage(self._unused)
             self._unused += 1
         else:
             page = self._freed.popleft()
-        page.state = State.NOT_TRACKED
+        page.state = NOT_TRACKED
+        page.group = group
         return page
 
     def give(self, page: EpcPage) -> None:
         """A page is free again, or, if it was poisoned meanwhile, lost."""
-        page.state = State.FREE
+        page.state = FREE
         if page.poisoned:
             self.poisoned.append(page)
             return
@@ -51,7 +59,7 @@ class Pool:
         if page.poisoned:
             return
         page.poisoned = True
-        if page.state is State.FREE:
+        if page.state is FREE:
             self._freed.remove(page)
             self.free -= 1
             self.poisoned.append(page)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from epcgroup.epc.group import Group
 from epcgroup.epc.policy import OnMaxWritten, Target
-from epcgroup.epc.state import State as Epc
+from epcgroup.epc.state import Epc
 from epcgroup.epc.walk import nothing_reclaimable
 from epcgroup.units import PAGE_SHIFT
 
@@ -37,19 +37,19 @@ def limit_pages(epc: Epc, group: Group) -> int:
     on its way to the root; where the group whose limit was hit pays, its own,
     and the root's is the EPC itself.
     """
-    limit = group.max[epc.epc]
+    limit = group.max[epc.resource]
     if epc.policy.target is Target.REFUSING:
         return min(limit >> PAGE_SHIFT, epc.epc_pages)
     above = group.parent
     while above is not None:
-        limit = min(limit, above.max[epc.epc])
+        limit = min(limit, above.max[epc.resource])
         above = above.parent
     return limit >> PAGE_SHIFT
 
 
 def usage_pages(epc: Epc, group: Group) -> int:
     """Pages charged to a group's subtree."""
-    return group.usage[epc.epc] >> PAGE_SHIFT
+    return group.usage[epc.resource] >> PAGE_SHIFT
 
 
 def excess(epc: Epc, group: Group, wanted: int) -> int:

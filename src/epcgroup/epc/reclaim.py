@@ -20,12 +20,14 @@ ignore age (v5's promise 5, "reclaim is forced"), and when it gives up.
 
 from __future__ import annotations
 
+from itertools import repeat
+
 from epcgroup.epc.group import Group
-from epcgroup.epc.pages import Enclave, EpcPage, State
+from epcgroup.epc.pages import NOT_TRACKED, RECLAIM_IN_PROGRESS, RECLAIMABLE, Enclave, EpcPage
 from epcgroup.epc.policy import Walk
 from epcgroup.epc.release import finish_release, free_page
-from epcgroup.epc.state import State as Epc
-from epcgroup.epc.track import drop, record
+from epcgroup.epc.state import Epc
+from epcgroup.epc.track import drop
 from epcgroup.epc.walk import lists_from_top, take_next
 
 
@@ -94,9 +96,9 @@ def _isolate(group: Group, limit: int, batch: list[EpcPage]) -> None:
         enclave = page.enclave
         if enclave.released:
             page.prev = page.next = None
-            page.state = State.NOT_TRACKED
+            page.state = NOT_TRACKED
             continue
-        page.state = State.RECLAIM_IN_PROGRESS
+        page.state = RECLAIM_IN_PROGRESS
         enclave.isolated += 1
         enclave.counters.scanned += 1
         batch.append(page)
@@ -106,23 +108,19 @@ def _reclaim_batch(epc: Epc, batch: list[EpcPage], ignore_age: bool) -> int:
     if not batch:
         return 0
     pager = epc.pager
-    if ignore_age:
-        old = batch
-    else:
-        old = []
-        for page, young in zip(batch, pager.young(batch), strict=True):
-            if young:
-                page.enclave.counters.young += 1
-                page.group.counters.young += 1  # type: ignore[union-attr]  # in use, so charged
-                _put_back(epc, page)
-            else:
-                old.append(page)
-    chosen = []
-    for page in old:
-        if pager.reserve(page):
+    ages = repeat(False) if ignore_age else pager.young(batch)
+    chosen, kept = [], []
+    for page, young in zip(batch, ages, strict=False):
+        if young:
+            page.enclave.counters.young += 1
+            page.group.counters.young += 1  # type: ignore[union-attr]  # in use, so charged
+            kept.append(page)
+        elif pager.reserve(page):
             chosen.append(page)
         else:
-            _put_back(epc, page)
+            kept.append(page)
+    if kept:
+        _put_back(epc, kept)
     if chosen:
         pager.block(chosen)
         for page in chosen:
@@ -130,10 +128,30 @@ def _reclaim_batch(epc: Epc, batch: list[EpcPage], ignore_age: bool) -> int:
     return len(chosen)
 
 
-def _put_back(epc: Epc, page: EpcPage) -> None:
-    # T6: to the tail of the list of the group it is charged to (RECL-02).
-    record(epc, page)
-    _let_go(epc, page.enclave)
+def _put_back(epc: Epc, pages: list[EpcPage]) -> None:
+    # T6: each to the tail of the list of the group it is charged to (RECL-02).
+    # Neighbours have mostly the same group, which is then counted up once.
+    last: Group | None = None
+    run = 0
+    dying: list[Enclave] = []
+    for page in pages:
+        group = page.group
+        assert group is not None
+        if group is not last:
+            if last is not None:
+                last.count(run)
+            last, run = group, 0
+        page.state = RECLAIMABLE
+        group.reclaimable.append(page)
+        run += 1
+        enclave = page.enclave
+        enclave.isolated -= 1
+        if enclave.released:
+            dying.append(enclave)
+    if last is not None:
+        last.count(run)
+    for enclave in dying:
+        _finish_if_unused(epc, enclave)
 
 
 def _evict(epc: Epc, page: EpcPage) -> None:
@@ -146,9 +164,11 @@ def _evict(epc: Epc, page: EpcPage) -> None:
     page.group.counters.evicted += 1  # type: ignore[union-attr]  # in use, so charged
     if not enclave.child_count and enclave.initialised:
         _evict_secs(epc, enclave)
-    page.state = State.NOT_TRACKED
+    page.state = NOT_TRACKED
     free_page(epc, page)
-    _let_go(epc, enclave)
+    enclave.isolated -= 1
+    if enclave.released:
+        _finish_if_unused(epc, enclave)
 
 
 def _evict_secs(epc: Epc, enclave: Enclave) -> None:
@@ -163,8 +183,7 @@ def _evict_secs(epc: Epc, enclave: Enclave) -> None:
     free_page(epc, secs)
 
 
-def _let_go(epc: Epc, enclave: Enclave) -> None:
-    # Drop the reference taken when the page was isolated; it may be the last (B-47).
-    enclave.isolated -= 1
-    if enclave.released and not enclave.isolated:
+def _finish_if_unused(epc: Epc, enclave: Enclave) -> None:
+    # An isolated page is a reference to its enclave; the last one may be gone (B-47).
+    if not enclave.isolated:
         finish_release(epc, enclave)

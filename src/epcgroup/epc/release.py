@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from epcgroup.epc.group import Group
-from epcgroup.epc.pages import Enclave, EpcPage
+from epcgroup.epc.pages import NOBODY, Enclave, EpcPage
 from epcgroup.epc.queue import queue_work
-from epcgroup.epc.state import State as Epc
+from epcgroup.epc.state import Epc
 from epcgroup.epc.track import drop
 from epcgroup.epc.walk import behind
 from epcgroup.misc import uncharge
@@ -20,8 +20,9 @@ def free_page(epc: Epc, page: EpcPage) -> None:
     group = page.group
     assert group is not None
     page.group = None
-    page.owner = None
-    uncharge(epc.groups, group, epc.epc, PAGE_SIZE)
+    page.enclave = NOBODY
+    page.vepc = None
+    uncharge(epc.groups, group, epc.resource, PAGE_SIZE)
     epc.pool.give(page)
     epc.groups.unpin(group)
 

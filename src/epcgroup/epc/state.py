@@ -29,7 +29,7 @@ class Job:
     rounds: Iterator[None]
 
 
-class State:
+class Epc:
     """One machine's data; sizes in pages."""
 
     def __init__(
@@ -42,7 +42,7 @@ class State:
         self.epc_pages = epc_pages
         self.pool = Pool(epc_pages)
         self.groups: Tree[Group] = Tree(policy.misc, Group)
-        self.epc = self.groups.resource(SGX_EPC)  # number of our resource in every group's lists
+        self.resource = self.groups.resource(SGX_EPC)  # number of our resource in every group's lists
         self.groups.set_capacity(SGX_EPC, epc_pages * PAGE_SIZE)
         for key, amount in (resources or {}).items():
             self.groups.set_capacity(key, amount)

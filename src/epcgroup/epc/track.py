@@ -6,8 +6,16 @@ dropping a page twice is harmless (EPC-20).
 
 from __future__ import annotations
 
-from epcgroup.epc.pages import EpcPage, Kind, State
-from epcgroup.epc.state import State as Epc
+from epcgroup.epc.pages import (
+    CHILD,
+    FREE,
+    NOT_TRACKED,
+    RECLAIM_IN_PROGRESS,
+    RECLAIMABLE,
+    UNRECLAIMABLE,
+    EpcPage,
+)
+from epcgroup.epc.state import Epc
 from epcgroup.errors import Busy
 
 
@@ -15,12 +23,12 @@ def record(epc: Epc, page: EpcPage) -> None:
     """Put an in-use page at the tail of the list of the group that pays for it."""
     group = page.group
     assert group is not None
-    if page.kind is Kind.CHILD:
-        page.state = State.RECLAIMABLE
+    if page.kind is CHILD:
+        page.state = RECLAIMABLE
         group.reclaimable.append(page)
-        group.count_one()
+        group.count(1)
     elif epc.policy.track_unreclaimable:
-        page.state = State.UNRECLAIMABLE
+        page.state = UNRECLAIMABLE
         group.unreclaimable.append(page)
 
 
@@ -29,16 +37,18 @@ def drop(page: EpcPage) -> None:
 
     Raises Busy for a page that a reclaim round holds: it may be on its way out.
     """
-    if page.state is State.RECLAIM_IN_PROGRESS:
+    if page.state is RECLAIM_IN_PROGRESS:
         raise Busy("the page is being reclaimed")
+    if page.state is FREE:
+        return
     group = page.group
-    if page.state is State.RECLAIMABLE:
-        assert group is not None
+    assert group is not None
+    if page.state is RECLAIMABLE:
         group.reclaimable.unlink(page)
         group.discount(1)
-    elif page.state is State.UNRECLAIMABLE:
-        assert group is not None
+    elif page.state is UNRECLAIMABLE and (
         # The search for a victim may have unlinked it and left its state (T11).
-        if page.prev is not None or group.unreclaimable.head is page:
-            group.unreclaimable.unlink(page)
-    page.state = State.NOT_TRACKED
+        page.prev is not None or group.unreclaimable.head is page
+    ):
+        group.unreclaimable.unlink(page)
+    page.state = NOT_TRACKED

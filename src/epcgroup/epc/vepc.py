@@ -15,7 +15,7 @@ from epcgroup.epc.alloc import allocate
 from epcgroup.epc.caller import Caller
 from epcgroup.epc.pages import EpcPage, Kind, Vepc
 from epcgroup.epc.release import erase
-from epcgroup.epc.state import State as Epc
+from epcgroup.epc.state import Epc
 from epcgroup.errors import OutOfRange
 
 
@@ -27,7 +27,7 @@ def fault_vepc(epc: Epc, caller: Caller, vepc: Vepc, index: int) -> EpcPage:
     if page is not None:
         return page
     page = allocate(epc, caller, 1, may_reclaim=False)[0]
-    page.owner, page.kind, page.index = vepc, Kind.VEPC, index
+    page.vepc, page.kind, page.index = vepc, Kind.VEPC, index
     vepc.pages[index] = page
     return page
 

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 
 from epcgroup.epc.group import Group
 from epcgroup.epc.policy import Dying
-from epcgroup.epc.state import State as Epc
+from epcgroup.epc.state import Epc
 
 
 def nothing_reclaimable(epc: Epc, top: Group) -> bool:

@@ -1,7 +1,7 @@
 """Background reclaim: the per-group worker, and ksgxd (spec 3.4, 3.5, 3.6).
 
-Each is a generator that yields after every round, so that a live machine can
-run it in slices between a program's own steps, as a kernel thread would be
+Each is a generator that yields between rounds, so that a live machine can run
+it in slices between a program's own steps, as a kernel thread would be
 scheduled, and a test can run it to its end. Everything is read again after a
 yield: limits, usage and lists may have changed meanwhile.
 """
@@ -14,7 +14,7 @@ from epcgroup.epc.disable import disable_one
 from epcgroup.epc.group import Group
 from epcgroup.epc.queue import excess
 from epcgroup.epc.reclaim import Effort
-from epcgroup.epc.state import State as Epc
+from epcgroup.epc.state import Epc
 from epcgroup.epc.walk import nothing_reclaimable
 
 
@@ -27,20 +27,20 @@ def worker(epc: Epc, group: Group) -> Iterator[None]:
     policy = epc.policy
     effort = Effort(epc)
     group.hopeless = False
-    wanted = 0
-    while True:
-        wanted = max(wanted, group.wanted)
-        group.wanted = 0
-        above = excess(epc, group, wanted)
-        if above <= 0:
-            return
+    wanted = group.wanted
+    group.wanted = 0
+    while (above := excess(epc, group, wanted)) > 0:
         if nothing_reclaimable(epc, group):
             if not disable_one(epc, group):
                 return
         elif not effort.round(group, max(policy.batch_min, min(above, policy.batch_max))):
             group.hopeless = True  # nothing can be written: let the next fault fail
             return
+        elif excess(epc, group, wanted) <= 0:
+            return  # done before anybody takes the room again: the next run has a whole batch to do
         yield
+        wanted = max(wanted, group.wanted)
+        group.wanted = 0
 
 
 def ksgxd(epc: Epc) -> Iterator[None]:
@@ -52,15 +52,15 @@ def ksgxd(epc: Epc) -> Iterator[None]:
     root = epc.groups.root
     effort = Effort(epc)
     epc.ksgxd_hopeless = False
-    wanted = 0
-    while True:
-        wanted = max(wanted, epc.ksgxd_wanted)
-        epc.ksgxd_wanted = 0
-        missing = max(epc.high, wanted) - epc.pool.free
-        if missing <= 0 or nothing_reclaimable(epc, root):
-            return
+    wanted = epc.ksgxd_wanted
+    epc.ksgxd_wanted = 0
+    while (missing := max(epc.high, wanted) - epc.pool.free) > 0 and not nothing_reclaimable(epc, root):
         pages = min(missing, policy.global_batch) if policy.batch_by_need else policy.global_batch
         if not effort.round(root, pages, machine_wide=True):
             epc.ksgxd_hopeless = True
             return
+        if epc.pool.free >= max(epc.high, wanted):
+            return  # as above
         yield
+        wanted = max(wanted, epc.ksgxd_wanted)
+        epc.ksgxd_wanted = 0

@@ -28,7 +28,6 @@
 	.set	RUN_SIZE, 256
 	.set	EENTER, 2
 	.set	EEXIT, 4
-	.set	EFAULT, 14
 	.set	EINVAL, 22
 
 	.text
@@ -99,6 +98,6 @@ at_fixup:
 	movw	%di, VECTOR(%rbx)
 	movw	%si, ERROR_CODE(%rbx)
 	movq	%rdx, ADDRESS(%rbx)
-	movl	$-EFAULT, %eax
+	xorl	%eax, %eax		/* the ENCLU was attempted; FUNCTION tells the rest */
 	jmp	.Ldone
 	.section .note.GNU-stack, "", @progbits

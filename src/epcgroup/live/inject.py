@@ -183,11 +183,15 @@ class Injector:
             elif event == ptrace.EVENT_STOP:
                 met.stopped = True
 
+    def send_again(self, tid: int, signals: list[bytes]) -> None:
+        """Send signals (siginfo) that were held back; see restore_siginfo."""
+        self._held.setdefault(tid, []).extend(signals)
+        for info in signals:
+            _libc.syscall(_SYS_TKILL, tid, _SIGINFO.unpack_from(info)[0])
+
     def _send_again(self, tid: int, met: _Interruptions) -> None:
         if met.signals:
-            self._held.setdefault(tid, []).extend(met.signals)
-            for info in met.signals:
-                _libc.syscall(_SYS_TKILL, tid, _SIGINFO.unpack_from(info)[0])
+            self.send_again(tid, met.signals)
         if met.stopped:
             ptrace.interrupt(tid)
 

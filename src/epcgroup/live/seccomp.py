@@ -29,7 +29,7 @@ _NR, _ARCH, _IP = 0, 4, 8
 
 SYS = {
     "open": 2, "close": 3, "stat": 4, "lstat": 6, "mmap": 9, "mprotect": 10, "munmap": 11,
-    "ioctl": 16, "access": 21, "mremap": 25, "madvise": 28, "prctl": 157, "creat": 85, "openat": 257,
+    "rt_sigaction": 13, "ioctl": 16, "access": 21, "mremap": 25, "madvise": 28, "prctl": 157, "creat": 85, "openat": 257,
     "newfstatat": 262, "faccessat": 269, "seccomp": 317, "pkey_mprotect": 329, "statx": 332,
     "close_range": 436, "openat2": 437, "faccessat2": 439,
 }  # fmt: skip
@@ -37,6 +37,7 @@ _PATH_CALLS = (
     "open", "openat", "openat2", "creat", "stat", "lstat", "access", "faccessat", "faccessat2",
 )  # fmt: skip
 _AT_EMPTY_PATH = 0x1000
+_RAISED = (4, 5, 7, 8, 11)  # SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV
 _RANGE_CALLS = ("mmap", "mprotect", "munmap", "mremap", "madvise", "pkey_mprotect")
 
 # Opcodes (linux/bpf_common.h).
@@ -103,11 +104,12 @@ class _Program:
             self.op(_LD, place)
 
 
-def base_filter(*, libraries: bool = False, closes: bool = False, int80: bool = False) -> bytes:
+def base_filter(*, private: bool = False, closes: bool = False, int80: bool = False) -> bytes:
     """The filter that every traced program runs under.
 
     Stops: calls that name a file, SGX ioctls (type 0xA4), shared file mappings.
-    ``libraries``: executable private file mappings too (CPUID in libraries).
+    ``private``: private file mappings too (libraries, and mistaken mappings of an
+    enclave, which must be refused).
     ``closes``: close and close_range too.
     ``int80``: every ``int $0x80``, to use that instruction as a trap that is no
     signal (then all calls of 32-bit programs stop as well).
@@ -136,10 +138,7 @@ def base_filter(*, libraries: bool = False, closes: bool = False, int80: bool = 
     program.label("mmap")
     program.op(_LD, _args(3))
     program.jump(_JSET, 0x20, yes="allow")
-    program.jump(_JSET, 0x1, yes="trace")
-    if libraries:
-        program.op(_LD, _args(2))
-        program.jump(_JSET, 0x4, yes="trace", no="allow")  # PROT_EXEC
+    program.jump(_JSET, 0x3 if private else 0x1, yes="trace")
     program.close()
     return program.assemble()
 
@@ -149,7 +148,7 @@ def enclave_filter(base: int, size: int) -> bytes:
 
     Stops: any system call made from inside (it must fault with #UD there), and
     mmap, mprotect, munmap, mremap, madvise, pkey_mprotect of a range that shares
-    an address with the enclave. The enclave's end is at most 2**47.
+    an address with the enclave, and rt_sigaction of signals that instructions raise. The enclave's end is at most 2**47.
     """
     end = base + size
     program = _Program()
@@ -162,6 +161,10 @@ def enclave_filter(base: int, size: int) -> bytes:
     program.op(_LD, _NR)
     for name in _RANGE_CALLS:
         program.jump(_JEQ, SYS[name], yes="old address")
+    program.jump(_JEQ, SYS["rt_sigaction"], no="allow")
+    program.op(_LD, _args(0))
+    for number in _RAISED:
+        program.jump(_JEQ, number, yes="trace")
     program.jump(_JEQ, 0, yes="allow", no="allow")
     program.label("old address")
     _overlaps(program, "old", _args(0), _args(1), base, end)

@@ -184,21 +184,39 @@ def poison(fd: int, start: int, length: int = PAGE_SIZE) -> bool:
     return True
 
 
-def read_events(fd: int, limit: int = 16) -> list[Event]:
-    """The next events, at most ``limit``; sleeps for the first one.
+class EventReader:
+    """Reads the events of one descriptor, into one buffer."""
 
-    Empty if a signal handler ran meanwhile (os.read would sleep again, and
-    nothing else wakes a reader whose address space is gone), or if there is
-    nothing to report on a non-blocking descriptor.
-    """
-    buffer = ctypes.create_string_buffer(limit * MSG_SIZE)
-    size = _read(fd, buffer, limit * MSG_SIZE)
-    if size >= 0:
-        return list(_MSG.iter_unpack(memoryview(buffer)[:size]))
-    number = ctypes.get_errno()
-    if number in (errno.EINTR, errno.EAGAIN):
-        return []
-    raise OSError(number, f"reading userfaultfd {fd}: {os.strerror(number)}")
+    __slots__ = ("_address", "_fd", "_owner", "_size", "_view")
+
+    def __init__(self, fd: int, limit: int = 16) -> None:
+        self._fd = fd
+        self._size = limit * MSG_SIZE
+        self._owner = ctypes.create_string_buffer(self._size)
+        self._address = ctypes.addressof(self._owner)
+        self._view = memoryview(self._owner)
+
+    def read(self) -> list[Event]:
+        """The next events; sleeps for the first one.
+
+        Empty if a signal handler ran meanwhile (os.read would sleep again, and
+        nothing else wakes a reader whose address space is gone), or if there is
+        nothing to report on a non-blocking descriptor.
+        """
+        size = _read(self._fd, self._address, self._size)
+        if size == MSG_SIZE:
+            return [_MSG.unpack_from(self._view)]
+        if size >= 0:
+            return list(_MSG.iter_unpack(self._view[:size]))
+        number = ctypes.get_errno()
+        if number in (errno.EINTR, errno.EAGAIN):
+            return []
+        raise OSError(number, f"reading userfaultfd {self._fd}: {os.strerror(number)}")
+
+
+def read_events(fd: int, limit: int = 16) -> list[Event]:
+    """The next events of ``fd``, at most ``limit``; see EventReader."""
+    return EventReader(fd, limit).read()
 
 
 def readable(fd: int) -> bool:
@@ -232,12 +250,3 @@ class PageBuffer:
         self._owner = ctypes.create_string_buffer(count * PAGE_SIZE)
         self.address: Final = ctypes.addressof(self._owner)
         self.view: Final = memoryview(self._owner).cast("B")
-
-
-def copy_page(fd: int, dst: int, contents: bytes, mode: int = 0) -> None:
-    """Fill the missing page at ``dst`` with 4096 bytes of ``contents``."""
-    if len(contents) != PAGE_SIZE:
-        raise OSError(errno.EINVAL, f"a page has {PAGE_SIZE} bytes, not {len(contents)}")
-    src = ctypes.cast(ctypes.c_char_p(contents), ctypes.c_void_p).value
-    assert src is not None
-    copy(fd, dst, src, PAGE_SIZE, mode)

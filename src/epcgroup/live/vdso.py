@@ -118,7 +118,7 @@ def install(tid: int, injector: Injector, *, enclu: bytes = enter_enclave.ENCLU_
     )
     if exported is not None:
         memory.poke_text(pid, start, bytes(code))
-        memory.poke_text(pid, base + exported, b"\xff\x25\0\0\0\0" + start.to_bytes(8, "little"))
+        memory.poke_text(pid, base + exported & _U64, b"\xff\x25\0\0\0\0" + start.to_bytes(8, "little"))
     else:
         _replace_tables(pid, base, vdso, image, start, bytes(code))
     return VdsoInfo(

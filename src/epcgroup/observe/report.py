@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from epcgroup.observe.model import EnclaveView, GroupView, Snapshot
 from epcgroup.units import PAGE_SIZE, format_limit, format_size
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
+_PLAIN_WIDTH = 160  # columns
 _FULL = 0.98  # from this part of the limit on, usage is shown as being at the limit
 
 
@@ -32,15 +34,34 @@ def render(snapshot: Snapshot) -> RenderableType:
     return Group(*parts)
 
 
+def show(snapshot: Snapshot, file: TextIO) -> None:
+    """Print the tables; in colour if ``file`` is a terminal."""
+    from rich.console import Console
+
+    console = Console(file=file, highlight=False)
+    if not console.is_terminal:
+        console.width = _PLAIN_WIDTH  # a log has no width: wrap nothing
+    console.print(render(snapshot))
+
+
+def to_text(snapshot: Snapshot) -> str:
+    """The tables as plain text."""
+    text = io.StringIO()
+    show(snapshot, text)
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
+
+
 def group_table(snapshot: Snapshot, *, title: str | None = None) -> Table:
     """One row per cgroup, indented by depth."""
-    table = _table(title or machine_line(snapshot))
+    from rich.markup import escape
+
+    table = _table(escape(title or machine_line(snapshot)))
     table.add_column("cgroup", no_wrap=True)
     for name in ("limit", "current", "peak", "events", "pages in", "pages out", "faults", "stalled"):
         table.add_column(name, justify="right", no_wrap=True)
     for group in snapshot.groups:
         table.add_row(
-            indented(group.path),
+            escape(indented(group.path)),
             format_limit(group.limit),
             _current(group),
             format_size(group.peak),
@@ -55,6 +76,8 @@ def group_table(snapshot: Snapshot, *, title: str | None = None) -> Table:
 
 def enclave_table(enclaves: Sequence[EnclaveView]) -> Table:
     """One row per enclave, the living first."""
+    from rich.markup import escape
+
     table = _table(None)
     table.add_column("enclave", justify="right", no_wrap=True)
     table.add_column("pid", justify="right", no_wrap=True)
@@ -66,7 +89,7 @@ def enclave_table(enclaves: Sequence[EnclaveView]) -> Table:
     for enclave in sorted(enclaves, key=lambda enclave: (enclave.ended, enclave.id)):
         state = "[red]disabled[/]" if enclave.disabled else "ended" if enclave.ended else "alive"
         table.add_row(
-            *(str(enclave.id), str(enclave.pid), enclave.command, enclave.group),
+            *(str(enclave.id), str(enclave.pid), escape(enclave.command), escape(enclave.group)),
             *(format_size(enclave.size), _pages(enclave.resident), _pages(enclave.evicted)),
             *(str(enclave.secs), str(enclave.va), state),
         )
@@ -76,7 +99,8 @@ def enclave_table(enclaves: Sequence[EnclaveView]) -> Table:
 def machine_line(snapshot: Snapshot) -> str:
     """The machine in one line: size, what is free, policy, age."""
     epc, free = snapshot.epc_pages * PAGE_SIZE, snapshot.free_pages * PAGE_SIZE
-    return f"EPC {format_size(epc)}, {format_size(free)} free · policy {snapshot.policy} · {snapshot.time_s:.1f} s"
+    state = f"EPC {format_size(epc)}, {format_size(free)} free"
+    return f"{state} · policy {snapshot.policy} · {snapshot.time_s:.1f} s"
 
 
 def plain_line(snapshot: Snapshot) -> str:
@@ -111,14 +135,7 @@ def _table(title: str | None) -> Table:
     from rich import box
     from rich.table import Table
 
-    return Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        expand=False,
-    )
+    return Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
 
 
 def _current(group: GroupView) -> str:

@@ -22,6 +22,7 @@ from epcgroup.units import PAGE_SHIFT, PAGE_SIZE
 # Where this processor keeps its own fields inside the SECS's reserved bytes.
 _PRIVATE = struct.Struct("<Q16s16s")
 _PRIVATE_AT = PAGE_SIZE - _PRIVATE.size
+_INIT = int(Attribute.INIT)
 
 
 class EnclaveState:
@@ -69,7 +70,7 @@ class EnclaveState:
 
     @property
     def initialised(self) -> bool:
-        return bool(self.secs.attributes & Attribute.INIT)
+        return bool(self.secs.attributes & _INIT)
 
     def change_secs(self, **fields: object) -> None:
         """Replace fields of the SECS."""

@@ -24,7 +24,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from epcgroup.errors import BadInput
-from epcgroup.sgx.layouts import Pcmd, SgxError
+from epcgroup.sgx.layouts import SgxError
 from epcgroup.units import PAGE_SIZE
 
 MAC_SIZE = 16
@@ -71,8 +71,3 @@ class PageSealer:
         except (InvalidTag, ValueError) as error:  # ValueError: shorter than a MAC
             raise MacCompareFail(f"page {addr:#x} of enclave {enclave_id}: MAC does not match") from error
         return _ZERO_PAGE if zero else contents
-
-
-def pcmd(sealed: bytes, flags: int, enclave_id: int) -> Pcmd:
-    """The PCMD of a sealed page in the form the hardware writes it."""
-    return Pcmd(flags, enclave_id, sealed[-MAC_SIZE:])

@@ -94,13 +94,19 @@ class Outcome:
         return self.error is None and self.mismatches == 0
 
 
-def run(enclave: Enclave, plan: Plan, on_sample: Callable[[float, int], None] | None = None) -> Outcome:
-    """Put the load of ``plan`` on ``enclave``; Ctrl-C ends it early.
+def run(
+    enclave: Enclave,
+    plan: Plan,
+    on_sample: Callable[[float, int], None] | None = None,
+    finish: threading.Event | None = None,
+) -> Outcome:
+    """Put the load of ``plan`` on ``enclave``.
 
     ``on_sample`` is told seconds and touches since the load proper began, about
-    four times a second.
+    four times a second. Setting ``finish`` ends the load proper; the final check
+    follows. Ctrl-C ends everything.
     """
-    crew = _Crew(enclave, plan)
+    crew = _Crew(enclave, plan, finish or threading.Event())
     outcome = Outcome()
     began = time.monotonic()
     try:
@@ -113,8 +119,7 @@ def run(enclave: Enclave, plan: Plan, on_sample: Callable[[float, int], None] | 
                     on_sample(now - crew.started, crew.touches)
     except KeyboardInterrupt:
         outcome.interrupted = True
-        crew.stop.set()
-        crew.filled.abort()
+        crew.end()
         while crew.working(SAMPLE_S):
             pass
     outcome.started = started = crew.started if crew.started is not None else time.monotonic()
@@ -131,10 +136,11 @@ def run(enclave: Enclave, plan: Plan, on_sample: Callable[[float, int], None] | 
 class _Crew:
     """All threads of one load."""
 
-    def __init__(self, enclave: Enclave, plan: Plan) -> None:
+    def __init__(self, enclave: Enclave, plan: Plan, finish: threading.Event) -> None:
         threads, pages = enclave.image.threads, enclave.image.heap_pages
         self.plan = plan
-        self.stop = threading.Event()
+        self.finish = finish  # of the load proper
+        self.stop = threading.Event()  # of everything
         self.versions = array("Q", bytes(8 * pages))
         self.started: float | None = None
         self.filled = threading.Barrier(threads, action=self._start_clock)
@@ -162,6 +168,12 @@ class _Crew:
         """A fresh call block."""
         return Call(versions=self.versions.buffer_info()[0], seed=self.plan.seed, write=write)
 
+    def end(self) -> None:
+        """Let every thread come to its end at once."""
+        self.stop.set()
+        self.finish.set()
+        self.filled.abort()
+
     def start(self) -> None:
         for worker in self.workers:
             worker.thread.start()
@@ -170,10 +182,10 @@ class _Crew:
         """Wait up to ``timeout`` seconds for the end; False when all are done."""
         until = time.monotonic() + timeout
         # An interrupt may have come before all were started.
-        threads = [worker.thread for worker in self.workers if worker.thread.ident is not None]
-        for thread in threads:
-            thread.join(max(0.0, until - time.monotonic()))
-        return any(thread.is_alive() for thread in threads)
+        started = [worker for worker in self.workers if worker.thread.ident is not None]
+        # Not by Thread.join: interrupted, that of CPython 3.11 takes a running thread for a
+        # dead one, and the enclave would be unmapped with a thread inside.
+        return not all(worker.gone.wait(max(0.0, until - time.monotonic())) for worker in started)
 
 
 class _Worker:
@@ -184,6 +196,7 @@ class _Worker:
         self._number, self._first, self._length = number, first, length
         self._load, self._sweep = crew.block(write=True), crew.block(write=False)
         self.thread = threading.Thread(target=self._run, name=f"enclave-{number}", daemon=True)
+        self.gone = threading.Event()  # out of the enclave for good
         self.ended = 0.0  # when the load proper was done
         self.mismatches = 0
         self.described: list[Mismatch] = []
@@ -201,24 +214,25 @@ class _Worker:
 
     def _run(self) -> None:
         try:
-            self._go(self._crew.block(write=True), self._pattern("seq"), self._length)
+            self._go(self._crew.block(write=True), self._pattern("seq"), self._crew.stop, self._length)
             self._crew.filled.wait()
             self._load_by_plan()
             self.ended = time.monotonic()
-            self._go(self._sweep, self._pattern("seq"), self._length)
+            self._go(self._sweep, self._pattern("seq"), self._crew.stop, self._length)
         except threading.BrokenBarrierError:
             pass  # another thread failed and says why, or there was an interrupt
         except Exception as error:  # whatever it is, the other threads must not wait for this one
             self.error = error
-            self._crew.stop.set()
-            self._crew.filled.abort()
+            self._crew.end()
+        finally:
+            self.gone.set()
 
     def _load_by_plan(self) -> None:
         plan, crew = self._crew.plan, self._crew
         limit = None if plan.passes is None else plan.passes * self._length
         until = None if plan.seconds is None else (crew.started or time.monotonic()) + plan.seconds
         pace = None if plan.rate is None else plan.rate / len(crew.workers)
-        self._go(self._load, self._pattern(plan.pattern), limit, until, pace)
+        self._go(self._load, self._pattern(plan.pattern), crew.finish, limit, until, pace)
 
     def _pattern(self, name: str) -> patterns.Pattern:
         return patterns.make(name, self._first, self._length, self._crew.plan.seed + self._number)
@@ -227,23 +241,26 @@ class _Worker:
         self,
         call: Call,
         pattern: patterns.Pattern,
+        end: threading.Event,
         limit: int | None,
         until: float | None = None,
         pace: float | None = None,
     ) -> None:
-        """Touch pages until ``limit`` touches, the time ``until``, or stop.
+        """Touch pages until ``limit`` touches, the time ``until``, or ``end`` is set.
 
         ``pace`` is touches per second. call.done counts on over all ecalls, as
         a pattern may prepare fewer touches than it is asked for.
         """
         begun, size = time.monotonic(), _FIRST_BATCH
-        while not self._crew.stop.is_set() and (until is None or time.monotonic() < until):
+        while not end.is_set() and (until is None or time.monotonic() < until):
             count = size if limit is None else min(size, limit - call.done)
             if count <= 0:
                 return
             if pace is not None:
                 count = min(count, max(1, int(pace * _PACE_S)))
-                if not self._wait(begun + call.done / pace, until):
+                due = begun + call.done / pace
+                wake = due if until is None else min(due, until)
+                if end.wait(max(0.0, wake - time.monotonic())) or wake < due:
                     return
             entered = time.monotonic()
             pattern.prepare(call, count)
@@ -253,12 +270,6 @@ class _Worker:
                 size = max(1, size // 2)
             elif spent < _BATCH_S / 2:
                 size = min(_MAX_BATCH, size * 2)
-
-    def _wait(self, due: float, until: float | None) -> bool:
-        """Sleep until ``due``; False when stop or ``until`` comes first."""
-        wake = due if until is None else min(due, until)
-        stopped = self._crew.stop.wait(max(0.0, wake - time.monotonic()))
-        return not stopped and wake == due
 
     def _touch(self, call: Call) -> None:
         """Do the prepared call and see what it found."""

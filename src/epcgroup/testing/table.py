@@ -41,11 +41,11 @@ class TablePager:
         answers = []
         for page in pages:
             bits = self.bits.get(page.enclave.id)
-            young = bits is not None and bits[page.index] == YOUNG
-            if young:
-                assert bits is not None
+            if bits is not None and bits[page.index] == YOUNG:
                 bits[page.index] = MAPPED
-            answers.append(young)
+                answers.append(True)
+            else:
+                answers.append(False)
         return answers
 
     def reserve(self, page: EpcPage) -> bool:
@@ -73,8 +73,8 @@ class TablePager:
 
     def drop(self, page: EpcPage) -> None:
         """Its bits go."""
-        if page.index >= 0 and isinstance(page.owner, Enclave):
-            bits = self.bits.get(page.owner.id)
+        if page.index >= 0:
+            bits = self.bits.get(page.enclave.id)
             if bits is not None:
                 bits[page.index] = 0
 
@@ -97,12 +97,12 @@ class TablePager:
         bits[index] = YOUNG
         return True
 
-    def map(self, enclave: Enclave, index: int) -> None:
+    def map(self, enclave: Enclave, index: int, how: int = MAPPED) -> None:
         """The fault handler put the page into the address space; its accessed bit is clear."""
         bits = self.bits.get(enclave.id)
         if bits is None:
             bits = self.bits[enclave.id] = bytearray(enclave.size)
-        bits[index] = MAPPED
+        bits[index] = how
 
     def forget(self, enclave: Enclave) -> None:
         """The enclave was released."""
@@ -130,8 +130,7 @@ def touch(
             continue
         except Refused:
             return SIGBUS
-        pager.map(enclave, index)
-        pager.access(enclave, index)
+        pager.map(enclave, index, YOUNG)  # and the access goes through
         return calls + 1
     return NOT_MAPPED
 

@@ -10,12 +10,14 @@ pages at every wake-up of ksgxd; so the smallest machines are for ``standard``.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.contract.selftest.build import CannotBuild, selftest
@@ -55,12 +57,28 @@ def program() -> Path:
         pytest.fail(f"the kernel's SGX selftest cannot be built: {reason}", pytrace=False)
 
 
-def run(directory: Path, pages: int, policy: str, command: tuple[str, ...] = ("./test_sgx",)) -> str:
-    """Run the selftest on a machine of ``pages`` EPC pages: its output, the status being 0."""
+class Machine:
+    """What runs the selftest: so many EPC pages, a policy, and a place for the report."""
+
+    def __init__(self, pages: int, policy: str, scratch: Path) -> None:
+        self.pages, self.policy, self.report = pages, policy, scratch / "report.json"
+
+    def options(self) -> list[str]:
+        """The options of ``epcgroup run``."""
+        size = ["--epc", f"{self.pages} pages", "--policy", self.policy]
+        return [*size, "--report", "json", "--report-file", str(self.report)]
+
+    def snapshot(self) -> dict[str, Any]:
+        """The machine as it was when the program had ended."""
+        found: dict[str, Any] = json.loads(self.report.read_text())
+        return found
+
+
+def run(machine: Machine, directory: Path, command: tuple[str, ...] = ("./test_sgx",)) -> str:
+    """Run the selftest on ``machine``: its output, the status being 0."""
     epcgroup = Path(sys.executable).parent / "epcgroup"
-    machine = ("--epc", f"{pages} pages", "--policy", policy, "--report", "none")
     process = subprocess.Popen(
-        [str(epcgroup), "run", *machine, "--", *command], cwd=directory, stdin=subprocess.DEVNULL,
+        [str(epcgroup), "run", *machine.options(), "--", *command], cwd=directory, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
     try:
@@ -92,21 +110,40 @@ def expect_all(output: str) -> None:
     assert "# PASSED: 16 / 16 tests passed." in output
 
 
+def expect_paging(machine: Machine) -> None:
+    """Pages went out and came back, the EPC never held more than it has, and nothing is left in it.
+
+    The "oversubscribed" cases make an enclave as large as the EPC that CPUID tells of.
+    """
+    snapshot = machine.snapshot()
+    root = next(group for group in snapshot["groups"] if group["path"] == "/")
+    mine = snapshot["groups"][-1]
+    assert mine["pages_out"] >= mine["pages_in"] > 0
+    assert root["peak"] <= machine.pages * 4096
+    assert root["current"] == 0
+    assert snapshot["free_pages"] == machine.pages
+    assert len(snapshot["enclaves"]) == len(CASES), "every case builds one enclave"
+
+
 @pytest.mark.parametrize("policy", ["standard", "v5", "v17"])
 @pytest.mark.parametrize("pages", [128, 700, 8192])
-def test_all_cases_pass(program: Path, pages: int, policy: str) -> None:
-    expect_all(run(program, pages, policy))
+def test_all_cases_pass(program: Path, tmp_path: Path, pages: int, policy: str) -> None:
+    machine = Machine(pages, policy, tmp_path)
+    expect_all(run(machine, program))
+    expect_paging(machine)
 
 
 @pytest.mark.parametrize("pages", [16, 64])
-def test_all_cases_pass_on_the_smallest_machines(program: Path, pages: int) -> None:
-    expect_all(run(program, pages, "standard"))
+def test_all_cases_pass_on_the_smallest_machines(program: Path, tmp_path: Path, pages: int) -> None:
+    machine = Machine(pages, "standard", tmp_path)
+    expect_all(run(machine, program))
+    expect_paging(machine)
 
 
-def test_all_cases_pass_with_the_trap_signals_blocked(program: Path) -> None:
+def test_all_cases_pass_with_the_trap_signals_blocked(program: Path, tmp_path: Path) -> None:
     """A runtime may block SIGILL and SIGSEGV; the processor's faults reach an enclave all the same."""
     blocked = ("env", "--block-signal=ILL,SEGV", "./test_sgx")
-    expect_all(run(program, 128, "standard", blocked))
+    expect_all(run(Machine(128, "standard", tmp_path), program, blocked))
 
 
 def test_a_program_that_fails_is_seen_to_fail(program: Path) -> None:

@@ -88,8 +88,10 @@ static int handler(long rdi, long rsi, long rdx, long rsp, long r8, long r9, str
 	return calls == 1 ? 3 : -calls;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+	if (argc > 1)
+		name = argv[1];
 	char *base = (char *)getauxval(AT_SYSINFO_EHDR);
 	void *found[4] = { by_dynamic(base), by_sections(base), NULL, NULL };
 	struct timespec now;

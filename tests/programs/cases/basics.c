@@ -1,7 +1,6 @@
 /* What every SGX program does: load, enter, page, run threads, nest.  Also linked statically. */
 #define _GNU_SOURCE
 #include <cpuid.h>
-#include <errno.h>
 #include <pthread.h>
 #include "check.h"
 
@@ -135,7 +134,7 @@ static void busy_tcs_is_gp(void)
 	while (!count)
 		usleep(1000);
 	error = ask(other, NULL, OP_NOP, 0, 0, 0, 0);
-	CHECK_EQ(error, -EFAULT);
+	CHECK_EQ(error, EXCEPTION);
 	CHECK_EQ(other->result.vector, 13);
 	CHECK_EQ(other->result.function, EENTER);
 	CHECK_EQ(guarded_ask(by_enclu(&e, 0), &caught, OP_NOP, 0, 0, 0, 0), SIGSEGV);
@@ -151,10 +150,10 @@ static void not_a_tcs(void)
 	struct call *c = by_vdso(&e, 0);
 
 	c->tcs = e.heap;
-	CHECK_EQ(ask(c, NULL, OP_NOP, 0, 0, 0, 0), -EFAULT);
+	CHECK_EQ(ask(c, NULL, OP_NOP, 0, 0, 0, 0), EXCEPTION);
 	CHECK_EQ(c->result.vector, 14);
 	c->tcs = e.tcs[0] + 8;
-	CHECK_EQ(ask(c, NULL, OP_NOP, 0, 0, 0, 0), -EFAULT);
+	CHECK_EQ(ask(c, NULL, OP_NOP, 0, 0, 0, 0), EXCEPTION);
 	CHECK_EQ(c->result.vector, 13);
 }
 
@@ -212,7 +211,7 @@ static void nested_entry_needs_a_frame(void)
 	usleep(20000);
 	stop = 1;
 	pthread_join(id, NULL);
-	CHECK_EQ(nested_error, -EFAULT);
+	CHECK_EQ(nested_error, EXCEPTION);
 	CHECK_EQ(nested->result.vector, 13);
 	CHECK_EQ(nested->result.function, EENTER);
 	enter(by_vdso(&e, 0));

@@ -1,5 +1,4 @@
 /* EREPORT and EGETKEY: local attestation between two enclaves, sealing keys, bad operands. */
-#include <errno.h>
 #include "check.h"
 
 static void key_for(struct call *c, const u8 *report, u8 key[16])
@@ -80,7 +79,7 @@ static void bad_operands(void)
 		struct call *c = by_vdso(&e, 0);
 		int error = ask(c, NULL, OP_ENCLU, bad[i][0], e.heap + bad[i][1], e.heap + bad[i][2], e.heap + bad[i][3]);
 
-		CHECK(error == -EFAULT && c->result.vector == 13, "leaf %lu, case %u: returned %d, vector %u", bad[i][0], i,
+		CHECK(error == EXCEPTION && c->result.vector == 13, "leaf %lu, case %u: returned %d, vector %u", bad[i][0], i,
 		      error, c->result.vector);
 		call_unwind(&e, c, 0, 0);
 		call_free(c);

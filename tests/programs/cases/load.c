@@ -6,14 +6,15 @@
  *     load close PAGES         fill, check, munmap and close, "closed", then wait for a line on stdin
  *     load fork PAGES          the same work, then a child with the mapping that outlives us by 0.3 s
  *     load touch PAGES I N [outside]
- *                              let page I of the heap be evicted, N times load and change it and let it be
- *                              evicted again, then read it, from inside or from outside
- *     load times PAGES N SEED  N timed random single-word updates; prints N cycle counts, one a line
+ *                              let page I of the heap be evicted untouched, N times load and change it and let it
+ *                              be evicted again, then read it, from inside or from outside
+ *     load pairs PAGES N SEED  time N random single-word updates; prints "PAGE TICKS" of each
+ *     load loads PAGES B SEED  push the heap out with a second enclave of B pages, which then goes; time one
+ *                              update of each page, in random order, while nothing needs to be evicted
  *     load exit STATUS         exit with STATUS after having used an enclave
  *     load signal NUMBER       die of a signal inside the enclave's owner
  */
 #define _GNU_SOURCE
-#include <errno.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include "check.h"
@@ -22,7 +23,7 @@ static struct enclave e;
 static struct call *c;
 static u64 pages;
 
-static void start(void)
+static void load_only(void)
 {
 	if (enclave_load(&e, (struct spec){ .heap = pages, .threads = 2 })) {
 		printf("%s: %s\n", e.step, strerror(e.error));
@@ -30,6 +31,11 @@ static void start(void)
 		_exit(4);
 	}
 	c = call_new(e.tcs[0], vdso_by_dynamic());
+}
+
+static void start(void)
+{
+	load_only();
 	must(c, OP_FILL, e.heap, pages, 1, 0);
 	printf("ready\n");
 	fflush(stdout);
@@ -80,8 +86,9 @@ static void leave_alone(u64 page)
 /* Exit status 5: the access came back as an exception (inside), 3: with wrong contents. */
 static int touch(u64 page, u64 changes, int outside)
 {
-	u64 value, want = changes ? changes : pattern(1, page, 0);
+	u64 value, want = changes;	/* the page was added with zeros */
 
+	load_only();
 	leave_alone(page);
 	for (u64 i = 1; i <= changes; i++) {
 		must(c, OP_PUT, e.heap + page * PAGE, i, 0, 0);
@@ -99,20 +106,52 @@ static int touch(u64 page, u64 changes, int outside)
 	return value == want ? 0 : 3;
 }
 
-static int times(u64 n, u64 seed)
+/* Touch the listed heap pages inside the enclave, timing each, and print what each took. */
+static int time_touches(u64 *list, u64 n)
 {
-	u64 *list = malloc(n * 8), *cycles = malloc(n * 8);
+	u64 *ticks = calloc(n, 8);
 
-	if (!list || !cycles)
+	if (!ticks)
 		return 2;
 	for (u64 i = 0; i < n; i++) {
-		list[i] = e.heap + next_random(&seed) % pages * PAGE;
-		cycles[i] = 0;
+		list[i] = e.heap + list[i] * PAGE;
+		ticks[i] = 1;		/* its page is there: only the listed pages fault while timed */
 	}
-	must(c, OP_TIMES, (u64)list, n, (u64)cycles, 0);
+	must(c, OP_TIMES, (u64)list, n, (u64)ticks, 0);
 	for (u64 i = 0; i < n; i++)
-		printf("%lu %lu\n", (list[i] - e.heap) / PAGE, cycles[i]);
+		printf("%lu %lu\n", (list[i] - e.heap) / PAGE, ticks[i]);
 	return 0;
+}
+
+static int time_pairs(u64 n, u64 seed)
+{
+	u64 *list = malloc(n * 8);
+
+	for (u64 i = 0; list && i < n; i++)
+		list[i] = next_random(&seed) % pages;
+	return list ? time_touches(list, n) : 2;
+}
+
+static int time_loads(u64 other_pages, u64 seed)
+{
+	u64 *list = calloc(pages, 8);
+	struct enclave other;
+	struct call *there;
+
+	if (!list || enclave_load(&other, (struct spec){ .heap = other_pages }))
+		return 4;
+	there = call_new(other.tcs[0], vdso_by_dynamic());
+	for (int i = 0; i < 2; i++)
+		must(there, OP_FILL, other.heap, other_pages, 2, 0);
+	enclave_unload(&other);
+	usleep(300000);			/* its pages are given back behind our back */
+	for (u64 i = 0; i < pages; i++) {
+		u64 j = next_random(&seed) % (i + 1);
+
+		list[i] = list[j];
+		list[j] = i;
+	}
+	return time_touches(list, pages);
 }
 
 static int die(int number)
@@ -125,7 +164,7 @@ static int die(int number)
 
 static int usage(void)
 {
-	fprintf(stderr, "load hold|once|close|fork|touch|times|exit|signal NUMBER …: see the source\n");
+	fprintf(stderr, "load hold|once|close|fork|touch|pairs|loads|exit|signal NUMBER …: see the source\n");
 	return 2;
 }
 
@@ -137,6 +176,8 @@ int main(int argc, char **argv)
 	pages = !strcmp(mode, "exit") || !strcmp(mode, "signal") ? 20 : number;
 	if (argc < 3 || !pages)
 		return usage();
+	if (!strcmp(mode, "touch") && argc > 4)
+		return touch(strtoul(argv[3], NULL, 0), strtoul(argv[4], NULL, 0), argc > 5);
 	start();
 	if (!strcmp(mode, "hold"))
 		return hold();
@@ -146,10 +187,10 @@ int main(int argc, char **argv)
 		return close_and_wait();
 	if (!strcmp(mode, "fork"))
 		return fork_and_leave();
-	if (!strcmp(mode, "touch") && argc > 4)
-		return touch(strtoul(argv[3], NULL, 0), strtoul(argv[4], NULL, 0), argc > 5);
-	if (!strcmp(mode, "times") && argc > 4)
-		return times(strtoul(argv[3], NULL, 0), strtoul(argv[4], NULL, 0));
+	if (!strcmp(mode, "pairs") && argc > 4)
+		return time_pairs(strtoul(argv[3], NULL, 0), strtoul(argv[4], NULL, 0));
+	if (!strcmp(mode, "loads") && argc > 4)
+		return time_loads(strtoul(argv[3], NULL, 0), strtoul(argv[4], NULL, 0));
 	if (!strcmp(mode, "exit"))
 		return right() ? (int)number : 3;
 	if (!strcmp(mode, "signal"))

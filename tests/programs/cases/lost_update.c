@@ -7,7 +7,6 @@
  * being written when it is chosen for eviction.
  */
 #define _GNU_SOURCE
-#include <errno.h>
 #include <pthread.h>
 #include <sys/mman.h>
 #include <sys/wait.h>

@@ -2,7 +2,6 @@
  * often a thread enters an enclave.  (An emulator that answers ENCLU at its #UD must not let the
  * kernel force the signal and reset the disposition.) */
 #define _GNU_SOURCE
-#include <errno.h>
 #include <pthread.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>

@@ -2,7 +2,6 @@
  * the initial state, and ERESUME loads what the frame holds then. */
 #define _GNU_SOURCE
 #include <cpuid.h>
-#include <errno.h>
 #include <ucontext.h>
 #include "check.h"
 
@@ -224,7 +223,7 @@ static void refused(u64 offset, u64 value)
 	old = read_u64(ssa_address(&e, 0, 0) + offset);
 	write_u64(ssa_address(&e, 0, 0) + offset, value);
 	error = call_enter(c, ERESUME);
-	CHECK(error == -EFAULT && c->result.vector == 13, "returned %d, vector %u; expected #GP", error, c->result.vector);
+	CHECK(error == EXCEPTION && c->result.vector == 13, "returned %d, vector %u; expected #GP", error, c->result.vector);
 	write_u64(ssa_address(&e, 0, 0) + offset, old);
 	CHECK_EQ(finish(), 0);
 }

@@ -55,7 +55,7 @@ static void nothing_to_resume(void)
 	struct enclave e = load((struct spec){ 0 });
 	struct call *c = by_vdso(&e, 0);
 
-	CHECK_EQ(call_enter(c, ERESUME), -14);
+	CHECK_EQ(call_enter(c, ERESUME), EXCEPTION);
 	CHECK_EQ(c->result.vector, 13);
 	CHECK_EQ(c->result.function, ERESUME);
 }

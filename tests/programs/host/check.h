@@ -46,10 +46,10 @@ struct call *by_enclu(const struct enclave *e, unsigned thread);
 #define EXPECT_FAULT(call, ret, vector_, code_, address_)                                                     \
 	do {                                                                                                  \
 		const struct run *r_ = &(call)->result;                                                       \
-		if ((ret) != -14 || r_->vector != (vector_) || r_->error_code != (code_) ||                   \
+		if ((ret) != EXCEPTION || r_->vector != (vector_) || r_->error_code != (code_) ||                   \
 		    (r_->address & ~0xfffUL) != ((u64)(address_) & ~0xfffUL))                                 \
 			fail(__FILE__, __LINE__,                                                              \
-			     "returned %d, vector %u, code %#x, address %#lx; expected -14, %u, %#x, %#lx",   \
+			     "returned %d, vector %u, code %#x, address %#lx; expected an exception, %u, %#x, %#lx",   \
 			     (ret), r_->vector, r_->error_code, r_->address, (vector_), (code_),              \
 			     (u64)(address_));                                                                \
 	} while (0)

@@ -15,7 +15,7 @@
 enum { R = 1, W = 2, X = 4 };			/* SECINFO permissions */
 enum { TYPE_TCS = 1, TYPE_REG = 2, TYPE_TRIM = 4 };
 enum { SECINFO_PENDING = 8, SECINFO_MODIFIED = 16, SECINFO_PR = 32 };
-enum { EENTER = 2, ERESUME = 3 };
+enum { EENTER = 2, ERESUME = 3, EEXIT = 4 };
 enum { ATTR_DEBUG = 2, ATTR_MODE64 = 4, ATTR_PROVISION = 16 };
 
 #define SGX_CREATE 0x4008a400UL
@@ -102,7 +102,9 @@ struct call {
 struct call *call_new(u64 tcs, void *vdso);
 void call_free(struct call *c);
 
-/* Returns 0, or what the vDSO function returned (-EFAULT: see c->result). */
+/* 0: the enclave left by itself; EXCEPTION: by an exception, told in c->result; else what the vDSO
+ * function returned. */
+enum { EXCEPTION = 1 };
 int call_enter(struct call *c, u64 leaf);
 /* Fill the request and enter; *out gets the result. */
 int ask(struct call *c, u64 *out, u64 op, u64 a0, u64 a1, u64 a2, u64 a3);

@@ -34,10 +34,13 @@ void call_free(struct call *c)
 
 int call_enter(struct call *c, u64 leaf)
 {
+	int error;
+
 	memset(&c->result, 0, sizeof c->result);
 	c->result.tcs = c->tcs;
 	c->leaf = leaf;
-	return enter(c);
+	error = enter(c);
+	return !error && c->vdso && c->result.function != EEXIT ? EXCEPTION : error;
 }
 
 int ask(struct call *c, u64 *out, u64 op, u64 a0, u64 a1, u64 a2, u64 a3)

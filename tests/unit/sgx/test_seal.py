@@ -7,7 +7,7 @@ import os
 import pytest
 
 from epcgroup.errors import BadInput
-from epcgroup.sgx.seal import MAC_SIZE, SEALED_SIZE, MacCompareFail, PageSealer, pcmd
+from epcgroup.sgx.seal import MAC_SIZE, SEALED_SIZE, MacCompareFail, PageSealer
 
 FLAGS, ADDR, EID = 0x203, 0x7000, 5
 
@@ -75,14 +75,6 @@ def test_data_cannot_be_passed_off_as_a_zero_page(sealer):
 
 def test_a_zero_page_takes_only_its_mac(sealer):
     assert len(sealer.ewb(bytes(4096), FLAGS, ADDR, EID)[1]) == MAC_SIZE
-
-
-def test_pcmd_carries_flags_enclave_and_mac(sealer):
-    _, sealed = sealer.ewb(os.urandom(4096), FLAGS, ADDR, EID)
-    raw = pcmd(sealed, FLAGS, EID).pack()
-    assert raw[:8] == FLAGS.to_bytes(8, "little")
-    assert raw[64:72] == EID.to_bytes(8, "little")
-    assert raw[112:] == sealed[-16:]
 
 
 def test_a_key_of_the_wrong_length_is_refused():

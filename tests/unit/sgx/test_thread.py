@@ -55,6 +55,7 @@ def test_eenter_starts_at_the_entry_with_the_enclaves_segments(enclave, outside)
     assert (outside.rsp, outside.rbp, outside.rdi) == (0x7000, 0x7100, 1)
     gpr = GprSgx.unpack(enclave[1].read(GPR, 184))
     assert (gpr.ursp, gpr.urbp) == (0x7000, 0x7100)
+    assert Tcs.unpack(enclave[1].tcs_read(TCS_AT)).aep == AEP
 
 
 def test_eexit_gives_the_untrusted_segments_back(enclave, outside):

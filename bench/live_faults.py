@@ -1,0 +1,137 @@
+"""What a page fault of a real enclave costs, beside a minimal C pager that does the same work.
+
+Both sides run the same access pattern (one word in a random page), time every access with the processor's
+own clock on the side of the program, and seal every evicted page with AES-128-GCM. The peer is
+uffd_server.c: two processes, one loop, no cgroup, no age of pages, no enclave.
+
+load    every page was evicted before and there is room again: each access is one load and nothing else.
+        For us a second enclave as large as the EPC pushes the first one out and goes.
+pair    steady state with half of the heap resident: each load makes an eviction necessary. They come in
+        batches of 16, so the cost of a pair is the mean over 64 faults in a row; of these the median.
+
+Pinned: everything on one processor, where a wake-up costs least. The last lines are not pinned.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from tests.programs.build import build  # noqa: E402 - the path first
+
+EPCGROUP = str(Path(sys.executable).parent / "epcgroup")
+LIMIT = 3.0  # times the peer
+PAGES, RESIDENT, TOUCHES, SEED = 2048, 1024, 20_000, 88172645463325252
+NO_FAULT = 5.0  # µs; an access to a page that is there takes less, a load takes more
+WINDOW = 64
+OVERHEAD = 40  # pages of an enclave beside its heap, at most: image, TCS, SSA, SECS, VA
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Microseconds for one load and for a load with its eviction: median and 99th percentile."""
+
+    load: tuple[float, float]
+    pair: tuple[float, float]
+
+
+def read(output: str, hz: float) -> list[float]:
+    """Microseconds of each access, in order."""
+    return [int(line.split()[1]) / hz * 1e6 for line in output.splitlines() if line[:1].isdigit()]
+
+
+def summary(loads: list[float], pairs: list[float]) -> Figures:
+    loads = sorted(t for t in loads if t > NO_FAULT)
+    faults = [t for t in pairs if t > NO_FAULT]
+    faults = faults[len(faults) // 8 :]  # the first ones find room
+    if len(loads) < PAGES // 2 or len(faults) < 10 * WINDOW:
+        raise SystemExit(f"too few faults to measure: {len(loads)} loads, {len(faults)} pairs")
+    windows = [statistics.fmean(faults[i : i + WINDOW]) for i in range(0, len(faults) - WINDOW, WINDOW)]
+    return Figures(
+        (statistics.median(loads), loads[len(loads) * 99 // 100]),
+        (statistics.median(windows), sorted(faults)[len(faults) * 99 // 100]),
+    )
+
+
+def output_of(pin: list[str], *command: object) -> str:
+    done = subprocess.run(
+        [*pin, *map(str, command)],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+        cwd=tempfile.gettempdir(),
+    )
+    if done.returncode:
+        raise SystemExit(f"{' '.join(map(str, command))}: status {done.returncode}\n{done.stderr[-2000:]}")
+    return done.stdout
+
+
+def measure_peer(server: Path, pin: list[str]) -> tuple[Figures, float]:
+    loads = output_of(pin, server, "loads", PAGES, SEED)
+    pairs = output_of(pin, server, "pairs", PAGES, RESIDENT, TOUCHES, SEED)
+    hz = float(loads.split(maxsplit=2)[1])
+    return summary(read(loads, hz), read(pairs, hz)), hz
+
+
+def measure_us(program: Path, pin: list[str], hz: float) -> Figures:
+    def machine(pages: int, *command: object) -> str:
+        return output_of(
+            pin, EPCGROUP, "run", "--epc", f"{pages} pages", "--report", "none", "--", program, *command
+        )
+
+    room = PAGES + PAGES // 4
+    loads = machine(room, "loads", PAGES, room, SEED)
+    pairs = machine(RESIDENT + OVERHEAD, "pairs", PAGES, TOUCHES, SEED)
+    return summary(read(loads, hz), read(pairs, hz))
+
+
+def main() -> int:
+    if shutil.which("gcc") is None or shutil.which("taskset") is None:
+        raise SystemExit(
+            "this benchmark needs gcc, libssl-dev and taskset: apt install gcc libssl-dev util-linux"
+        )
+    processor = max(os.sched_getaffinity(0))
+    missed = False
+    with tempfile.TemporaryDirectory() as directory:
+        server = Path(directory, "uffd_server")
+        compiler = [
+            "gcc",
+            "-O2",
+            "-Wall",
+            "-Werror",
+            "-o",
+            str(server),
+            str(HERE / "uffd_server.c"),
+            "-lcrypto",
+        ]
+        subprocess.run(compiler, check=True)
+        program = build() / "load"
+        for name, pin in (("pinned", ["taskset", "-c", str(processor)]), ("not pinned", [])):
+            peer, hz = measure_peer(server, pin)
+            us = measure_us(program, pin, hz)
+            for what, ours, theirs in (
+                ("load", us.load, peer.load),
+                ("load + evict pair", us.pair, peer.pair),
+            ):
+                ratio = ours[0] / theirs[0]
+                limit = f" (limit {LIMIT:.0f}×)" if pin else ""
+                missed |= bool(pin) and ratio > LIMIT
+                print(
+                    f"{what}: {ours[0]:.1f} µs, peer {theirs[0]:.1f} µs: {ratio:.1f}×{limit}, "
+                    f"p99 {ours[1]:.0f} and {theirs[1]:.0f} µs, {name}"
+                )
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

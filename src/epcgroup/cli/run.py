@@ -1,0 +1,148 @@
+"""`epcgroup run`: one command on a machine of its own."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import resource
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from epcgroup.errors import BadInput
+from epcgroup.units import PAGE_SIZE, parse_limit, parse_size
+
+if TYPE_CHECKING:
+    from epcgroup.observe.model import Snapshot
+
+DEFAULT_GROUP = "/run"
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Describe the command to argparse."""
+    parser = subparsers.add_parser(
+        "run",
+        help="run an SGX program in an EPC cgroup",
+        description="Run a real, unmodified SGX program on an emulated machine, in an EPC cgroup.",
+        usage="epcgroup run [options] [--] COMMAND [ARG ...]",
+    )
+    parser.add_argument("--epc", default="128M", metavar="SIZE", help="EPC of the machine (default 128M)")
+    parser.add_argument("--max", metavar="SIZE", help=f"limit of the command's cgroup ({DEFAULT_GROUP})")
+    parser.add_argument("--policy", default="standard", help="standard (default), v5, v17 …")
+    parser.add_argument(
+        "--cgroup",
+        action="append",
+        default=[],
+        metavar="PATH[=SIZE]",
+        help="create a cgroup, with a limit; the command runs in the last one named",
+    )
+    parser.add_argument(
+        "--report", choices=("table", "json", "none"), default="table", help="what to say at the end (on stderr)"
+    )
+    parser.add_argument("--report-file", type=Path, metavar="FILE", help="write the report there")
+    parser.add_argument(
+        "--inject",
+        action="append",
+        default=[],
+        metavar="WHAT@PAGE",
+        help="attack the backing store: tamper@PAGE flips a bit of that page of the first enclave when it is "
+        "evicted, replay@PAGE brings an older copy back",
+    )
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="the program and its arguments")
+    parser.set_defaults(func=run)
+
+
+def parse_cgroup(spec: str) -> tuple[str, int | None]:
+    """``/pods/a=16M`` → path and limit in bytes; no limit without ``=``.
+
+    >>> parse_cgroup("pods/a=16M"), parse_cgroup("/web")
+    (('/pods/a', 16777216), ('/web', None))
+    """
+    path, equals, size = spec.partition("=")
+    parts = [part for part in path.split("/") if part]
+    if not parts or any(part in (".", "..") for part in parts):
+        raise BadInput(f"--cgroup {spec!r}: write PATH or PATH=SIZE, e.g. pods/a=16M")
+    return "/" + "/".join(parts), parse_limit(size) if equals else None
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; its exit status is ours."""
+    command = args.command[1:] if args.command[:1] == ["--"] else args.command
+    if not command:
+        raise BadInput("no command given; write: epcgroup run [options] -- COMMAND [ARG ...]")
+    groups = [parse_cgroup(spec) for spec in args.cgroup]
+    if args.max is not None or not groups:
+        limit = parse_limit(args.max) if args.max is not None else None
+        if groups and groups[-1][1] is not None:
+            raise BadInput("--max and a limit in the last --cgroup contradict each other; give one of them")
+        groups = [*groups[:-1], (groups[-1][0] if groups else DEFAULT_GROUP, limit)]
+    epc_pages = parse_size(args.epc) // PAGE_SIZE
+    # Only now: the emulator takes a while to import, a wrong option should not.
+    from epcgroup.live import Supervisor
+
+    with _Signals() as signals, Supervisor(epc_pages, args.policy, attacks=args.inject) as machine:
+        for path, limit in groups:
+            machine.mkdir(path, limit)
+        pid = signals.pid = machine.spawn(command, group=groups[-1][0])
+        statuses = machine.run()
+        report = machine.snapshot()
+    _report(args, report)
+    return _exit_like(statuses[pid])
+
+
+class _Signals:
+    """Keyboard signals go to the whole group: the command decides, we go on serving.
+
+    What is sent to us alone (SIGTERM, SIGHUP) is passed on to the command.
+    """
+
+    def __init__(self) -> None:
+        self.pid = 0
+        self._before: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> _Signals:
+        for sig in (signal.SIGINT, signal.SIGQUIT):
+            self._before[sig] = signal.signal(sig, signal.SIG_IGN)
+        for sig in (signal.SIGTERM, signal.SIGHUP):
+            self._before[sig] = signal.signal(sig, self._pass_on)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for sig, handler in self._before.items():
+            signal.signal(sig, handler)  # type: ignore[arg-type]
+
+    def _pass_on(self, sig: int, _: object) -> None:
+        if self.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, sig)
+
+
+def _report(args: argparse.Namespace, report: Snapshot) -> None:
+    if args.report == "none" and args.report_file is None:
+        return
+    from epcgroup.observe.report import show, to_json, to_text
+
+    as_json = args.report == "json"
+    if args.report_file is not None:
+        text = to_json(report) + "\n" if as_json else to_text(report)
+        args.report_file.write_text(text)
+    elif as_json:
+        print(to_json(report), file=sys.stderr)
+    else:
+        show(report, sys.stderr)
+
+
+def _exit_like(status: int) -> int:
+    """End as the command ended: its status, or its signal."""
+    if os.WIFSIGNALED(status):
+        sig = os.WTERMSIG(status)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if sig != signal.SIGKILL:
+            signal.signal(sig, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {sig})
+        os.kill(os.getpid(), sig)
+    return os.WEXITSTATUS(status)

@@ -1,0 +1,180 @@
+"""Open files of the emulated SGX devices.
+
+A program's ``open("/dev/sgx_enclave")`` gives it a memfd of ours. The memfd's
+page cache *is* the enclave's resident EPC: what the program maps shared is what
+we fill, write-protect and punch out. Its inode names the enclave, so dup, fork
+and passing the descriptor on need nothing from us.
+
+When is the enclave released? In the kernel: when the last descriptor and the
+last mapping of that open file are gone. Nothing reports that for a file that
+memfd_create(2) returned to the program itself, so the program opens *our* memfd
+through our /proc/PID/fd instead: an ordinary open, whose last close inotify
+reports (IN_CLOSE), mappings included. Rejected: scanning every /proc/*/fd and
+maps (slow, racy), tracing every close (12 µs each, and blind to mappings).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from epcgroup.errors import MissingCapability
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from epcgroup.driver import EnclaveFile
+    from epcgroup.live.mm import AddressSpace
+    from epcgroup.sgx.enclave import EnclaveState
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_IN_CLOSE = 0x8 | 0x10
+_IN_NONBLOCK_CLOEXEC = os.O_NONBLOCK | os.O_CLOEXEC
+_EVENT = struct.Struct("iIII")
+_MFD_ALLOW_SEALING = 2
+_MFD_EXEC = 0x10
+
+
+class Kind(Enum):
+    """Which device file was opened."""
+
+    ENCLAVE = "/dev/sgx_enclave"
+    PROVISION = "/dev/sgx_provision"
+
+
+PATHS = {kind.value: kind for kind in Kind} | {
+    "/dev/sgx/enclave": Kind.ENCLAVE,
+    "/dev/sgx/provision": Kind.PROVISION,
+}
+
+
+class Device:
+    """One open of a device file, as the program sees it.
+
+    ``file`` is the driver's side of it. ``hidden`` holds the contents of
+    resident pages that no access may reach (TCS, PENDING, TRIM …): they are kept
+    out of the memfd and count as resident all the same.
+    """
+
+    __slots__ = ("command", "file", "group", "hidden", "inode", "kind", "memfd", "mms", "opened_by", "watch")
+
+    def __init__(self, kind: Kind, file: EnclaveFile | None, pid: int, command: str, group: str) -> None:
+        self.kind = kind
+        self.file = file
+        self.opened_by = pid
+        self.command = command
+        self.group = group
+        self.memfd = _memfd(kind.value)
+        self.inode = os.fstat(self.memfd).st_ino
+        self.watch = -1
+        self.mms: set[AddressSpace] = set()
+        self.hidden: dict[int, bytearray] = {}
+
+    @property
+    def created(self) -> bool:
+        """Whether ECREATE succeeded on this file."""
+        return self.file is not None and self.file.created
+
+    @property
+    def state(self) -> EnclaveState | None:
+        """The processor's view of the enclave; None before ECREATE."""
+        return self.file.state if self.file is not None and self.file.created else None
+
+    @property
+    def base(self) -> int:
+        """First address of the enclave; 0 before ECREATE."""
+        return self.file.base if self.file is not None else 0
+
+    @property
+    def size(self) -> int:
+        """Bytes of the enclave's address range; 0 before ECREATE."""
+        return self.file.size if self.file is not None else 0
+
+    def path(self) -> bytes:
+        """Path through which a traced process of ours opens this memfd."""
+        return b"/proc/%d/fd/%d" % (os.getpid(), self.memfd)
+
+    def close(self) -> None:
+        """Give the memory back."""
+        if self.memfd >= 0:
+            os.close(self.memfd)
+            self.memfd = -1
+        self.hidden.clear()
+
+
+class DeviceTable:
+    """Every open device file, found by the inode of its memfd."""
+
+    def __init__(self) -> None:
+        self._by_inode: dict[int, Device] = {}
+        self._by_watch: dict[int, Device] = {}
+        self._closing: set[Device] = set()
+        self._inotify: int = _libc.inotify_init1(_IN_NONBLOCK_CLOEXEC)
+        if self._inotify < 0:
+            raise MissingCapability("inotify_init1 failed: raise fs.inotify.max_user_instances")
+
+    def __iter__(self) -> Iterator[Device]:
+        return iter(list(self._by_inode.values()))
+
+    def add(self, device: Device) -> None:
+        """Watch ``device`` until its last user is gone."""
+        watch = _libc.inotify_add_watch(self._inotify, f"/proc/self/fd/{device.memfd}".encode(), _IN_CLOSE)
+        if watch < 0:
+            raise MissingCapability("inotify_add_watch failed: raise fs.inotify.max_user_watches")
+        device.watch = watch
+        self._by_watch[watch] = device
+        self._by_inode[device.inode] = device
+
+    def of_fd(self, pid: int, fd: int) -> Device | None:
+        """The device behind descriptor ``fd`` of ``pid``."""
+        try:
+            inode = os.stat(f"/proc/{pid}/fd/{fd}").st_ino
+        except OSError:
+            return None
+        return self._by_inode.get(inode)
+
+    def of_inode(self, inode: int) -> Device | None:
+        """The device whose memfd has this inode."""
+        return self._by_inode.get(inode)
+
+    def closed(self) -> list[Device]:
+        """Devices whose last descriptor and mapping went since the last call.
+
+        A device that is still mapped was opened a second time (through
+        /proc/self/fd), or its process is just dying: it is looked at again.
+        """
+        while True:
+            try:
+                events = os.read(self._inotify, 4096)
+            except BlockingIOError:
+                break
+            for at in range(0, len(events), _EVENT.size):
+                device = self._by_watch.get(_EVENT.unpack_from(events, at)[0])
+                if device is not None:
+                    self._closing.add(device)
+        gone = [device for device in self._closing if not device.mms]
+        for device in gone:
+            self.forget(device)
+        return gone
+
+    def forget(self, device: Device) -> None:
+        """Stop watching; the caller releases the enclave and closes the device."""
+        self._closing.discard(device)
+        self._by_watch.pop(device.watch, None)
+        self._by_inode.pop(device.inode, None)
+        _libc.inotify_rm_watch(self._inotify, device.watch)
+
+    def close(self) -> None:
+        """Close the table's own descriptor."""
+        os.close(self._inotify)
+
+
+def _memfd(name: str) -> int:
+    flags = os.MFD_CLOEXEC | _MFD_ALLOW_SEALING
+    try:
+        return os.memfd_create(name, flags | _MFD_EXEC)
+    except OSError:  # MFD_EXEC is Linux 6.3; executable by default before
+        return os.memfd_create(name, flags)

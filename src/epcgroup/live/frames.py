@@ -1,0 +1,263 @@
+"""Where resident pages live: the memfd's page cache, seen through userfaultfd.
+
+This is the driver's `Frames` for real processes. The tricks and their reasons:
+
+* A page is *put* by UFFDIO_COPY where a thread waits for it, else by a plain
+  pwrite into the memfd, which needs no mapping at all.
+* A page is *taken* in three steps: write-protect it in every mm (a writer now
+  faults and waits for us), read it from the memfd, punch it out (which drops
+  the page and every PTE of it). Without the first step a store between the
+  read and the punch is lost.
+* *Young* is "a PTE is present". The accessed bit itself is out of reach, but
+  the PTEs of a shared file mapping can be dropped without losing the page, and
+  the next touch is a minor fault that the kernel resolves alone. This is exact
+  because ranges registered for write-protect faults have no fault-around.
+* A page that may not be touched at all is kept out of the memfd (`hidden`), so
+  that a touch comes to us; a page that may not be written is write-protected.
+
+Rejected: FIFO (no second chance), idle page tracking and soft-dirty (absent on
+common kernels, or blind to reads), a copy of every page in the supervisor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+from typing import TYPE_CHECKING
+
+from epcgroup.live import pagemap, uffd
+from epcgroup.sgx import epcm
+from epcgroup.units import PAGE_SHIFT, PAGE_SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from epcgroup.epc import EpcPage
+    from epcgroup.live.devices import Device
+    from epcgroup.live.mm import AddressSpace
+
+_PUNCH = 0x1 | 0x2  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
+_libc = ctypes.CDLL(None, use_errno=True)
+_fallocate = _libc.fallocate
+_fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long)
+
+
+class MemfdFrames:
+    """The driver's `Frames` over the memfds of all open enclave files."""
+
+    def __init__(self) -> None:
+        self._devices: dict[int, Device] = {}  # by enclave id
+        # Pages that the processor itself accessed (TCS, SSA, operands of ENCLU).
+        self._touched: set[tuple[int, int]] = set()
+        self._waiting: AddressSpace | None = None
+        self._waiting_at = 0
+        self._woken = False
+        self._page = uffd.PageBuffer()
+
+    def bind(self, enclave: int, device: Device) -> None:
+        """Enclave ``enclave`` of the engine lives in ``device``."""
+        self._devices[enclave] = device
+
+    def unbind(self, enclave: int) -> None:
+        """The enclave was released."""
+        self._devices.pop(enclave, None)
+        self._touched = {key for key in self._touched if key[0] != enclave}
+
+    def touch(self, enclave: int, index: int) -> None:
+        """The processor accessed a page on the enclave's behalf: it is young."""
+        self._touched.add((enclave, index))
+
+    # ---- a waiting thread ----------------------------------------------------
+
+    def expect(self, space: AddressSpace, page: int) -> None:
+        """A thread of ``space`` waits for the page at address ``page``."""
+        self._waiting, self._waiting_at = space, page
+        self._woken = False
+
+    def expected(self) -> bool:
+        """Whether that thread was woken by the page's arrival."""
+        self._waiting = None
+        return self._woken
+
+    def join(self, space: AddressSpace, device: Device, start: int = 0, end: int = 1 << 64) -> None:
+        """A new mapping shows resident pages: protect those that must not be written."""
+        if device.state is None:
+            return
+        for index, word in device.state.epcm.items():
+            addr = device.base + (index << PAGE_SHIFT)
+            if start <= addr < end and not epcm.allows(word, "w") and index not in device.hidden:
+                _writeprotect(space, addr, PAGE_SIZE, True)
+
+    # ---- Frames ----------------------------------------------------------------
+
+    def put(self, enclave: int, index: int, contents: bytes, word: int) -> None:
+        """The page becomes resident."""
+        device = self._devices[enclave]
+        if epcm.hidden(word):
+            device.hidden[index] = bytearray(contents)
+            return
+        self._show(device, index, contents, epcm.allows(word, "w"))
+
+    def take(self, enclave: int, index: int) -> bytes:
+        """Revoke the page everywhere and return its final contents."""
+        device = self._devices[enclave]
+        self._touched.discard((enclave, index))
+        hidden = device.hidden.pop(index, None)
+        if hidden is not None:
+            return bytes(hidden)
+        return _hide(device, index)
+
+    def drop(self, enclave: int, index: int) -> None:
+        """Revoke the page and forget its contents."""
+        device = self._devices.get(enclave)
+        self._touched.discard((enclave, index))
+        if device is not None and device.hidden.pop(index, None) is None:
+            _punch(device, index)
+
+    def read(self, enclave: int, index: int, offset: int, length: int) -> bytes:
+        """Bytes of a resident page."""
+        device = self._devices[enclave]
+        hidden = device.hidden.get(index)
+        if hidden is not None:
+            return bytes(hidden[offset : offset + length])
+        return os.pread(device.memfd, length, (index << PAGE_SHIFT) + offset)
+
+    def write(self, enclave: int, index: int, offset: int, data: bytes) -> None:
+        """Change bytes of a resident page."""
+        device = self._devices[enclave]
+        hidden = device.hidden.get(index)
+        if hidden is not None:
+            hidden[offset : offset + len(data)] = data
+        else:
+            os.pwrite(device.memfd, data, (index << PAGE_SHIFT) + offset)
+
+    def protect(self, enclave: int, index: int, word: int) -> None:
+        """The EPCM word of a resident page changed."""
+        device = self._devices[enclave]
+        if epcm.hidden(word):
+            if index not in device.hidden:
+                device.hidden[index] = bytearray(_hide(device, index))
+            return
+        hidden = device.hidden.pop(index, None)
+        writable = epcm.allows(word, "w")
+        if hidden is not None:
+            self._show(device, index, bytes(hidden), writable)
+            return
+        addr = device.base + (index << PAGE_SHIFT)
+        for space in device.mms:
+            _writeprotect(space, addr, PAGE_SIZE, not writable)
+
+    def disable(self, enclave: int) -> None:
+        """Every page goes out of reach; contents are lost with the enclave."""
+        device = self._devices[enclave]
+        if device.state is not None:
+            for index in device.state.epcm:
+                if index not in device.hidden:
+                    device.hidden[index] = bytearray(_hide(device, index))
+
+    # ---- age -------------------------------------------------------------------
+
+    def young(self, pages: Sequence[EpcPage]) -> Sequence[bool]:
+        """Which pages were touched since they were last asked about; forgets it."""
+        answers = [False] * len(pages)
+        groups: dict[int, list[int]] = {}
+        for at, page in enumerate(pages):
+            key = (page.enclave.id, page.index)
+            if key in self._touched:
+                self._touched.discard(key)
+                answers[at] = True
+            groups.setdefault(page.enclave.id, []).append(at)
+        for enclave, places in groups.items():
+            device = self._devices[enclave]
+            shown = [at for at in places if pages[at].index not in device.hidden]
+            addresses = [device.base + (pages[at].index << PAGE_SHIFT) for at in shown]
+            touched = self._age(device, addresses)
+            for at, address in zip(shown, addresses, strict=True):
+                answers[at] |= address in touched
+        return answers
+
+    def _age(self, device: Device, addresses: list[int]) -> set[int]:
+        touched: set[int] = set()
+        spaces = [space for space in device.mms if space.uffd >= 0]
+        for space in spaces:
+            with contextlib.suppress(OSError):  # the mm is just going away
+                answers = pagemap.young(space.open_pagemap(), addresses)
+                touched.update(a for a, young in zip(addresses, answers, strict=True) if young)
+        if touched:
+            left = pagemap.coalesce(sorted(touched))
+            if len(spaces) == 1:
+                left = pagemap.drop_ranges(spaces[0].open_pidfd(), spaces[0].open_pagemap(), left)
+            for start, end in left:
+                for address in range(start, end, PAGE_SIZE):
+                    _set_aside(device, (address - device.base) >> PAGE_SHIFT)
+        return touched
+
+    # ---- showing ---------------------------------------------------------------
+
+    def _show(self, device: Device, index: int, contents: bytes, writable: bool) -> None:
+        """Fill the page, for a waiting thread if there is one."""
+        addr = device.base + (index << PAGE_SHIFT)
+        waiting = self._waiting if self._waiting_at == addr else None
+        if waiting is None or waiting not in device.mms or not self._copy_in(waiting, addr, contents, writable):
+            os.pwrite(device.memfd, contents, index << PAGE_SHIFT)
+            waiting = None
+        for space in device.mms:
+            if space is not waiting:
+                # Also takes away the marker that an eviction left in the other mm.
+                _writeprotect(space, addr, PAGE_SIZE, not writable)
+
+    def _copy_in(self, waiting: AddressSpace, addr: int, contents: bytes, writable: bool) -> bool:
+        """Fill the page and wake the thread in one request.
+
+        False where the page was just unmapped, or the process has ended.
+        """
+        self._page.view[:] = contents
+        try:
+            uffd.copy(waiting.uffd, addr, self._page.address, PAGE_SIZE, 0 if writable else uffd.COPY_WP)
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+        self._woken = True
+        return True
+
+
+def _writeprotect(space: AddressSpace, addr: int, length: int, on: bool) -> None:
+    if space.uffd < 0 or space.find(addr) is None:
+        return
+    try:
+        uffd.writeprotect(space.uffd, addr, length, on)
+    except (FileNotFoundError, ProcessLookupError):
+        pass  # another thread just unmapped it; the mm is just going away
+
+
+def _hide(device: Device, index: int) -> bytes:
+    """Take a shown page out of the memfd; no store after the read is lost."""
+    addr = device.base + (index << PAGE_SHIFT)
+    for space in device.mms:
+        _writeprotect(space, addr, PAGE_SIZE, True)
+    contents = os.pread(device.memfd, PAGE_SIZE, index << PAGE_SHIFT)
+    _punch(device, index)
+    return contents
+
+
+def _punch(device: Device, index: int) -> None:
+    if _fallocate(device.memfd, _PUNCH, index << PAGE_SHIFT, PAGE_SIZE) < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"punching out an enclave page: {os.strerror(number)}")
+
+
+def _set_aside(device: Device, index: int) -> None:
+    """Drop the PTEs of one page in every mm: out of the memfd and back.
+
+    Slower than dropping PTEs (three times), but works with any number of mms
+    and beside swap. A thread that touches the page meanwhile waits for the lock.
+    """
+    addr = device.base + (index << PAGE_SHIFT)
+    contents = _hide(device, index)
+    os.pwrite(device.memfd, contents, index << PAGE_SHIFT)
+    word = device.state.epcm.get(index, 0) if device.state is not None else 0
+    for space in device.mms:
+        _writeprotect(space, addr, PAGE_SIZE, not epcm.allows(word, "w"))
+
+
+__all__ = ["MemfdFrames"]

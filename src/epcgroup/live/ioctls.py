@@ -1,0 +1,112 @@
+"""ioctl on SGX devices: the driver answers, here is what a real process adds.
+
+An ioctl is a job: the driver's generator is advanced slice by slice, so that a
+gigabyte of ADD_PAGES neither holds the lock nor starves other programs' stops.
+ECREATE gives the enclave its addresses, and with them come the size of the
+memfd, mappings that were made too early, and the second seccomp filter that
+reports system calls made from inside.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from typing import TYPE_CHECKING
+
+from epcgroup.live import answers, mappings, memory, procfs, seccomp, threads
+from epcgroup.live.devices import Kind
+from epcgroup.live.mm import PROT_EXEC
+from epcgroup.live.user_memory import ProcessMemory
+from epcgroup.sgx.layouts import X
+from epcgroup.units import PAGE_SHIFT
+
+if TYPE_CHECKING:
+    from epcgroup.live.devices import Device
+    from epcgroup.live.ptrace import UserRegs
+    from epcgroup.live.task import Task
+    from epcgroup.live.tracer import Job, Tracer
+
+_CREATE, _RESTRICT = 0x00, 0x05
+_SYS_MMAP, _SYS_MUNMAP = 9, 11
+_PAGE_PRIVATE_ANON = 0x22
+_F_SEAL_SIZE = 0x0002 | 0x0004  # F_SEAL_SHRINK | F_SEAL_GROW
+
+
+def ioctl(tracer: Tracer, task: Task, regs: UserRegs) -> None:
+    """An ioctl of SGX's type, on whatever file."""
+    device = tracer.world.devices.of_fd(task.pid, regs.rdi & 0xFFFFFFFF)
+    if device is None:
+        tracer.resume(task)
+    elif device.kind is not Kind.ENCLAVE:
+        answers.emulate(tracer, task, regs, -errno.ENOTTY)
+    else:
+        tracer.start(task, _answer(tracer, task, regs, device))
+
+
+def _answer(tracer: Tracer, task: Task, regs: UserRegs, device: Device) -> Job:
+    world, file = tracer.world, device.file
+    assert file is not None
+    command, arg, fd = regs.rsi & 0xFFFFFFFF, regs.rdx, regs.rdi & 0xFFFFFFFF
+    if command & 0xFF == _CREATE:
+        tracer.release_closed()  # an enclave just closed frees its pages first
+    user = ProcessMemory(task.pid, task.mm, world.devices)
+    steps = file.ioctl_steps(command, arg, user, task.caller)
+    was_created = file.created
+    result = 0
+    while True:
+        try:
+            with world.lock:
+                next(steps)
+        except StopIteration as done:
+            result = done.value
+            break
+        except OSError as refused:
+            result = -(refused.errno or errno.EIO)
+            break
+        world.slice()
+        yield True
+    if file.created and not was_created:
+        _created(tracer, task, device, fd)
+    if command & 0xFF == _RESTRICT:
+        _take_execute(tracer, task, device)
+    answers.emulate(tracer, task, regs, result)
+
+
+def _created(tracer: Tracer, task: Task, device: Device, fd: int) -> None:
+    """ECREATE succeeded: the enclave has a place."""
+    os.ftruncate(device.memfd, device.size)
+    fcntl.fcntl(device.memfd, fcntl.F_ADD_SEALS, _F_SEAL_SIZE)
+    assert device.file is not None
+    tracer.world.frames.bind(device.file.enclave.id, device)
+    mappings.adopt_early(tracer, task, device, fd)
+    task.mm.ignored = int(procfs.status(task.pid)["SigIgn"], 16) & threads.FORCED
+    _trap_range(tracer, task, device)
+
+
+def _trap_range(tracer: Tracer, task: Task, device: Device) -> None:
+    """Install the filter for this address range in all threads of the process."""
+    place = (device.base, device.size)
+    if place in task.mm.trap_ranges:
+        return
+    scratch = tracer.inject(task, _SYS_MMAP, 0, 4096, 3, _PAGE_PRIVATE_ANON, -1 & 0xFFFFFFFFFFFFFFFF, 0)
+    program = seccomp.enclave_filter(*place)
+    memory.write(task.pid, scratch, seccomp.image(program, scratch))
+    tracer.inject(task, seccomp.SYS["seccomp"], seccomp.SET_MODE_FILTER, seccomp.FILTER_FLAG_TSYNC, scratch)
+    tracer.inject(task, _SYS_MUNMAP, scratch, 4096)
+    task.mm.trap_ranges.add(place)
+
+
+def _take_execute(tracer: Tracer, task: Task, device: Device) -> None:
+    """EMODPR may have taken X from pages: take it from their mappings too."""
+    words = device.state.epcm if device.state is not None else {}
+    for vma in list(task.mm):
+        if vma.device is not device or not vma.real & PROT_EXEC:
+            continue
+        first, last = vma.index(vma.start), vma.index(vma.end)
+        for index in [i for i in words if first <= i < last]:
+            if not words[index] & X:
+                page = device.base + (index << PAGE_SHIFT)
+                current = task.mm.find(page)
+                if current is not None and current.real & PROT_EXEC:
+                    mappings.change_execute(tracer, task, current, page, allow=False)

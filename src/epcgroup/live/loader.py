@@ -1,0 +1,113 @@
+"""Starting programs, and preparing each new program image.
+
+A child is forked, stops itself, is seized, puts itself under the seccomp filter
+and execs. After *every* exec, its own and its descendants', the new image is
+made to believe in SGX before its first instruction (ld.so included) runs: the
+vDSO gets the enclave call, CPUID and ENCLU instructions are made to come to us.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+from epcgroup.errors import BadInput
+from epcgroup.live import procfs, seccomp, traps, vdso
+from epcgroup.live.task import Trap
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from epcgroup.live.task import Task
+    from epcgroup.live.tracer import Tracer
+
+_PR_SET_PDEATHSIG = 1
+
+
+def find_program(name: str) -> str:
+    """Path of the program ``name``; BadInput when there is none."""
+    path = shutil.which(name)
+    if path is None:
+        raise BadInput(f"{name}: no such program; give a path or a name on PATH")
+    return path
+
+
+def spawn(
+    argv: Sequence[str],
+    env: Mapping[str, str] | None = None,
+    stdout: int | None = None,
+    stderr: int | None = None,
+    cwd: str | None = None,
+) -> int:
+    """Fork a child that waits, stopped, to be traced and will exec ``argv``.
+
+    Returns its pid once it has stopped. ``stdout`` and ``stderr`` are
+    descriptors; None inherits ours.
+    """
+    path = find_program(argv[0])
+    program = seccomp.base_filter(private=True, int80=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        _child(path, argv, env, stdout, stderr, cwd, program)
+    os.waitpid(pid, os.WUNTRACED)
+    return pid
+
+
+def release(pid: int) -> None:
+    """Let a seized child of `spawn` go on to its exec."""
+    os.kill(pid, signal.SIGCONT)
+
+
+def _child(
+    path: str,
+    argv: Sequence[str],
+    env: Mapping[str, str] | None,
+    stdout: int | None,
+    stderr: int | None,
+    cwd: str | None,
+    program: bytes,
+) -> NoReturn:
+    try:
+        libc = ctypes.CDLL(None)
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        libc.prctl(_PR_SET_PDEATHSIG, 0)
+        # What the supervisor changed for itself is not the program's business.
+        for sig in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
+            signal.signal(sig, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, inherited_mask)
+        for target, source in ((1, stdout), (2, stderr)):
+            if source is not None:
+                os.dup2(source, target)
+        if cwd is not None:
+            os.chdir(cwd)
+        seccomp.install(program)
+        os.execve(path, list(argv), dict(os.environ if env is None else env))
+    except OSError as error:
+        print(f"epcgroup: {path}: {error.strerror}", file=sys.stderr, flush=True)
+    os._exit(126)
+
+
+#: The signal mask this process had before the supervisor blocked anything.
+inherited_mask: set[int | signal.Signals] = set(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+
+
+def prepare(tracer: Tracer, task: Task) -> None:
+    """A new image, stopped at the exit of its execve: make it an SGX machine."""
+    with contextlib.suppress(OSError):
+        task.command = procfs.command(task.pid)
+    if vdso.supported(task.pid):
+        task.vdso = vdso.install(task.tid, tracer.injector, enclu=traps.ENCLU_TRAP)
+        task.mm.traps[task.vdso.enclu] = Trap.ENCLU
+    task.mm.traps.update(traps.patch(task.pid))
+    tracer.resume(task)
+
+
+__all__ = ["find_program", "inherited_mask", "prepare", "release", "spawn"]

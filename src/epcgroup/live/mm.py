@@ -1,0 +1,187 @@
+"""Address spaces: which parts of a process map which enclave, and how.
+
+One AddressSpace stands for one mm of the kernel: threads and vfork children
+share it, fork makes a copy, exec leaves it. It owns the userfaultfd through
+which the page service serves the mm and the pagemap file that shows which
+pages were touched.
+
+A mapping has two protections. The *virtual* one is what the program asked for
+and what the driver checked; the *real* one is what the kernel was given. They
+differ in X alone: userfaultfd can hide a page or make it read-only, but cannot
+forbid execution, so a mapping is executable for the kernel only where the EPCM
+of every page in it allows that (SDM: EPCM.X; spec 6.9). The rest is granted
+page by page when a fetch faults.
+"""
+
+from __future__ import annotations
+
+import bisect
+import os
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from epcgroup.live import pagemap, procfs, uffd
+from epcgroup.units import PAGE_SHIFT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from epcgroup.live.devices import Device
+    from epcgroup.live.service import PageService
+    from epcgroup.live.task import Trap
+
+PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
+
+
+@dataclass(frozen=True, slots=True)
+class EnclaveVma:
+    """``[start, end)`` of one mm maps ``device``; protections as PROT_* bits."""
+
+    start: int
+    end: int
+    device: Device
+    prot: int
+    real: int
+
+    def index(self, addr: int) -> int:
+        """Index of the enclave page at ``addr``; may lie outside the enclave."""
+        return (addr - self.device.base) >> PAGE_SHIFT
+
+
+class AddressSpace:
+    """One mm: its enclave mappings in order of address, its userfaultfd, its users."""
+
+    __slots__ = (
+        "_starts",
+        "_vmas",
+        "alive",
+        "ignored",
+        "pagemap",
+        "pid",
+        "pidfd",
+        "service",
+        "trap_ranges",
+        "traps",
+        "uffd",
+        "users",
+    )
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.users: set[int] = set()
+        self.uffd = -1
+        self.pagemap = -1
+        self.pidfd = -1
+        self.alive = True
+        # Signals the program ignores, as bits; of those that instructions raise.
+        self.ignored = 0
+        self.service: PageService | None = None
+        # Ranges whose accesses the second seccomp filter reports to us.
+        self.trap_ranges: set[tuple[int, int]] = set()
+        # Addresses where we replaced an instruction by `int $0x80`.
+        self.traps: dict[int, Trap] = {}
+        self._vmas: list[EnclaveVma] = []
+        self._starts: list[int] = []
+
+    def __iter__(self) -> Iterator[EnclaveVma]:
+        return iter(self._vmas)
+
+    def find(self, addr: int) -> EnclaveVma | None:
+        """The enclave mapping that holds ``addr``."""
+        at = bisect.bisect_right(self._starts, addr) - 1
+        if at < 0:
+            return None
+        vma = self._vmas[at]
+        return vma if addr < vma.end else None
+
+    def overlapping(self, start: int, end: int) -> list[EnclaveVma]:
+        """Enclave mappings that share an address with ``[start, end)``."""
+        first = max(bisect.bisect_right(self._starts, start) - 1, 0)
+        return [v for v in self._vmas[first:] if v.start < end and start < v.end]
+
+    def devices(self) -> set[Device]:
+        """Enclave devices that are mapped here."""
+        return {vma.device for vma in self._vmas}
+
+    def maps(self, device: Device) -> bool:
+        """Whether any mapping of ``device`` is left."""
+        return any(vma.device is device for vma in self._vmas)
+
+    def unmap(self, start: int, end: int) -> None:
+        """Forget what lies in ``[start, end)``; mappings are cut at its edges."""
+        kept: list[EnclaveVma] = []
+        gone: set[Device] = set()
+        for vma in self._vmas:
+            if vma.end <= start or end <= vma.start:
+                kept.append(vma)
+                continue
+            gone.add(vma.device)
+            if vma.start < start:
+                kept.append(replace(vma, end=start))
+            if end < vma.end:
+                kept.append(replace(vma, start=end))
+        self._set(kept)
+        for device in gone:
+            if not self.maps(device):
+                device.mms.discard(self)
+
+    def map(self, vma: EnclaveVma) -> None:
+        """Add a mapping; what was there before is replaced."""
+        self.unmap(vma.start, vma.end)
+        self._set(sorted([*self._vmas, vma], key=lambda v: v.start))
+        vma.device.mms.add(self)
+
+    def protect(self, start: int, end: int, *, prot: int | None = None, real: int | None = None) -> None:
+        """Change protections inside ``[start, end)``."""
+        for vma in self.overlapping(start, end):
+            self.map(
+                replace(
+                    vma,
+                    start=max(vma.start, start),
+                    end=min(vma.end, end),
+                    prot=vma.prot if prot is None else prot,
+                    real=vma.real if real is None else real,
+                )
+            )
+
+    def _set(self, vmas: list[EnclaveVma]) -> None:
+        self._vmas = vmas
+        self._starts = [vma.start for vma in vmas]
+
+    def open_pagemap(self) -> int:
+        """Descriptor of this mm's pagemap, opened once."""
+        if self.pagemap < 0:
+            self.pagemap = pagemap.open_pagemap(self.pid)
+        return self.pagemap
+
+    def open_pidfd(self) -> int:
+        """Descriptor that stands for a process with this mm, opened once."""
+        if self.pidfd < 0:
+            self.pidfd = procfs.pidfd_open(self.pid)
+        return self.pidfd
+
+    def forked(self, pid: int) -> AddressSpace:
+        """The mm of a child of fork(2), before anybody serves its faults."""
+        child = AddressSpace(pid)
+        child.trap_ranges = set(self.trap_ranges)
+        child.traps = dict(self.traps)
+        child.ignored = self.ignored
+        for vma in self._vmas:
+            child.map(vma)
+        return child
+
+    def register(self, start: int, end: int) -> None:
+        """Have faults in ``[start, end)`` reported to us."""
+        uffd.register(self.uffd, start, end - start)
+
+    def close(self) -> None:
+        """The mm is gone: give back its files, forget its mappings."""
+        self.alive = False
+        for device in self.devices():
+            device.mms.discard(self)
+        self._set([])
+        for fd in (self.pagemap, self.pidfd):
+            if fd >= 0:
+                os.close(fd)
+        self.pagemap = self.pidfd = -1
+        # The userfaultfd is closed by the service that may be reading it.

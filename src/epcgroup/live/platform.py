@@ -1,0 +1,33 @@
+"""What this machine must have for live mode, and the processor we pretend it is."""
+
+from __future__ import annotations
+
+import platform as host
+import sys
+
+from epcgroup.errors import MissingCapability
+from epcgroup.live import cpuid, uffd
+from epcgroup.sgx.platform import Platform
+
+
+def require() -> None:
+    """Raise MissingCapability, saying what is missing, unless live mode can work here."""
+    if sys.platform != "linux" or host.machine() != "x86_64":
+        raise MissingCapability("running SGX programs needs Linux on x86-64")
+    have = uffd.supported()
+    if have & uffd.REQUIRED != uffd.REQUIRED:
+        raise MissingCapability(
+            "running SGX programs needs userfaultfd with write-protection of shared memory "
+            "(Linux 5.19 or newer, CONFIG_USERFAULTFD); this kernel has no such thing"
+        )
+
+
+def sgx() -> Platform:
+    """An SGX2 processor with the host's XSAVE components."""
+    xcr0 = cpuid.xcr0()
+    components = {}
+    for bit in range(2, 63):
+        if xcr0 >> bit & 1:
+            size, offset, _, _ = cpuid.native(0xD, bit)
+            components[bit] = (offset, size)
+    return Platform(xfrm=xcr0, components=components)

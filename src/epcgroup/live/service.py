@@ -1,0 +1,138 @@
+"""The page service: one thread per address space that answers its page faults.
+
+A blocking read of the userfaultfd is the shortest way from a touch to us; poll
+before read costs a third more. What a fault means is the driver's business
+(`driver.fault`); this file turns its answer into the one ioctl that lets the
+thread go on, or into a kick: a stop by the tracer, which then performs the AEX
+or delivers the signal. SIGSEGV by tgkill was rejected: a thread that blocks it
+would sleep for ever.
+
+An error of ours never hangs the program: the page is poisoned (its next touch
+is a SIGBUS) and the error is logged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+import traceback
+from typing import TYPE_CHECKING
+
+from epcgroup.driver import Fault
+from epcgroup.live import affinity, uffd
+from epcgroup.live.task import Kick
+from epcgroup.units import PAGE_SIZE
+
+if TYPE_CHECKING:
+    from epcgroup.driver import EnclaveFile
+    from epcgroup.epc import Caller
+    from epcgroup.live.mm import AddressSpace, EnclaveVma
+    from epcgroup.live.task import Task
+    from epcgroup.live.world import World
+
+_PAGE_MASK = ~(PAGE_SIZE - 1)
+_WRITE, _WP = 1, 2  # UFFD_PAGEFAULT_FLAG_*
+_IDLE_PAUSE = 0.0002
+END_SIGNAL = signal.SIGURG  # interrupts a blocked read; its handler does nothing
+
+
+class PageService(threading.Thread):
+    """Serves the faults of one mm until that mm is gone."""
+
+    def __init__(self, world: World, mm: AddressSpace, caller: Caller) -> None:
+        """``caller`` pays for faults whose thread is not known (yet)."""
+        super().__init__(name=f"pages-{mm.pid}", daemon=True)
+        self._world = world
+        self._mm = mm
+        self._caller = caller
+        self._affinity = affinity.Follower()
+
+    def run(self) -> None:
+        """Read events and answer them, one by one."""
+        mm, world = self._mm, self._world
+        reader = uffd.EventReader(mm.uffd)
+        while mm.alive:
+            for _event, flags, addr, tid in reader.read():
+                started = time.perf_counter()
+                task = world.tasks.get(tid)
+                caller = task.caller if task is not None else self._caller
+                try:
+                    self._serve(flags, addr, task, caller)
+                except Exception:
+                    if not mm.alive:
+                        break
+                    world.log(f"internal error while serving {addr:#x} of task {tid}, page poisoned:")
+                    world.log(traceback.format_exc())
+                    self._poison(addr & _PAGE_MASK)
+                world.stalled(caller.group.path, time.perf_counter() - started)
+                self._affinity.follow(tid)
+            # A program that faults all the time must not keep the workers from working.
+            world.slice()
+            while world.machine.pending and mm.alive and not uffd.readable(mm.uffd):
+                world.slice()
+        os.close(mm.uffd)
+
+    def end(self) -> bool:
+        """Make the thread see that its mm is gone; True: it has not yet, call again."""
+        if not self.is_alive() or self.ident is None:
+            return False
+        with contextlib.suppress(ProcessLookupError):
+            signal.pthread_kill(self.ident, END_SIGNAL)
+        return True
+
+    def _serve(self, flags: int, addr: int, task: Task | None, caller: Caller) -> None:
+        world, mm = self._world, self._mm
+        while True:
+            with world.lock:
+                vma = mm.find(addr)
+                if vma is None or vma.device.file is None:
+                    uffd.wake(mm.uffd, addr & _PAGE_MASK, PAGE_SIZE)  # unmapped meanwhile
+                    return
+                fault = self._resolve(vma, vma.device.file, flags, addr, caller)
+            if fault is None:
+                return
+            if fault is not Fault.RETRY:
+                break
+            # Over the limit: what the kernel's fault would spin on, we work off.
+            if not world.slice():
+                time.sleep(_IDLE_PAUSE)
+            if not mm.alive:
+                return
+        if task is not None and task.kick is None:
+            task.kick = Kick(addr, fault.code, fault is Fault.SIGBUS)
+            world.kick(task.tid, task.kick)
+
+    def _resolve(
+        self, vma: EnclaveVma, file: EnclaveFile, flags: int, addr: int, caller: Caller
+    ) -> Fault | None:
+        """Have the driver resolve the fault; None when the thread goes on."""
+        world, mm = self._world, self._mm
+        page = addr & _PAGE_MASK
+        frames = world.frames
+        access = "w" if flags & (_WRITE | _WP) else "r"
+        frames.expect(mm, page)
+        try:
+            fault = world.driver.fault(file, addr, access, caller, vma.prot)
+        finally:
+            woken = frames.expected()
+        if fault is not Fault.RESIDENT:
+            return fault
+        if not woken:
+            if flags & _WP:
+                uffd.writeprotect(mm.uffd, page, PAGE_SIZE, False)
+            else:
+                uffd.wake(mm.uffd, page, PAGE_SIZE)
+        return None
+
+    def _poison(self, page: int) -> None:
+        try:
+            if uffd.poison(self._mm.uffd, page):
+                return
+        except OSError:
+            pass
+        self._world.log(f"page {page:#x} cannot be poisoned; process {self._mm.pid} is ended")
+        with contextlib.suppress(OSError):
+            signal.pidfd_send_signal(self._mm.open_pidfd(), signal.SIGKILL)

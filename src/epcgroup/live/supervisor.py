@@ -1,0 +1,176 @@
+"""One emulated SGX machine with real programs on it.
+
+    machine = Supervisor(epc_pages=16384)
+    machine.mkdir("/web", limit=16 << 20)
+    pid = machine.spawn(["./my-sgx-program"], group="/web")
+    statuses = machine.run()
+    print(machine.snapshot())
+
+Everything happens in the thread that created the Supervisor. When the process
+that holds it ends, for whatever reason, the kernel kills every traced program
+(PTRACE_O_EXITKILL): an enclave never outlives the only keeper of its pages.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import os
+import secrets
+import signal
+import sys
+import threading
+from typing import TYPE_CHECKING, Self, TextIO
+
+from epcgroup import epc
+from epcgroup.driver import Driver
+from epcgroup.driver.attacks import HostileStore
+from epcgroup.driver.attacks import parse as parse_attack
+from epcgroup.errors import BadInput
+from epcgroup.live import loader, platform, procfs, snapshot
+from epcgroup.live.devices import DeviceTable
+from epcgroup.live.frames import MemfdFrames
+from epcgroup.live.service import END_SIGNAL
+from epcgroup.live.tracer import Tracer
+from epcgroup.live.world import WAKE_SIGNAL, World
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from epcgroup.observe.model import Snapshot
+
+_BLOCKED = (signal.SIGCHLD, WAKE_SIGNAL)
+
+
+class Supervisor:
+    """Runs programs on an emulated machine with ``epc_pages`` pages of EPC."""
+
+    def __init__(
+        self,
+        epc_pages: int,
+        policy: str | epc.Policy = "standard",
+        seed: bytes | None = None,
+        log: TextIO | None = None,
+        attacks: Sequence[str] = (),
+    ) -> None:
+        """``seed`` (16 bytes) makes the machine's keys reproducible; by default they are random.
+
+        ``attacks``: "tamper@PAGE" or "replay@PAGE" (see driver.attacks).
+
+        Raises BadInput for an EPC of no pages or an unknown policy,
+        MissingCapability where this machine cannot do what is needed.
+        """
+        if epc_pages < 1:
+            raise BadInput(f"an EPC of {epc_pages} pages cannot hold an enclave")
+        platform.require()
+        chosen = epc.by_name(policy) if isinstance(policy, str) else policy
+        frames = MemfdFrames()
+        self._log_file = log if log is not None else sys.stderr
+        driver = Driver(
+            epc_pages=epc_pages,
+            policy=chosen,
+            frames=frames,
+            root_key=seed if seed is not None else secrets.token_bytes(16),
+            platform=platform.sgx(),
+            store=HostileStore([parse_attack(spec) for spec in attacks]) if attacks else None,
+            log=self._log,
+        )
+        self.world = World(driver.machine, driver, frames, DeviceTable(), self._log)
+        self.world.tracer_thread = threading.get_ident()
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
+        self._end_handler = signal.signal(END_SIGNAL, lambda *_: None)
+        self._tracer = Tracer(self.world)
+
+    def _log(self, message: str) -> None:
+        print(f"epcgroup: {message}", file=self._log_file, flush=True)
+
+    def mkdir(self, path: str, limit: int | None = None) -> None:
+        """Create the cgroup ``path`` and its missing parents; ``limit`` in bytes.
+
+        Raises BadInput for a name that no cgroup can have.
+        """
+        machine = self.world.machine
+        parts = [part for part in path.split("/") if part]
+        with self.world.lock:
+            for depth in range(1, len(parts) + 1):
+                below = "/" + "/".join(parts[:depth])
+                if below not in machine.groups:
+                    machine.groups.mkdir(below)
+            if limit is not None:
+                if not parts:
+                    raise BadInput("the root cgroup has no limit; name a group below it")
+                machine.set_max(machine.groups.lookup(path), limit)
+
+    def set_max(self, path: str, limit: int | None) -> None:
+        """Change the limit of a group while programs run; bytes, None for none."""
+        with self.world.lock:
+            self.world.machine.set_max(self.world.machine.groups.lookup(path), limit)
+
+    def spawn(
+        self,
+        argv: Sequence[str],
+        group: str = "/",
+        env: Mapping[str, str] | None = None,
+        stdout: int | None = None,
+        stderr: int | None = None,
+        cwd: str | None = None,
+    ) -> int:
+        """Start a program in ``group``; its pid. Raises BadInput if it is not found."""
+        member = self.world.machine.groups.lookup(group)
+        pid = loader.spawn(argv, env, stdout, stderr, cwd)
+        caller = epc.Caller(member, functools.partial(_signal_pending, pid))
+        task = self._tracer.adopt(pid, caller)
+        task.command = os.path.basename(argv[0])
+        self.world.machine.groups.attach(member)
+        loader.release(pid)
+        return pid
+
+    def run(
+        self, on_tick: Callable[[Snapshot], None] | None = None, interval: float = 0.25
+    ) -> dict[int, int]:
+        """Serve all programs until the last one has ended; pid → wait status.
+
+        ``on_tick`` is called about every ``interval`` seconds.
+        """
+        tick = None if on_tick is None else lambda: on_tick(self.snapshot())
+        with _rare_collections():
+            self._tracer.run(tick, interval)
+        return dict(self._tracer.statuses)
+
+    def snapshot(self) -> Snapshot:
+        """Groups and enclaves as they are now."""
+        return snapshot.take(self.world)
+
+    def close(self) -> None:
+        """Kill what still runs, release everything, undo what was set in this process."""
+        self._tracer.kill_all()
+        self.world.devices.close()
+        signal.signal(END_SIGNAL, self._end_handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@contextlib.contextmanager
+def _rare_collections() -> Iterator[None]:
+    """A page fault should not wait for the collector to walk a million page descriptors."""
+    before = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 1000)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
+
+
+def _signal_pending(pid: int) -> bool:
+    try:
+        return procfs.pending_signals(pid) != 0
+    except OSError:
+        return True  # it is gone: as good as killed

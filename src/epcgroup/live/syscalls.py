@@ -1,0 +1,170 @@
+"""System calls that concern SGX, answered at their seccomp stop.
+
+The filter (`seccomp`) stops a thread only for calls that may be ours: opens and
+stats (the path decides here), SGX ioctls, shared file mappings, and, once a
+process owns an enclave, calls about its address range. How a call is answered
+is in `answers`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import struct
+from typing import TYPE_CHECKING
+
+from epcgroup.live import enclu, exits, faults, ioctls, mappings, memory, ptrace
+from epcgroup.live.answers import emulate, rewrite
+from epcgroup.live.devices import PATHS, Device, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from epcgroup.live.ptrace import UserRegs
+    from epcgroup.live.task import Task
+    from epcgroup.live.tracer import Tracer
+
+    Handler = Callable[[Tracer, Task, UserRegs], None]
+
+_AT_FDCWD = -100 & 0xFFFFFFFFFFFFFFFF
+_SYS_OPENAT = 257
+_ACCESS_MODE = os.O_ACCMODE | os.O_CLOEXEC
+_LONGEST = max(len(path) for path in PATHS) + 1
+_STAT = struct.Struct("<QQQIIIIQqqqQQQQQQ24x")
+_STATX = struct.Struct("<IIQIIIHHQQQQ")
+_SIG_IGN = (1).to_bytes(8, "little")
+_RDEV = os.makedev(10, 125)
+
+
+def answer(tracer: Tracer, task: Task) -> None:
+    """Answer the seccomp stop of ``task``."""
+    regs = ptrace.getregs(task.tid, ptrace.UserRegs())
+    kind = task.mm.traps.get(regs.rip - 2)
+    if kind is not None:
+        enclu.trapped(tracer, task, regs, kind)
+    elif task.inside is not None and exits.in_enclave(task, regs.rip - 2):
+        faults.syscall_inside(tracer, task, regs)
+    else:
+        handler = _HANDLERS.get(regs.orig_rax)
+        if handler is None:
+            tracer.resume(task)
+        else:
+            handler(tracer, task, regs)
+
+
+def _kind_of(task: Task, path: int) -> Kind | None:
+    try:
+        return PATHS.get(memory.read_cstring(task.pid, path, _LONGEST).decode("ascii", "replace"))
+    except OSError:
+        return None
+
+
+def _open(tracer: Tracer, task: Task, regs: UserRegs, path: int, flags: int) -> None:
+    kind = _kind_of(task, path)
+    if kind is None:
+        tracer.resume(task)
+        return
+    if flags & (os.O_CREAT | os.O_EXCL) == os.O_CREAT | os.O_EXCL:
+        emulate(tracer, task, regs, -errno.EEXIST)
+        return
+    with tracer.world.lock:
+        file = tracer.world.driver.open() if kind is Kind.ENCLAVE else None
+    device = Device(kind, file, task.pid, task.command, task.caller.group.path)
+    tracer.world.devices.add(device)
+
+    def opened(_: Task, result: int) -> int:
+        if result < 0:
+            tracer.world.devices.forget(device)
+            tracer.world.release(device)
+        return result
+
+    changes = {
+        "orig_rax": _SYS_OPENAT,
+        "rdi": _AT_FDCWD,
+        "rsi": tracer.scratch(task, device.path() + b"\0"),
+        "rdx": flags & _ACCESS_MODE,
+        "r10": 0,
+    }
+    rewrite(tracer, task, regs, changes, opened)
+
+
+def _open2(tracer: Tracer, task: Task, regs: UserRegs) -> None:
+    try:
+        flags = struct.unpack("<Q", memory.read(task.pid, regs.rdx, 8))[0]
+    except OSError:
+        tracer.resume(task)
+        return
+    _open(tracer, task, regs, regs.rsi, flags)
+
+
+def _stat(tracer: Tracer, task: Task, regs: UserRegs, path: int, buffer: int) -> None:
+    if _kind_of(task, path) is None:
+        tracer.resume(task)
+        return
+    now = os.stat("/dev/null")
+    mode = stat.S_IFCHR | 0o666
+    times = (int(now.st_mtime), 0) * 3
+    image = _STAT.pack(now.st_dev, 125, 1, mode, 0, 0, 0, _RDEV, 0, 4096, 0, *times)
+    _emulate_with(tracer, task, regs, buffer, image)
+
+
+def _statx(tracer: Tracer, task: Task, regs: UserRegs) -> None:
+    if _kind_of(task, regs.rsi) is None:
+        tracer.resume(task)
+        return
+    mode = stat.S_IFCHR | 0o666
+    head = _STATX.pack(0x7FF, 4096, 0, 1, 0, 0, mode, 0, 125, 0, 0, 0)
+    image = bytearray(256)
+    image[: len(head)] = head
+    struct.pack_into("<IIII", image, 128, 10, 125, 0, 5)
+    _emulate_with(tracer, task, regs, regs.r8, bytes(image))
+
+
+def _emulate_with(tracer: Tracer, task: Task, regs: UserRegs, buffer: int, image: bytes) -> None:
+    try:
+        memory.write(task.pid, buffer, image)
+    except OSError:
+        emulate(tracer, task, regs, -errno.EFAULT)
+        return
+    emulate(tracer, task, regs, 0)
+
+
+def _access(tracer: Tracer, task: Task, regs: UserRegs, path: int, mode: int) -> None:
+    if _kind_of(task, path) is None:
+        tracer.resume(task)
+    else:
+        emulate(tracer, task, regs, -errno.EACCES if mode & os.X_OK else 0)
+
+
+def _sigaction(tracer: Tracer, task: Task, regs: UserRegs) -> None:
+    """Note which signals an enclave's owner ignores (the kernel forgets when it forces one)."""
+    with contextlib.suppress(OSError):
+        if regs.rsi:
+            bit = 1 << (regs.rdi - 1 & 63)
+            ignored = memory.read(task.pid, regs.rsi, 8) == _SIG_IGN
+            task.mm.ignored = task.mm.ignored & ~bit | (bit if ignored else 0)
+    tracer.resume(task)
+
+
+_HANDLERS: dict[int, Handler] = {
+    2: lambda tracer, task, regs: _open(tracer, task, regs, regs.rdi, regs.rsi),
+    257: lambda tracer, task, regs: _open(tracer, task, regs, regs.rsi, regs.rdx),
+    437: _open2,
+    4: lambda tracer, task, regs: _stat(tracer, task, regs, regs.rdi, regs.rsi),
+    6: lambda tracer, task, regs: _stat(tracer, task, regs, regs.rdi, regs.rsi),
+    262: lambda tracer, task, regs: _stat(tracer, task, regs, regs.rsi, regs.rdx),
+    332: _statx,
+    21: lambda tracer, task, regs: _access(tracer, task, regs, regs.rdi, regs.rsi),
+    269: lambda tracer, task, regs: _access(tracer, task, regs, regs.rsi, regs.rdx),
+    439: lambda tracer, task, regs: _access(tracer, task, regs, regs.rsi, regs.rdx),
+    16: ioctls.ioctl,
+    9: mappings.mmap,
+    13: _sigaction,
+    10: mappings.mprotect,
+    329: mappings.mprotect,
+    11: mappings.munmap,
+    25: mappings.mremap,
+    28: mappings.madvise,
+}

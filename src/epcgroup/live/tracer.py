@@ -1,0 +1,347 @@
+"""The tracer: every stop of every traced thread, answered by one thread.
+
+ptrace(2) calls are only valid from the thread that attached, so all of them are
+made here. The loop is driven by signals that are blocked and waited for:
+SIGCHLD says that somebody stopped, WAKE_SIGNAL that the page service left a
+kick. Blocked signals stay pending, so nothing is lost between a look and the
+wait (a self-pipe or a time-out would be the alternatives).
+
+Work that takes long (ADD_PAGES of a gigabyte, an EENTER that must first load
+its TCS under a full limit) is a *job*: a generator that does one slice per
+`next()` and resumes its thread at the end. Between slices other threads' stops
+are answered and background reclaim gets its turn.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable, Generator, Iterator
+from typing import TYPE_CHECKING
+
+from epcgroup.errors import EpcgroupError
+from epcgroup.live import faults, loader, memory, procfs, ptrace, syscalls, threads, uffd
+from epcgroup.live.inject import Injector
+from epcgroup.live.mm import AddressSpace
+from epcgroup.live.service import PageService
+from epcgroup.live.task import Phase, Task
+from epcgroup.live.world import WAKE_SIGNAL, World
+from epcgroup.units import PAGE_SIZE
+
+if TYPE_CHECKING:
+    from epcgroup.epc import Caller
+
+# A job says whether it got anywhere since its last slice.
+Job = Generator[bool, None, None]
+
+_SIGTRAP_SYSCALL = signal.SIGTRAP | 0x80
+_GROUP_STOPS = {signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
+_NEW_TASK = {ptrace.EVENT_FORK, ptrace.EVENT_VFORK, ptrace.EVENT_CLONE}
+_WAITED = {signal.SIGCHLD, WAKE_SIGNAL}
+_OPTIONS = (
+    ptrace.O_TRACESYSGOOD
+    | ptrace.O_TRACEFORK
+    | ptrace.O_TRACEVFORK
+    | ptrace.O_TRACECLONE
+    | ptrace.O_TRACEEXEC
+    | ptrace.O_TRACEEXIT
+    | ptrace.O_TRACESECCOMP
+    | ptrace.O_EXITKILL
+)
+_POLL = 0.05  # s; how late the close of an enclave file may be noticed
+_BLOCKED_PAUSE = 0.0005
+_SYS_SIGACTION = 13
+_SIG_IGN_ACTION = (1).to_bytes(8, "little") + bytes(24)  # struct sigaction of the kernel
+_SCRATCH = 64  # bytes of the last page of our part of the vDSO, by thread
+
+
+class Tracer:
+    """Runs traced programs against one World."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.tasks = world.tasks
+        self.injector = Injector()
+        self.statuses: dict[int, int] = {}
+        self._early: set[int] = set()
+        self._jobs: list[tuple[Task, Job]] = []
+        self._ending: list[PageService] = []
+
+    # ---- the loop -------------------------------------------------------
+
+    def run(self, on_tick: Callable[[], None] | None = None, interval: float = 0.25) -> None:
+        """Serve until no traced task is left."""
+        next_tick = time.monotonic() + interval
+        while self.tasks:
+            progress = self._answer_stops()
+            progress |= self._run_jobs()
+            progress |= self.world.slice()
+            if on_tick is not None and time.monotonic() >= next_tick:
+                on_tick()
+                next_tick = time.monotonic() + interval
+            if not progress and self.tasks:
+                signal.sigtimedwait(_WAITED, _BLOCKED_PAUSE if self._jobs else _POLL)
+                self._deliver_kicks()
+                self.release_closed()
+        self.release_closed()
+        while self.world.slice():
+            pass
+
+    def _answer_stops(self) -> bool:
+        answered = False
+        while (stop := self._next_stop()) is not None:
+            answered = True
+            tid, status = stop
+            with self._guarded(tid):
+                self._answer(tid, status)
+        self._deliver_kicks()
+        return answered
+
+    def _next_stop(self) -> tuple[int, int] | None:
+        if self.injector.events:
+            return self.injector.events.popleft()
+        return ptrace.wait_any()
+
+    @contextlib.contextmanager
+    def _guarded(self, tid: int) -> Iterator[None]:
+        """An error here is one program's end at most, and never a hang."""
+        try:
+            yield
+        except ProcessLookupError:
+            pass  # killed while we looked at it; its exit status follows
+        except EpcgroupError as error:
+            self._end(tid, str(error))
+        except Exception:
+            self._end(tid, f"internal error\n{traceback.format_exc()}")
+
+    def _end(self, tid: int, why: str) -> None:
+        task = self.tasks.get(tid)
+        self.world.log(f"task {tid} ({task.command if task else '?'}) is ended: {why}")
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(task.pid if task is not None else tid, signal.SIGKILL)
+
+    def start(self, task: Task, job: Job) -> None:
+        """Do the first slice of ``job`` now, the rest between other stops."""
+        if self._advance(task, job) is not None:
+            self._jobs.append((task, job))
+
+    def _run_jobs(self) -> bool:
+        progress = False
+        for entry in list(self._jobs):
+            got = self._advance(*entry)
+            if got is None:
+                self._jobs.remove(entry)
+            progress |= got is not False
+        return progress
+
+    def _advance(self, task: Task, job: Job) -> bool | None:
+        """One slice; whether it got anywhere, None at its end."""
+        if task.tid not in self.tasks:
+            job.close()  # killed meanwhile
+            return None
+        with self._guarded(task.tid):
+            return next(job, None)
+        return None
+
+    def _deliver_kicks(self) -> None:
+        while self.world.kicks:
+            tid, kick = self.world.kicks.popleft()
+            task = self.tasks.get(tid)
+            if task is None or task.kick is not kick:
+                continue
+            with contextlib.suppress(OSError):
+                ptrace.interrupt(tid)
+
+    # ---- stops ----------------------------------------------------------
+
+    def resume(self, task: Task, sig: int = 0) -> None:
+        """Let the kernel run ``task`` again, delivering ``sig`` if not 0."""
+        task.phase = Phase.RUNNING
+        ptrace.cont(task.tid, sig)
+
+    def resume_to_exit(self, task: Task, then: Callable[[Task], None]) -> None:
+        """Let the current system call finish, then call ``then`` at its exit."""
+        task.on_exit = then
+        task.phase = Phase.RUNNING
+        ptrace.syscall(task.tid)
+
+    def _answer(self, tid: int, status: int) -> None:
+        if not os.WIFSTOPPED(status):
+            self._gone(tid, status)
+            return
+        sig, event = (status >> 8) & 0xFF, status >> 16
+        task = self.tasks.get(tid)
+        if task is None:
+            # The first stop of a child may come before its parent's report.
+            self._early.add(tid)
+            return
+        if task.phase is Phase.BORN:
+            self._first_stop(task)
+            return
+        task.phase = Phase.STOPPED
+        if event != ptrace.EVENT_STOP:
+            # This stop answers a pending PTRACE_INTERRUPT as well; the fault will come again.
+            task.kick = None
+        if event in _NEW_TASK:
+            self._born(task, ptrace.geteventmsg(tid))
+            self.resume(task)
+        elif event == ptrace.EVENT_EXEC:
+            self._execed(task)
+        elif event == ptrace.EVENT_EXIT:
+            threads.abandon(self.world, task)
+            self.resume(task)
+        elif event == ptrace.EVENT_SECCOMP:
+            syscalls.answer(self, task)
+        elif event == ptrace.EVENT_STOP:
+            self._event_stop(task, sig)
+        elif sig == _SIGTRAP_SYSCALL:
+            then, task.on_exit = task.on_exit, None
+            if then is not None:
+                then(task)
+            else:
+                self.resume(task)
+        else:
+            faults.signal_stop(self, task, sig)
+
+    def _event_stop(self, task: Task, sig: int) -> None:
+        if sig in _GROUP_STOPS:
+            ptrace.listen(task.tid)
+        elif task.kick is not None:
+            kick, task.kick = task.kick, None
+            faults.kicked(self, task, kick)
+        else:
+            self.resume(task)
+
+    # ---- life of tasks ---------------------------------------------------
+
+    def adopt(self, pid: int, caller: Caller) -> Task:
+        """Take over a freshly forked child that waits to be traced."""
+        ptrace.seize(pid, _OPTIONS)
+        task = Task(pid, pid, AddressSpace(pid), caller)
+        task.mm.users.add(pid)
+        task.phase = Phase.RUNNING
+        self.tasks[pid] = task
+        return task
+
+    def _born(self, parent: Task, tid: int) -> None:
+        pid = procfs.tgid(tid)
+        shares = procfs.same_mm(parent.tid, tid)
+        space = parent.mm if shares else parent.mm.forked(pid)
+        space.users.add(tid)
+        task = Task(tid, pid, space, parent.caller)
+        task.vdso = parent.vdso
+        task.command = parent.command
+        self.tasks[tid] = task
+        if tid in self._early:
+            self._early.discard(tid)
+            self._first_stop(task)
+
+    def _first_stop(self, task: Task) -> None:
+        if task.mm.uffd < 0 and task.mm.devices():
+            self.serve(task)
+            with self.world.lock:
+                for vma in task.mm:
+                    task.mm.register(vma.start, vma.end)
+                for device in task.mm.devices():
+                    self.world.frames.join(task.mm, device)
+        self.resume(task)
+
+    def serve(self, task: Task) -> None:
+        """Start the page service of the mm of ``task``, which is stopped here."""
+        space = task.mm
+        if space.uffd < 0:
+            space.uffd, kernel_faults = uffd.create_in(task.tid, self.injector, task.syscall_insn())
+            if not kernel_faults:
+                self.world.log(
+                    f"process {task.pid}: system calls on evicted enclave pages fail with EFAULT; "
+                    "run as root or set vm.unprivileged_userfaultfd=1"
+                )
+            space.service = PageService(self.world, space, task.caller)
+            space.service.start()
+
+    def _execed(self, task: Task) -> None:
+        former = ptrace.geteventmsg(task.tid)
+        if former != task.tid and former in self.tasks:
+            # A thread that is not the leader execs: it takes over the leader's id.
+            task = self._replace(self.tasks.pop(former), task)
+        self.injector.forget(former)
+        threads.abandon(self.world, task)
+        self._leave(task)
+        task.mm = AddressSpace(task.pid)
+        task.mm.users.add(task.tid)
+        task.vdso = None
+        self.resume_to_exit(task, lambda stopped: loader.prepare(self, stopped))
+
+    def _replace(self, thread: Task, leader: Task) -> Task:
+        thread.mm.users.discard(thread.tid)
+        threads.abandon(self.world, leader)
+        leader.mm.users.discard(leader.tid)
+        thread.tid = leader.tid
+        thread.mm.users.add(thread.tid)
+        thread.phase = Phase.STOPPED
+        self.tasks[thread.tid] = thread
+        return thread
+
+    def _gone(self, tid: int, status: int) -> None:
+        task = self.tasks.pop(tid, None)
+        self._early.discard(tid)
+        self.injector.forget(tid)
+        if task is None:
+            return
+        if tid == task.pid:
+            self.statuses[tid] = status
+        threads.abandon(self.world, task)
+        self._leave(task)
+        self.release_closed()
+
+    def _leave(self, task: Task) -> None:
+        """``task`` no longer runs in its mm."""
+        space = task.mm
+        space.users.discard(task.tid)
+        if not space.users:
+            with self.world.lock:
+                space.close()
+            if space.service is not None:
+                self._ending.append(space.service)
+        self._ending = [service for service in self._ending if service.end()]
+
+    def release_closed(self) -> None:
+        """Release the enclaves whose device file nobody holds any more."""
+        for device in self.world.devices.closed():
+            self.world.release(device)
+
+    def kill_all(self) -> None:
+        """End every traced program and wait until it is gone."""
+        for task in list(self.tasks.values()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(task.pid, signal.SIGKILL)
+        self.run()
+
+    # ---- help for the answers ----------------------------------------------
+
+    def inject(self, task: Task, nr: int, *args: int) -> int:
+        """Have the stopped ``task`` make a system call; OSError if it fails."""
+        return self.injector.inject(task.tid, nr, *args, syscall_insn=task.syscall_insn())
+
+    def ignore_again(self, task: Task, sig: int) -> None:
+        """The kernel forced ``sig`` and thereby forgot that the program ignores it."""
+        action = self.scratch(task, _SIG_IGN_ACTION)
+        with contextlib.suppress(OSError):
+            self.inject(task, _SYS_SIGACTION, sig, action, 0, 8)
+
+    def scratch(self, task: Task, data: bytes) -> int:
+        """Put ``data`` where the program's next system call can read it; its address.
+
+        The vDSO stub has room for it. Elsewhere the stack has: below the red
+        zone nothing is alive.
+        """
+        if task.vdso is not None and len(data) <= _SCRATCH:
+            place = task.vdso.end - PAGE_SIZE + task.tid * _SCRATCH % PAGE_SIZE
+            memory.poke_text(task.pid, place, data)
+            return place
+        below = ptrace.getregs(task.tid, ptrace.UserRegs()).rsp - 128 - len(data)
+        memory.write(task.pid, below, data)
+        return below

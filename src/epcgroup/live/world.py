@@ -1,0 +1,111 @@
+"""What the tracer and the page services share: one machine behind one lock.
+
+The tracer thread answers ptrace stops; one page-service thread per address
+space answers page faults. Both change the machine, never at the same time: they
+hold `World.lock` for one operation and give it back before anything that may
+block. Nothing that can itself fault on an enclave page (reading a program's
+memory) is done with the lock held: the service that would have to resolve that
+fault waits for the lock.
+
+Background work (reclaim workers, ksgxd) has no thread of its own. It is done in
+slices, by whoever has just finished a step of the program's: as a kernel thread
+would get its share, and in an order that the engine decides.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from epcgroup.live import snapshot
+from epcgroup.live.processor import Processor
+from epcgroup.units import PAGE_SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from epcgroup.driver import Driver
+    from epcgroup.epc import Caller, Machine
+    from epcgroup.live.devices import Device, DeviceTable
+    from epcgroup.live.frames import MemfdFrames
+    from epcgroup.live.task import Kick, Task
+    from epcgroup.observe.model import EnclaveView
+
+WAKE_SIGNAL = signal.SIGUSR2
+_DEBUG = bool(os.environ.get("EPCGROUP_DEBUG"))
+
+
+@dataclass(slots=True)
+class Stall:
+    """Time that threads of one group waited for pages."""
+
+    seconds: float = 0.0
+    faults: int = 0
+
+
+@dataclass(slots=True)
+class World:
+    """The shared state of one running machine."""
+
+    machine: Machine
+    driver: Driver
+    frames: MemfdFrames
+    devices: DeviceTable
+    log: Callable[[str], None]
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    tasks: dict[int, Task] = field(default_factory=dict)
+    stalls: dict[str, Stall] = field(default_factory=dict)
+    kicks: deque[tuple[int, Kick]] = field(default_factory=deque)
+    tracer_thread: int = 0
+    ended: list[EnclaveView] = field(default_factory=list)
+    started: float = field(default_factory=time.monotonic)
+
+    def debug(self, message: str) -> None:
+        """One line for whoever looks for the cause of a surprise (EPCGROUP_DEBUG=1)."""
+        if _DEBUG:
+            self.log(message)
+
+    @property
+    def epc_bytes(self) -> int:
+        """Size of the EPC, which CPUID reports."""
+        return self.machine.epc_pages * PAGE_SIZE
+
+    def processor(self, device: Device, caller: Caller) -> Processor:
+        """What the processor does to ``device``'s enclave on behalf of ``caller``."""
+        assert device.file is not None
+        return Processor(device.file, caller, self.frames)
+
+    def slice(self) -> bool:
+        """Do one slice of background work; False when there is none."""
+        if not self.machine.pending:
+            return False
+        with self.lock:
+            return self.machine.step()
+
+    def kick(self, tid: int, kick: Kick) -> None:
+        """Ask the tracer to stop ``tid`` and give it the fault in ``kick``."""
+        self.kicks.append((tid, kick))
+        signal.pthread_kill(self.tracer_thread, WAKE_SIGNAL)
+
+    def release(self, device: Device) -> None:
+        """Nobody holds ``device`` any more: its enclave, if any, is gone."""
+        if device.file is not None:
+            with self.lock:
+                if device.file.created:
+                    self.ended.append(snapshot.view_of(device, ended=True))
+                    self.driver.release(device.file)
+                    self.frames.unbind(device.file.enclave.id)
+        device.close()
+
+    def stalled(self, path: str, seconds: float) -> None:
+        """A thread of the group at ``path`` waited for a page."""
+        stall = self.stalls.get(path)
+        if stall is None:
+            stall = self.stalls[path] = Stall()
+        stall.seconds += seconds
+        stall.faults += 1

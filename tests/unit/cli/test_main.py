@@ -1,0 +1,152 @@
+"""The frame of the command line."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+
+from epcgroup import __version__
+from epcgroup.cli import main as frame
+from epcgroup.errors import BadInput, EpcgroupError, InternalError, MissingCapability, NoEpc
+
+QUICK_S = 0.15
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], int]], None]:
+    """Puts a command `try` in place whose run is the given function."""
+
+    def put(function: Callable[[], int]) -> None:
+        def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+            subparsers.add_parser("try").set_defaults(func=lambda _: function())
+
+        monkeypatch.setattr(frame, "COMMANDS", {"try": "tries"})
+        monkeypatch.setattr(
+            frame,
+            "importlib",
+            SimpleNamespace(import_module=lambda _: SimpleNamespace(add_parser=add_parser)),
+        )
+
+    return put
+
+
+def raising(error: BaseException) -> Callable[[], int]:
+    def function() -> int:
+        raise error
+
+    return function
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (BadInput("4Q is no size"), 2, "epcgroup: 4Q is no size\n"),
+        (MissingCapability("no device"), 2, "epcgroup: no device\n"),
+        (NoEpc("the limit is too small"), 1, "epcgroup: the limit is too small\n"),
+        (EpcgroupError("something"), 1, "epcgroup: something\n"),
+        (InternalError("page owned twice"), 70, "epcgroup: bug: page owned twice\n"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_errors_are_one_line_and_a_status(
+    error: BaseException,
+    status: int,
+    said: str,
+    command: Callable[[Callable[[], int]], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command(raising(error))
+    assert frame.main(["try"]) == status
+    assert capsys.readouterr() == ("", said)
+
+
+def test_status_of_the_command_is_passed_on(command: Callable[[Callable[[], int]], None]) -> None:
+    command(lambda: 7)
+    assert frame.main(["try"]) == 7
+
+
+def test_traceback_can_be_had(
+    command: Callable[[Callable[[], int]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command(raising(BadInput("x")))
+    monkeypatch.setenv("EPCGROUP_TRACEBACK", "1")
+    with pytest.raises(BadInput):
+        frame.main(["try"])
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        frame.main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"epcgroup {__version__}\n"
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        frame.main(["--help"])
+    shown = capsys.readouterr().out
+    for name in frame.COMMANDS:
+        assert f"    {name}" in shown
+
+
+@pytest.mark.parametrize("words", [[], ["dance"], ["stress", "--dance"]])
+def test_wrong_usage_is_status_two(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        frame.main(words)
+    assert caught.value.code == 2
+    assert "usage: epcgroup" in capsys.readouterr().err
+
+
+def test_every_command_has_its_options(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in frame.COMMANDS:
+        with pytest.raises(SystemExit) as caught:
+            frame.main([name, "--help"])
+        assert caught.value.code == 0
+        assert f"usage: epcgroup {name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["--help"], ["stress", "--help"], ["run", "--help"]])
+def test_help_comes_at_once(words: list[str]) -> None:
+    """The best of five: what counts is the work to do, not what else the machine does."""
+    spent = []
+    for _ in range(5):
+        began = time.monotonic()
+        subprocess.run(
+            [sys.executable, "-m", "epcgroup.cli.main", *words], stdout=subprocess.DEVNULL, check=True
+        )
+        spent.append(time.monotonic() - began)
+        if spent[-1] < QUICK_S:
+            break
+    assert min(spent) < QUICK_S
+
+
+@pytest.mark.parametrize(
+    ("command", "unwanted"),
+    [
+        ("run", ["rich", "cryptography", "epcgroup.live", "epcgroup.stress"]),
+        ("stress", ["rich", "epcgroup.epc", "epcgroup.driver", "epcgroup.live", "epcgroup.observe"]),
+    ],
+)
+def test_commands_load_only_what_they_need(command: str, unwanted: list[str]) -> None:
+    code = (
+        "import sys, contextlib\n"
+        "from epcgroup.cli.main import main\n"
+        f"with contextlib.suppress(SystemExit): main([{command!r}, '--help'])\n"
+        f"print([name for name in {unwanted} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+
+
+def test_reader_that_goes_away_is_no_error_message() -> None:
+    code = "import sys; from epcgroup.cli.main import main; sys.exit(main(['conform', '--help']))"
+    done = subprocess.run(
+        ["sh", "-c", f'"{sys.executable}" -c "{code}" | true'], capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""

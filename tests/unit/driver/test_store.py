@@ -1,0 +1,141 @@
+"""Sealed pages: nothing outside the EPC can be changed, exchanged or replayed unnoticed."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from epcgroup.driver import BackingStore, Fault
+from epcgroup.epc import SECS_INDEX
+
+PAGE = 4096
+
+
+@pytest.fixture
+def evicted(world):
+    """A world whose enclave is out altogether, the enclave, and its store."""
+    w = world()
+    data = os.urandom(8 * PAGE)
+    file = w.build(data=data)
+    w.evict(file)
+    return w, file, w.driver.pager.store.pages(file.enclave.id), data
+
+
+def test_no_plaintext_of_an_evicted_page_is_left_anywhere(evicted):
+    w, _, store, data = evicted
+    assert w.frames.contents == {}
+    outside = b"".join(entry.sealed for entry in store.values())
+    assert not any(data[at : at + 16] in outside for at in range(0, len(data), PAGE))
+
+
+@pytest.mark.parametrize("at", [0, 4095, 4096, 4111])
+def test_a_changed_byte_is_a_sigbus_a_log_line_and_never_contents(evicted, at):
+    w, file, store, _ = evicted
+    bad = bytearray(store[1].sealed)
+    bad[at] ^= 1
+    store[1].sealed = bytes(bad)
+    assert w.touch(file, 1) is Fault.SIGBUS
+    assert w.touch(file, 1) is Fault.SIGBUS
+    assert any("page 0x1" in line and "MAC" in line for line in w.log)
+    assert 1 not in file.words
+    assert w.touch(file, 2) is Fault.RESIDENT
+
+
+def test_a_failed_load_costs_no_page_and_keeps_its_slot(evicted):
+    w, file, store, _ = evicted
+    w.touch(file, 2)
+    before = w.usage
+    store[1].sealed = bytes(4112)
+    w.touch(file, 1)
+    assert w.usage == before
+    assert w.driver.pager.slots_in_use(file.enclave) == file.enclave.evicted
+
+
+def test_an_old_copy_of_the_same_page_is_refused(evicted):
+    """Replay: the copy was perfectly good when it was made."""
+    w, file, store, data = evicted
+    old = store[1]
+    sealed, flags = old.sealed, old.flags
+    assert w.touch(file, 1, "w") is Fault.RESIDENT
+    w.frames.write(file.enclave.id, 1, 0, b"newer contents")
+    w.evict(file)
+    new = store[1].sealed
+    store[1].sealed, store[1].flags = sealed, flags
+    assert w.touch(file, 1) is Fault.SIGBUS
+    store[1].sealed = new
+    assert w.touch(file, 1) is Fault.RESIDENT
+    assert w.frames.read(file.enclave.id, 1, 0, PAGE) == b"newer contents" + data[14:PAGE]
+
+
+def test_permissions_in_the_pcmd_cannot_be_raised(evicted):
+    w, file, store, _ = evicted
+    store[1].flags |= 4
+    assert w.touch(file, 1, "x") is Fault.SIGBUS
+
+
+def test_two_pages_cannot_be_exchanged_not_even_with_their_versions(evicted):
+    w, file, store, _ = evicted
+    store[1], store[2] = store[2], store[1]
+    assert w.touch(file, 1) is Fault.SIGBUS
+    assert w.touch(file, 2) is Fault.SIGBUS
+
+
+def test_a_page_of_a_twin_enclave_is_refused(world):
+    w = world()
+    one, two = w.build(), w.build()
+    w.limit(3)
+    w.machine.settle()
+    w.limit(None)
+    pages = w.driver.pager.store.pages
+    pages(one.enclave.id)[1].sealed = pages(two.enclave.id)[1].sealed
+    assert w.touch(one, 1) is Fault.SIGBUS
+
+
+def test_a_tampered_secs_stops_the_whole_enclave(evicted):
+    w, file, store, _ = evicted
+    store[SECS_INDEX].sealed = bytes(4112)
+    assert all(w.touch(file, index) is Fault.SIGBUS for index in range(9))
+    assert any("SECS" in line for line in w.log)
+
+
+def test_contents_that_are_lost_are_a_sigbus(evicted):
+    w, file, store, _ = evicted
+    del store[1]
+    assert w.touch(file, 1) is Fault.SIGBUS
+    assert any("lost" in line for line in w.log)
+
+
+def test_a_full_backing_store_keeps_pages_in_the_epc(world):
+    w = world(store=BackingStore(limit=3 * 4112))
+    file = w.build(data=os.urandom(8 * PAGE))
+    w.limit(4)
+    w.machine.settle()
+    assert file.enclave.evicted <= 3
+    assert w.driver.pager.store.used <= 3 * 4112
+    assert w.usage > 4
+    file.release()
+    assert w.driver.pager.store.used == 0
+
+
+def test_the_store_is_empty_again_when_everything_was_loaded(evicted):
+    w, file, store, _ = evicted
+    for index in range(9):
+        w.touch(file, index)
+    assert store == {}
+    assert w.driver.pager.store.used == 0
+    assert w.driver.pager.slots_in_use(file.enclave) == 0
+
+
+@pytest.mark.parametrize("policy", ["v5", "v17", "standard"])
+def test_versions_fill_more_than_one_va_page(world, policy):
+    w = world(policy, epc_pages=64)
+    file = w.create(size_bytes=1 << 23)
+    data = os.urandom(4) * (1024 * 1300)
+    w.add(file, data, measure=False)
+    assert len(file.enclave.va_pages) == 3
+    assert w.driver.pager.slots_in_use(file.enclave) == file.enclave.evicted > 1200
+    for index in (0, 600, 1299):
+        while w.touch(file, index) is Fault.RETRY:
+            w.machine.step()
+        assert w.frames.read(file.enclave.id, index, 0, PAGE) == data[:PAGE]

@@ -1,0 +1,180 @@
+"""memory, procfs, pagemap and ptrace's structures, on our own process."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import itertools
+import mmap
+import os
+import signal
+import struct
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from epcgroup.live import inject, memory, pagemap, procfs, ptrace
+
+PAGE = 4096
+
+
+@pytest.fixture
+def area() -> Iterator[tuple[mmap.mmap, int]]:
+    """Eight shared pages of ours; the address behind the last is not mapped."""
+    with mmap.mmap(-1, 9 * PAGE) as pages:
+        holder = ctypes.c_char.from_buffer(pages)
+        addr = ctypes.addressof(holder)
+        libc = ctypes.CDLL(None)
+        assert libc.mprotect(ctypes.c_void_p(addr + 8 * PAGE), PAGE, 0) == 0
+        yield pages, addr
+        del holder
+
+
+def test_reads_what_is_there_and_writes_it(area: tuple[mmap.mmap, int]) -> None:
+    pages, addr = area
+    pages[10:15] = b"hello"
+    assert memory.read(os.getpid(), addr + 10, 5) == b"hello"
+    memory.write(os.getpid(), addr + PAGE - 2, b"over")
+    assert pages[PAGE - 2 : PAGE + 2] == b"over"
+    assert memory.read(os.getpid(), 0, 0) == b""
+
+
+@pytest.mark.parametrize("offset", [8 * PAGE, 8 * PAGE - 1])
+def test_a_short_read_or_write_is_efault(area: tuple[mmap.mmap, int], offset: int) -> None:
+    for call in (
+        lambda at: memory.read(os.getpid(), at, 8),
+        lambda at: memory.write(os.getpid(), at, bytes(8)),
+    ):
+        with pytest.raises(OSError, match=f"process {os.getpid()}") as error:
+            call(area[1] + offset)
+        assert error.value.errno == errno.EFAULT
+
+
+def test_a_string_may_end_at_the_last_mapped_byte(area: tuple[mmap.mmap, int]) -> None:
+    pages, addr = area
+    pages[PAGE - 3 : PAGE + 4] = b"abcdef\0"
+    assert memory.read_cstring(os.getpid(), addr + PAGE - 3) == b"abcdef"
+    pages[8 * PAGE - 4 : 8 * PAGE] = b"end\0"
+    assert memory.read_cstring(os.getpid(), addr + 8 * PAGE - 4) == b"end"
+    pages[8 * PAGE - 1 : 8 * PAGE] = b"!"
+    with pytest.raises(OSError, match="memory of process"):
+        memory.read_cstring(os.getpid(), addr + 8 * PAGE - 4)
+    pages[: 2 * PAGE] = b"x" * 2 * PAGE
+    with pytest.raises(OSError, match="longer than 4096"):
+        memory.read_cstring(os.getpid(), addr)
+
+
+def test_gone_processes_are_process_lookup_errors() -> None:
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    with pytest.raises(ProcessLookupError):
+        memory.read(pid, 0x1000, 1)
+    with pytest.raises(ProcessLookupError):
+        ptrace.interrupt(pid)
+    with pytest.raises(ProcessLookupError):
+        procfs.pidfd_open(pid)
+    with pytest.raises(FileNotFoundError):
+        procfs.maps(pid)
+
+
+def test_maps_show_what_was_mapped(area: tuple[mmap.mmap, int]) -> None:
+    addr = area[1]
+    found = {m.start: m for m in procfs.maps(os.getpid())}
+    assert found[addr + 8 * PAGE].prot == 0
+    at = next(m for m in found.values() if m.start <= addr < m.end)
+    assert (at.prot, at.shared, at.executable) == (mmap.PROT_READ | mmap.PROT_WRITE, True, False)
+    vdso = procfs.auxv(os.getpid())[procfs.AT_SYSINFO_EHDR]
+    assert found[vdso].path == "[vdso]"
+    assert found[vdso].executable
+
+
+def test_mappings_of_a_memfd_are_found_by_its_inode() -> None:
+    fd = os.memfd_create("some name")
+    os.ftruncate(fd, 3 * PAGE)
+    inode = procfs.fd_inode(os.getpid(), fd)
+    with mmap.mmap(fd, PAGE, offset=2 * PAGE):
+        (mapping,) = procfs.mappings_of_inode(os.getpid(), inode)
+    assert (mapping.offset, mapping.end - mapping.start, mapping.inode) == (2 * PAGE, PAGE, inode)
+    assert mapping.path == "/memfd:some name (deleted)"
+    os.close(fd)
+
+
+def test_tasks_and_processes() -> None:
+    pid = os.getpid()
+    assert pid in procfs.tasks(pid)
+    assert procfs.tgid(pid) == pid
+    assert procfs.same_mm(pid, pid)
+    assert not procfs.same_mm(pid, os.getppid())
+
+
+def test_pending_signals_are_those_that_are_not_blocked() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    try:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert procfs.pending_signals(os.getpid()) == 0
+    finally:
+        assert signal.sigwait({signal.SIGUSR1}) == signal.SIGUSR1
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
+
+
+def test_registers_have_the_kernels_layout() -> None:
+    """struct user_regs_struct: 27 words; rip is the 17th."""
+    assert ctypes.sizeof(ptrace.UserRegs) == 27 * 8
+    assert (ptrace.UserRegs.orig_rax.offset, ptrace.UserRegs.rip.offset) == (15 * 8, 16 * 8)
+    assert (ptrace.UserRegs.fs_base.offset, ptrace.UserRegs.gs.offset) == (21 * 8, 26 * 8)
+
+
+def test_a_fault_has_the_kernels_siginfo() -> None:
+    info = ptrace.fault_siginfo(signal.SIGSEGV, 2, 0x1234)
+    assert len(info) == 128
+    assert struct.unpack_from("<iii4xQ", info) == (11, 0, 2, 0x1234)
+
+
+@pytest.mark.parametrize(
+    ("rax", "orig_rax", "then"),
+    [
+        (-512, 0, (0, True)), (-513, 1, (1, True)), (-514, 232, (232, True)), (-516, 230, (219, True)),
+        (-4, 0, (-4, False)), (3, 0, (3, False)), (-512, -1, (-512, False)),
+    ],
+)  # fmt: skip
+def test_an_interrupted_call_starts_again(rax: int, orig_rax: int, then: tuple[int, bool]) -> None:
+    regs = ptrace.UserRegs(rax=rax % 2**64, orig_rax=orig_rax % 2**64, rip=0x1002)
+    assert inject.undo_interruption(regs) is then[1]
+    assert regs.rax == then[0] % 2**64
+    assert regs.rip == (0x1000 if then[1] else 0x1002)
+    assert regs.orig_rax == (ptrace.NO_SYSCALL if then[1] else orig_rax % 2**64)
+
+
+@given(st.sets(st.integers(0, 200)), st.integers(0, 10))
+def test_ranges_cover_the_pages_and_bridge_small_gaps(numbers: set[int], gap: int) -> None:
+    ranges = pagemap.coalesce((n * PAGE for n in sorted(numbers)), gap)
+    covered = {page // PAGE for start, end in ranges for page in range(start, end, PAGE)}
+    assert numbers <= covered
+    for (_, end), (start, _) in itertools.pairwise(ranges):
+        assert start - end > gap * PAGE
+    if not gap:
+        assert covered == numbers
+
+
+def test_both_ways_of_reading_page_tables_agree(
+    area: tuple[mmap.mmap, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PAGEMAP_SCAN is Linux 6.7; before, entries are read one by one."""
+    pages, addr = area
+    for n in (1, 2, 5):
+        pages[n * PAGE] = 1
+    every = [addr + n * PAGE for n in range(8)]
+    fd = pagemap.open_pagemap(os.getpid())
+    try:
+        expected = [n in (1, 2, 5) for n in range(8)]
+        assert pagemap.young(fd, every) == expected
+        assert pagemap.young(fd, every[::-1]) == expected[::-1]
+        assert pagemap.young(fd, []) == []
+        monkeypatch.setattr(pagemap, "_scan_works", False)
+        assert pagemap.young(fd, every) == expected
+    finally:
+        os.close(fd)

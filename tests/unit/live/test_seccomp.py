@@ -1,0 +1,137 @@
+"""The filters, run by an interpreter; tests/e2e/test_mechanisms.py has the kernel run them."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from epcgroup.live import seccomp
+from epcgroup.live.seccomp import RET_ALLOW, RET_TRACE, SYS
+
+I386 = 0x40000003
+MAP_SHARED, MAP_PRIVATE, MAP_SHARED_VALIDATE, MAP_FIXED, MAP_ANONYMOUS = 1, 2, 3, 0x10, 0x20
+PROT_EXEC = 4
+BASE, SIZE = 0x7F_F000_0000, 0x1_2000_0000  # its end differs from its start in both halves
+
+filters = pytest.mark.parametrize("program", [seccomp.base_filter(), seccomp.enclave_filter(BASE, SIZE)])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "open", "openat", "openat2", "creat", "stat", "lstat", "newfstatat", "statx", "access",
+        "faccessat", "faccessat2",
+    ],
+)  # fmt: skip
+def test_every_call_that_names_a_file_stops(name: str) -> None:
+    assert seccomp.run(seccomp.base_filter(), SYS[name]) == RET_TRACE
+
+
+def test_an_fstat_of_libc_passes() -> None:
+    """They are many, and have no path."""
+    program = seccomp.base_filter()
+    assert seccomp.run(program, SYS["newfstatat"], [3, 0, 0, 0x1000]) == RET_ALLOW
+    assert seccomp.run(program, SYS["statx"], [3, 0, 0x1000]) == RET_ALLOW
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_only_sgx_ioctls_stop(command: int) -> None:
+    expected = RET_TRACE if command >> 8 & 0xFF == 0xA4 else RET_ALLOW
+    assert seccomp.run(seccomp.base_filter(), SYS["ioctl"], [3, command]) == expected
+
+
+@pytest.mark.parametrize("command", [0x4008A400, 0xC030A401, 0xC018A407])
+def test_sgx_ioctls_stop(command: int) -> None:
+    assert seccomp.run(seccomp.base_filter(), SYS["ioctl"], [3, command]) == RET_TRACE
+
+
+@pytest.mark.parametrize(
+    ("flags", "prot", "stops", "stops_with_private"),
+    [
+        (MAP_SHARED, 3, True, True),
+        (MAP_SHARED_VALIDATE, 3, True, True),
+        (MAP_SHARED | MAP_FIXED, PROT_EXEC | 1, True, True),
+        (MAP_SHARED | MAP_ANONYMOUS, 3, False, False),
+        (MAP_PRIVATE, 1, False, True),
+        (MAP_PRIVATE | MAP_FIXED, PROT_EXEC | 1, False, True),
+        (MAP_PRIVATE | MAP_ANONYMOUS, PROT_EXEC | 3, False, False),
+    ],
+)
+def test_mappings_that_may_concern_us_stop(
+    flags: int, prot: int, stops: bool, stops_with_private: bool
+) -> None:
+    args = [0, 4096, prot, flags, 3, 0]
+    assert (seccomp.run(seccomp.base_filter(), SYS["mmap"], args) == RET_TRACE) is stops
+    assert (seccomp.run(seccomp.base_filter(private=True), SYS["mmap"], args) == RET_TRACE) is (
+        stops_with_private
+    )
+
+
+def test_closes_stop_when_asked_for() -> None:
+    for name in ("close", "close_range"):
+        assert seccomp.run(seccomp.base_filter(), SYS[name]) == RET_ALLOW
+        assert seccomp.run(seccomp.base_filter(closes=True), SYS[name]) == RET_TRACE
+
+
+@filters
+def test_ordinary_calls_pass(program: bytes) -> None:
+    for nr in (0, 1, 7, 13, 14, 39, 202, 228, 231):
+        assert seccomp.run(program, nr, [BASE, SIZE]) == RET_ALLOW
+
+
+@filters
+def test_32_bit_calls_pass(program: bytes) -> None:
+    """Their numbers mean other things; 5 is open there."""
+    assert all(seccomp.run(program, nr, arch=I386) == RET_ALLOW for nr in (2, 5, 54, 90, 91, 125))
+
+
+def test_32_bit_calls_stop_when_they_are_our_trap() -> None:
+    assert seccomp.run(seccomp.base_filter(int80=True), 2, arch=I386) == RET_TRACE
+    assert seccomp.run(seccomp.base_filter(int80=True), 39) == RET_ALLOW
+
+
+addresses = st.one_of(
+    st.integers(0, 2**47),
+    st.builds(
+        lambda edge, off: edge + off, st.sampled_from([BASE, BASE + SIZE, 1 << 32]), st.integers(-9000, 9000)
+    ),
+)
+lengths = st.one_of(
+    st.integers(1, 2**47),
+    st.integers(1, 9000),
+    st.builds(lambda size, off: size + off, st.sampled_from([SIZE, 1 << 32]), st.integers(-9000, 9000)),
+)
+
+
+@given(st.sampled_from(["mmap", "mprotect", "munmap", "madvise", "pkey_mprotect"]), addresses, lengths)
+def test_changes_of_enclave_memory_stop(name: str, addr: int, length: int) -> None:
+    overlaps = addr < BASE + SIZE and addr + length > BASE
+    expected = RET_TRACE if overlaps else RET_ALLOW
+    assert seccomp.run(seccomp.enclave_filter(BASE, SIZE), SYS[name], [addr, length]) == expected
+
+
+@given(addresses, lengths, addresses, lengths)
+def test_moves_from_and_to_enclave_memory_stop(old: int, old_length: int, new: int, new_length: int) -> None:
+    overlaps = any(
+        addr < BASE + SIZE and addr + length > BASE for addr, length in ((old, old_length), (new, new_length))
+    )
+    result = seccomp.run(
+        seccomp.enclave_filter(BASE, SIZE), SYS["mremap"], [old, old_length, new_length, 0, new]
+    )
+    assert (result == RET_TRACE) is overlaps
+
+
+@given(addresses)
+def test_any_call_from_inside_the_enclave_stops(place: int) -> None:
+    """The instruction pointer that the filter sees is behind the SYSCALL."""
+    result = seccomp.run(seccomp.enclave_filter(BASE, SIZE), 39, ip=place + 2)
+    assert (result == RET_TRACE) is (BASE <= place < BASE + SIZE)
+
+
+def test_the_image_points_at_the_filter_behind_it() -> None:
+    program = seccomp.base_filter()
+    image = seccomp.image(program, 0x1000)
+    assert int.from_bytes(image[:2], "little") == len(program) // 8
+    assert int.from_bytes(image[8:16], "little") == 0x1010
+    assert image[16:] == program
