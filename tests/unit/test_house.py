@@ -162,7 +162,7 @@ def test_the_locks_hold_what_the_project_asks_for() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     extras = project["project"]["optional-dependencies"]
     demo = [*project["build-system"]["requires"], *project["project"]["dependencies"], *extras["plot"]]
-    for lock, wanted in zip(LOCKS, (demo, demo + extras["test"]), strict=True):
+    for lock, wanted in zip(LOCKS, (demo, demo + extras["sim"] + extras["test"]), strict=True):
         names = {re.split(r"[<>=!~ ]", requirement)[0] for requirement in wanted}
         assert names <= pins(lock).keys()
 

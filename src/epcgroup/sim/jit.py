@@ -61,5 +61,6 @@ def compiled(function: F) -> F:
         numba.config.CACHE_DIR = before
     by_type = made.get_call_template
     # One version per function, not one for each constant that it is called with.
-    made.get_call_template = lambda arguments, named: by_type(tuple(map(types.unliteral, arguments)), named)
+    unliteral = types.unliteral  # type: ignore[attr-defined]
+    made.get_call_template = lambda arguments, named: by_type(tuple(map(unliteral, arguments)), named)
     return cast(F, made)

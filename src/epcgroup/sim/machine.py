@@ -254,7 +254,8 @@ class CompiledMachine(Store):
             self._reserve_nodes(min(len(pages), self.epc_pages) // 512 + self.enclaves + 2)
         self._reserve_nodes(self.enclaves + 2)
         clock = untimed() if times is None else times
-        return int(kernel.replay(self.g, pages, base, start, len(pages), k, until_failure, clock))
+        same = np.ascontiguousarray(pages, np.int32)  # one type, one version of machine code
+        return int(kernel.replay(self.g, same, base, start, len(same), k, until_failure, clock))
 
     def _own_limit(self, group: int) -> int:
         if self.policy.target is Target.REFUSING:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import polars as pl
+from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -24,11 +25,11 @@ def render(result: Result, tenants: int = 40) -> RenderableType:
 
 
 def _tenants(result: Result, most: int) -> Table:
-    table = Table(title="tenants, slowest first")
+    table = Table(title="tenants, slowest first", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("tenant", "cgroup", "status"):
         table.add_column(name)
-    for name in ("build s", "time s", "slowdown", "paging", "faults", "loads", "evictions"):
-        table.add_column(name, justify="right")
+    for name in ("build s", "time s", "slowdown", "paging", "loads", "evictions"):
+        table.add_column(name, justify="right", no_wrap=True)
     rows = result.tenants.sort("slowdown", descending=True, nulls_last=True)
     for row in rows.head(most).iter_rows(named=True):
         slowdown = row["slowdown"]
@@ -40,7 +41,7 @@ def _tenants(result: Result, most: int) -> Table:
             f"{row['time_s']:.2f}",
             "" if slowdown is None else f"{slowdown:.2f}×",
             f"{row['pressure']:.0%}",
-            *(f"{row[name]:,}" for name in ("faults", "loads", "evictions")),
+            *(f"{row[name]:,}" for name in ("loads", "evictions")),
         )
     if len(rows) > most:
         table.add_row(f"… and {len(rows) - most} more")
@@ -48,7 +49,7 @@ def _tenants(result: Result, most: int) -> Table:
 
 
 def _groups(result: Result) -> Table:
-    table = Table(title="cgroups")
+    table = Table(title="cgroups", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("cgroup")
     for name in ("limit", "highest usage", "last usage", "events", "evicted", "loaded"):
         table.add_column(name, justify="right")
