@@ -123,13 +123,15 @@ def replay(
                     result = load_secs(s, enclave, 1)
                     charged = s[c.K_PAIR] != 0
                 if result == 0 and not charged:
-                    # charge
+                    # charge, and count the page as reclaimable on the way
+                    anything = cg[0, c.BELOW]
                     level = group
                     while level >= 0:
                         usage = cg[level, c.USAGE] + 1
                         if usage > cg[level, c.LIMIT] or usage > epc:
                             break
                         cg[level, c.USAGE] = usage
+                        cg[level, c.BELOW] += 1
                         if usage > cg[level, c.PEAK]:
                             cg[level, c.PEAK] = usage
                         level = cg[level, c.PARENT]
@@ -137,12 +139,13 @@ def replay(
                         undo = group
                         while undo != level:
                             cg[undo, c.USAGE] -= 1
+                            cg[undo, c.BELOW] -= 1
                             undo = cg[undo, c.PARENT]
                         count_event(s, level)
                         result = refused(s, group, level, 1)
                     else:
                         cg[group, c.PINS] += 1
-                        if epc - cg[0, c.USAGE] < low and not s[c.WOKEN]:
+                        if anything and epc - cg[0, c.USAGE] < low and not s[c.WOKEN]:
                             wake_ksgxd(s)
                 if result == 0:
                     # insert
@@ -164,10 +167,11 @@ def replay(
                         cg[group, c.COUNT] += 1
                     else:
                         append(s, group, page)
-                    level = group
-                    while level >= 0:
-                        cg[level, c.BELOW] += 1
-                        level = cg[level, c.PARENT]
+                    if charged:
+                        level = group
+                        while level >= 0:
+                            cg[level, c.BELOW] += 1
+                            level = cg[level, c.PARENT]
                     if logging:
                         log(s, enclave, page - en[enclave, 0])
             if result == 0:

@@ -16,10 +16,11 @@ from epcgroup.sim import columns as c
 from epcgroup.sim import tables
 from epcgroup.sim.jit import compiled
 from epcgroup.sim.lists import (
-    append,
     behind,
     end_of_walk,
     isolate,
+    mark,
+    new_chunk,
     next_list,
     reorder,
     uncharge,
@@ -93,22 +94,42 @@ def evict_secs(s: State, enclave: int) -> None:
 def put_back_young(s: State, group: int, buf: Any, start: int, stop: int) -> int:
     """Young pages of a batch to the tail, older than before; the others stay, closed up.
 
-    Returns where they end.
+    Returns where they end. The appends are written out here: where nearly all is
+    young, this loop is where the time goes.
     """
     cg = tables.groups(s)
     fl = tables.page_flags(s)
+    ch = tables.chunks(s)
+    nx = tables.links(s)
+    tail = cg[group, c.TAIL]
+    place = cg[group, c.TAIL_AT]
     kept = start
     for i in range(start, stop):
         page = buf[i]
         flags = fl[page]
-        if flags & c.ACCESSED:
-            fl[page] = flags & _OLDER
-            append(s, group, page)
-        else:
+        if flags & c.ACCESSED == 0:
             buf[kept] = page
             kept += 1
+            continue
+        fl[page] = flags & _OLDER
+        if tail < 0 or place == c.CHUNK:
+            chunk = new_chunk(s)
+            if tail < 0:
+                cg[group, c.HEAD] = chunk
+                cg[group, c.HEAD_AT] = 0
+            else:
+                nx[tail] = chunk
+            tail = chunk
+            place = 0
+        ch[tail, place] = page
+        place += 1
     back = stop - kept
     if back:
+        cg[group, c.TAIL] = tail
+        cg[group, c.TAIL_AT] = place
+        if not cg[group, c.COUNT]:
+            mark(s, group, True)
+        cg[group, c.COUNT] += back
         cg[group, c.YOUNG] += back
         level = group
         while level >= 0:
@@ -124,16 +145,17 @@ def write_out(s: State, group: int, buf: Any, start: int, stop: int) -> None:
     en = tables.enclaves(s)
     fl = tables.page_flags(s)
     ow = tables.owners(s)
+    logging = s[c.LOGGING]
     for i in range(start, stop):
         page = buf[i]
         fl[page] = c.EXISTS
         enclave = ow[page >> c.BLOCK]
-        row = en[enclave]
-        row[c.E_EVICTED] += 1
-        if s[c.LOGGING]:
-            log(s, ~enclave, page - row[0])
-        row[c.CHILDREN] -= 1
-        if not row[c.CHILDREN] and row[c.FLAGS] & c.INITIALISED:
+        en[enclave, c.E_EVICTED] += 1
+        if logging:
+            log(s, ~enclave, page - en[enclave, c.BASE])
+        left = en[enclave, c.CHILDREN] - 1
+        en[enclave, c.CHILDREN] = left
+        if left == 0 and en[enclave, c.FLAGS] & c.INITIALISED:
             evict_secs(s, enclave)
     pages = stop - start
     cg[group, c.EVICTED] += pages
