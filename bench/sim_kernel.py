@@ -14,12 +14,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from _workloads import limited, passes
 
+from _workloads import limited, passes
 from epcgroup.conform.epc_replay import EpcReplay
 from epcgroup.epc import by_name
 from epcgroup.sim import columns as c
@@ -51,7 +52,9 @@ def tree(machine: CompiledMachine, fan: tuple[int, ...], above: str = "") -> lis
     return leaves
 
 
-def loaded(policy: str, fan: tuple[int, ...], pages: int, hit: float) -> tuple[CompiledMachine, list[int], int]:
+def loaded(
+    policy: str, fan: tuple[int, ...], pages: int, hit: float
+) -> tuple[CompiledMachine, list[int], int]:
     """A machine whose enclaves together have pages/hit pages; they have been paged already."""
     machine = CompiledMachine(pages, by_name(policy))
     leaves = tree(machine, fan) if fan else [machine.mkdir("/a")]
@@ -132,9 +135,9 @@ def against_c(folder: Path) -> None:
             before = machine.g[[c.HITS, c.LOADED_TOTAL, c.EVICTED_TOTAL]].copy()
             for number in range(ROUNDS):
                 part = uniform(machine, enclaves, size, ACCESSES, 10 + number)
-                ours.append(timed(lambda part=part: machine.access_numbered(part)))
+                ours.append(timed(partial(machine.access_numbered, part)))
                 if peer is not None:
-                    theirs.append(timed(lambda part=part: peer.run(part)))
+                    theirs.append(timed(partial(peer.run, part)))
             counts = machine.g[[c.HITS, c.LOADED_TOTAL, c.EVICTED_TOTAL]] - before
             rate = ACCESSES / statistics.median(ours) / 1e6
             share = counts[0] / ACCESSES / ROUNDS
@@ -174,7 +177,7 @@ def against_libcachesim(folder: Path) -> None:
             if took < best:
                 best, ratio = took, found[0]
         hits = int(machine.g[c.HITS])
-        ours = timed(lambda part=part: machine.access_numbered(part))
+        ours = timed(partial(machine.access_numbered, part))
         missed = 1 - (int(machine.g[c.HITS]) - hits) / ACCESSES
         assert abs(missed - ratio) < 0.01, (missed, ratio)
         said = f"{best / ours:.1f}× (misses {missed:.4f} and {ratio:.4f})"
@@ -189,7 +192,8 @@ def against_python() -> None:
     machine, enclave = limited("v17", 8192)
     numbers = passes(8192, "random")[0]
     reference = EpcReplay(by_name("v17"), 65536, False)
-    for operation in ("mkcg /a", f"max /a {8192 * 4096}", "proc 1 /a", "encl 1 1 16384", "addb 1 0 16384", "init 1"):
+    begin = ("mkcg /a", f"max /a {8192 * 4096}", "proc 1 /a", "encl 1 1 16384", "addb 1 0 16384", "init 1")
+    for operation in begin:
         assert reference.run(operation)["r"] == 0
     machine.access(enclave, numbers)
     inside, owner = reference._enclaves[1]
@@ -216,7 +220,8 @@ def against_python() -> None:
     tools = statistics.median(timed(by_cachetools) for _ in range(3)) / accesses
     said = f"{theirs / ours:.0f}× ({ours * 1e9:.0f} ns and {theirs * 1e6:.1f} µs an access)"
     judge("the reference engine, limit 8192, 50% misses", theirs / ours, 25, said)
-    judge("cachetools LRU, 50% misses", tools / ours, 75, f"{tools / ours:.0f}× ({tools * 1e6:.1f} µs an access)")
+    said = f"{tools / ours:.0f}× ({tools * 1e6:.1f} µs an access)"
+    judge("cachetools LRU, 50% misses", tools / ours, 75, said)
 
 
 def main() -> int:

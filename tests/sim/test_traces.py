@@ -19,9 +19,10 @@ from epcgroup.sim.trace import Trace, Writer
 
 def accesses(trace: Trace) -> list[tuple[int, int]]:
     """Every (enclave, page)."""
-    return [
-        pair for enclaves, pages in trace.batches() for pair in zip(enclaves.tolist(), pages.tolist(), strict=True)
-    ]
+    found: list[tuple[int, int]] = []
+    for enclaves, pages in trace.batches():
+        found += zip(enclaves.tolist(), pages.tolist(), strict=True)
+    return found
 
 
 def write(path: Path, enclaves: list[int], pages: list[int]) -> Trace:

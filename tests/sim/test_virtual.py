@@ -125,7 +125,9 @@ def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_examples_run_and_can_be_shown(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_examples_run_and_can_be_shown(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["sim", str(path), "-o", str(tmp_path / "r")]) == 0
     assert main(["report", str(tmp_path / "r"), "--plot", str(tmp_path / "r.png")]) == 0
     assert (tmp_path / "r.png").stat().st_size > 10_000

@@ -173,7 +173,7 @@ def replay(
                             cg[level, c.BELOW] += 1
                             level = cg[level, c.PARENT]
                     if logging:
-                        log(s, enclave, page - en[enclave, 0])
+                        log(s, enclave, page - en[enclave, c.BASE])
             if result == 0:
                 outcome = calls
                 break

@@ -6,6 +6,7 @@ Growing an array makes a new one, so nobody keeps the tuple over an operation.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ from epcgroup.sim import enclaves
 Ints = npt.NDArray[np.int64]
 
 NO_LIMIT = 1 << 52  # pages; misc.max is 2^64-1 bytes
+_LINE = 128  # two cache lines: they are fetched together
 _PAGES_PER_OWNER = 1 << c.BLOCK
 _GOALS: dict[Callable[[int, int, int], int], int] = {
     policies.goal_v5: 0,
@@ -27,6 +29,20 @@ _GOALS: dict[Callable[[int, int, int], int], int] = {
     policies.goal_standard: 2,
 }
 _DISABLE = {Disable.NEVER: 0, Disable.CASCADE: 1, Disable.ONE_AND_WAIT: 2}
+
+
+Item = TypeVar("Item", np.int64, np.int32, np.uint8)
+
+
+def _longer(table: npt.NDArray[Item], rows: int) -> npt.NDArray[Item]:
+    """A copy with more rows of zeros, beginning at a cache line: a chunk is one line, not two halves."""
+    shape = (len(table) + rows, *table.shape[1:])
+    size = int(np.prod(shape)) * table.itemsize
+    room = np.zeros(size + _LINE, np.uint8)
+    start = -room.ctypes.data % _LINE
+    made: npt.NDArray[Item] = room[start : start + size].view(table.dtype).reshape(shape)
+    made[: len(table)] = table
+    return made
 
 
 class Store:
@@ -95,7 +111,7 @@ class Store:
     def _reserve_groups(self, count: int) -> None:
         # Rings are unrolled to the front, because their length changes.
         old = len(self.cg)
-        self.cg = np.concatenate([self.cg, np.zeros((count - old, c.GROUP_COLUMNS), np.int64)])
+        self.cg = _longer(self.cg, count - old)
         table = np.zeros((3, count + 1), np.int64)
         if old:
             for ring, at, used in ((c.T_WORKS, c.WORKS_AT, c.WORKS), (c.T_DYING, c.DYING_AT, c.DYING)):
@@ -110,8 +126,8 @@ class Store:
         self.g[c.DIRTY] = 1
         chunks = (self.epc_pages + self._stale_room) // 16 + 3 * count + 64
         more = chunks - len(self.ch)
-        self.ch = np.concatenate([self.ch, np.zeros((more, 16), np.int32)])
-        self.nx = np.concatenate([self.nx, np.zeros(more, np.int32)])
+        self.ch = _longer(self.ch, more)
+        self.nx = _longer(self.nx, more)
         self.order_scratch = np.zeros(count, np.int64)
         self._complete = True
         self._gather()
@@ -120,7 +136,7 @@ class Store:
         need = int(self.g[c.NODES]) + more + 2
         if need > len(self.nd):
             extra = max(need, 2 * len(self.nd)) - len(self.nd)
-            self.nd = np.concatenate([self.nd, np.zeros((extra, c.NODE_COLUMNS), np.int64)])
+            self.nd = _longer(self.nd, extra)
             self._gather()
 
     def _new_enclave(self, group: int, size: int) -> int:
@@ -129,7 +145,7 @@ class Store:
         number = self.enclaves
         self.enclaves += 1
         if number == len(self.en):
-            self.en = np.concatenate([self.en, np.zeros_like(self.en)])
+            self.en = _longer(self.en, number)
             self._gather()
         blocks = (size + _PAGES_PER_OWNER - 1) >> c.BLOCK
         base = self._take_blocks(blocks)
