@@ -9,7 +9,8 @@ load    every page was evicted before and there is room again: each access is on
 pair    steady state with half of the heap resident: each load makes an eviction necessary. They come in
         batches of 16, so the cost of a pair is the mean over 64 faults in a row; of these the median.
 
-Pinned: everything on one processor, where a wake-up costs least. The last lines are not pinned.
+Pinned: everything on one processor, where a wake-up costs least; the limit is for these figures. The last
+two lines are not pinned.
 """
 
 from __future__ import annotations
@@ -28,11 +29,12 @@ sys.path.insert(0, str(HERE.parent))
 
 from tests.programs.build import build  # noqa: E402 - the path first
 
-EPCGROUP = str(Path(sys.executable).parent / "epcgroup")
+EPCGROUP = os.environ.get("EPCG") or str(Path(sys.executable).parent / "epcgroup")
 LIMIT = 3.0  # times the peer
 PAGES, RESIDENT, TOUCHES, SEED = 2048, 1024, 20_000, 88172645463325252
 NO_FAULT = 5.0  # µs; an access to a page that is there takes less, a load takes more
 WINDOW = 64
+ROUNDS = 5
 OVERHEAD = 40  # pages of an enclave beside its heap, at most: image, TCS, SSA, SECS, VA
 
 
@@ -95,42 +97,43 @@ def measure_us(program: Path, pin: list[str], hz: float) -> Figures:
     return summary(read(loads, hz), read(pairs, hz))
 
 
+def best(figures: list[Figures], what: str) -> tuple[float, float]:
+    """The run with the lowest median: the one that others on the machine disturbed least."""
+    pairs: list[tuple[float, float]] = [getattr(one, what) for one in figures]
+    return min(pairs)
+
+
+def compare(server: Path, program: Path, pin: list[str], name: str) -> bool:
+    """Measure in turns, print both figures; whether we keep the limit."""
+    peers, ours = [], []
+    for _ in range(ROUNDS):
+        figures, hz = measure_peer(server, pin)
+        peers.append(figures)
+        ours.append(measure_us(program, pin, hz))
+    kept = True
+    for what, title in (("load", "load"), ("pair", "load + evict pair")):
+        us, peer = best(ours, what), best(peers, what)
+        kept &= us[0] <= LIMIT * peer[0]
+        print(
+            f"{title}: {us[0]:.1f} µs, peer {peer[0]:.1f} µs: {us[0] / peer[0]:.1f}× (limit {LIMIT:.0f}×), "
+            f"p99 {us[1]:.0f} and {peer[1]:.0f} µs, {name}, best of {ROUNDS} runs",
+            flush=True,
+        )
+    return kept
+
+
 def main() -> int:
     if shutil.which("gcc") is None or shutil.which("taskset") is None:
-        raise SystemExit(
-            "this benchmark needs gcc, libssl-dev and taskset: apt install gcc libssl-dev util-linux"
-        )
+        raise SystemExit("needs gcc, libssl-dev and taskset: apt install gcc libssl-dev util-linux")
     processor = max(os.sched_getaffinity(0))
-    missed = False
     with tempfile.TemporaryDirectory() as directory:
         server = Path(directory, "uffd_server")
-        compiler = [
-            "gcc",
-            "-O2",
-            "-Wall",
-            "-Werror",
-            "-o",
-            str(server),
-            str(HERE / "uffd_server.c"),
-            "-lcrypto",
-        ]
-        subprocess.run(compiler, check=True)
+        source = HERE / "uffd_server.c"
+        subprocess.run(["gcc", "-O2", "-Wall", "-Werror", "-o", server, source, "-lcrypto"], check=True)
         program = build() / "load"
-        for name, pin in (("pinned", ["taskset", "-c", str(processor)]), ("not pinned", [])):
-            peer, hz = measure_peer(server, pin)
-            us = measure_us(program, pin, hz)
-            for what, ours, theirs in (
-                ("load", us.load, peer.load),
-                ("load + evict pair", us.pair, peer.pair),
-            ):
-                ratio = ours[0] / theirs[0]
-                limit = f" (limit {LIMIT:.0f}×)" if pin else ""
-                missed |= bool(pin) and ratio > LIMIT
-                print(
-                    f"{what}: {ours[0]:.1f} µs, peer {theirs[0]:.1f} µs: {ratio:.1f}×{limit}, "
-                    f"p99 {ours[1]:.0f} and {theirs[1]:.0f} µs, {name}"
-                )
-    return 1 if missed else 0
+        kept = compare(server, program, ["taskset", "-c", str(processor)], f"pinned to CPU {processor}")
+        compare(server, program, [], "not pinned")
+    return 0 if kept else 1
 
 
 if __name__ == "__main__":

@@ -1,17 +1,17 @@
 """The exceptions of epcgroup.
 
-    EpcgroupError
-    ├── BadInput(ValueError)        your misuse: a value, a file, an option; says what would be right
-    ├── MissingCapability           this machine lacks something; says what and how to get it
-    ├── InternalError               our bug: an invariant does not hold
-    └── Refused(OSError)            the limit (or the driver) did its work; carries its errno
-        ├── Busy                    EBUSY: not now; retry after background work
-        ├── NoEpc                   ENOMEM: nothing reclaimable is left
-        ├── Interrupted             ERESTARTSYS: a signal is pending for the caller
-        ├── OutOfRange              ENOENT, EINVAL …: the page or group is not there
-        ├── PageExists              EBUSY: that address has a page already
-        ├── EnclaveDisabled         ENOMEM: the enclave lost its memory for good
-        └── LoadFailed              EFAULT: a sealed page did not verify, or is lost
+EpcgroupError
+├── BadInput(ValueError)        your misuse: a value, a file, an option; says what would be right
+├── MissingCapability           this machine lacks something; says what and how to get it
+├── InternalError               our bug: an invariant does not hold
+└── Refused(OSError)            the limit (or the driver) did its work; carries its errno
+    ├── Busy                    EBUSY: not now; retry after background work
+    ├── NoEpc                   ENOMEM: nothing reclaimable is left
+    ├── Interrupted             ERESTARTSYS: a signal is pending for the caller
+    ├── OutOfRange              ENOENT, EINVAL …: the page or group is not there
+    ├── PageExists              EBUSY: that address has a page already
+    ├── EnclaveDisabled         ENOMEM: the enclave lost its memory for good
+    └── LoadFailed              EFAULT: a sealed page did not verify, or is lost
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import os
 import pty
 import random
 import select
+import shlex
 import signal
 import subprocess
 import time
@@ -196,6 +197,24 @@ def test_control_c_ends_an_enclave_owner() -> None:
     terminal.wait_for("ready")
     terminal.type(b"\x03")
     assert terminal.end() == -signal.SIGINT
+
+
+def test_control_z_stops_the_job_and_fg_continues_it() -> None:
+    """As any job of a shell: it stops, the shell has the terminal, it goes on where it was."""
+    line = shlex.join(command("load", "hold", 300, epc=150, options=("--report", "none")))
+    terminal = Terminal(["/bin/bash", "--norc", "-i"])
+    terminal.type(f"{line}\n".encode())
+    terminal.wait_for("ready\r\n")
+    terminal.type(b"\x1a")
+    terminal.wait_for("Stopped")
+    terminal.type(b"fg\n")
+    time.sleep(0.5)
+    terminal.type(b"\x03")
+    terminal.type(b"echo it ended with $?\n")
+    terminal.wait_for("it ended with 130\r\n")
+    assert "changed" not in terminal.seen
+    terminal.type(b"exit\n")
+    assert terminal.end() == 0
 
 
 def test_a_stopped_command_goes_on_where_it_was() -> None:

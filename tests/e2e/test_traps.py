@@ -9,6 +9,8 @@ from __future__ import annotations
 import subprocess
 
 import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from tests.e2e.machine import NEEDS, all_cases, expect_case, programs
 
 pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(300)]
@@ -107,6 +109,25 @@ def test_signals_blocked_in_the_inherited_mask(program: str) -> None:
 def test_register_state_on_small_and_large_machines(pages: int) -> None:
     ended = all_cases("t3_state", pages)
     assert ended.cases == passed("t3_state"), ended.errors[-3000:]
+
+
+def test_the_loader_measures_and_signs_right() -> None:
+    """Its own SHA-256, CMAC, RSA and division agree with known answers and another library's."""
+    program = str(programs() / "sums")
+    known = subprocess.run([program], capture_output=True, text=True, timeout=60, check=False)
+    assert known.stdout == "ok sha256\nok cmac\n"
+    signed = subprocess.run([program, "sigstruct"], capture_output=True, timeout=60, check=True).stdout
+
+    def number(offset: int) -> int:
+        return int.from_bytes(signed[offset : offset + 384], "little")
+
+    modulus, signature = number(128), number(516)
+    key = rsa.RSAPublicNumbers(3, modulus).public_key()
+    body = signed[:128] + signed[900:1028]
+    key.verify(signature.to_bytes(384, "big"), body, padding.PKCS1v15(), hashes.SHA256())
+    quotient, rest = divmod(signature * signature, modulus)
+    assert number(1040) == quotient
+    assert number(1424) == signature * rest // modulus
 
 
 def test_the_programs_do_not_pass_without_the_machine() -> None:

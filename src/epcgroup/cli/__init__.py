@@ -1,0 +1,1 @@
+"""The `epcgroup` command line; `main` is where it begins."""

@@ -38,9 +38,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` (default: this process's); the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        args = _parser(words).parse_args(words)
-        status: int = args.func(args)
-        sys.stdout.flush()
+        try:
+            args = _parser(words).parse_args(words)
+            status: int = args.func(args)
+        finally:  # --help leaves by SystemExit
+            sys.stdout.flush()
     except EpcgroupError as error:
         return _failed(error)
     except KeyboardInterrupt:

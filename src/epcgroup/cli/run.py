@@ -39,7 +39,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="create a cgroup, with a limit; the command runs in the last one named",
     )
     parser.add_argument(
-        "--report", choices=("table", "json", "none"), default="table", help="what to say at the end (on stderr)"
+        "--report",
+        choices=("table", "json", "none"),
+        default="table",
+        help="what to say at the end, on stderr (default table)",
     )
     parser.add_argument("--report-file", type=Path, metavar="FILE", help="write the report there")
     parser.add_argument(

@@ -22,6 +22,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from epcgroup.errors import MissingCapability
+from epcgroup.live import procfs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,7 +60,21 @@ class Device:
     out of the memfd and count as resident all the same.
     """
 
-    __slots__ = ("command", "file", "group", "hidden", "inode", "kind", "memfd", "mms", "opened_by", "watch")
+    __slots__ = (
+        "command",
+        "file",
+        "filled",
+        "group",
+        "hidden",
+        "inode",
+        "kind",
+        "memfd",
+        "mms",
+        "opened_by",
+        "threads",
+        "touched",
+        "watch",
+    )
 
     def __init__(self, kind: Kind, file: EnclaveFile | None, pid: int, command: str, group: str) -> None:
         self.kind = kind
@@ -72,6 +87,11 @@ class Device:
         self.watch = -1
         self.mms: set[AddressSpace] = set()
         self.hidden: dict[int, bytearray] = {}
+        self.threads = 0  # that are inside the enclave
+        # Pages that the processor itself accessed (TCS, SSA, operands of ENCLU), and pages
+        # that were given to a waiting thread, whose PTE is there without looking.
+        self.touched: set[int] = set()
+        self.filled: set[int] = set()
 
     @property
     def created(self) -> bool:
@@ -131,7 +151,7 @@ class DeviceTable:
     def of_fd(self, pid: int, fd: int) -> Device | None:
         """The device behind descriptor ``fd`` of ``pid``."""
         try:
-            inode = os.stat(f"/proc/{pid}/fd/{fd}").st_ino
+            inode = procfs.fd_inode(pid, fd)
         except OSError:
             return None
         return self._by_inode.get(inode)
@@ -144,7 +164,8 @@ class DeviceTable:
         """Devices whose last descriptor and mapping went since the last call.
 
         A device that is still mapped was opened a second time (through
-        /proc/self/fd), or its process is just dying: it is looked at again.
+        /proc/self/fd), or its process is just dying; one with a thread inside was
+        unmapped under it, and the thread still has to leave. Both are looked at again.
         """
         while True:
             try:
@@ -155,7 +176,7 @@ class DeviceTable:
                 device = self._by_watch.get(_EVENT.unpack_from(events, at)[0])
                 if device is not None:
                     self._closing.add(device)
-        gone = [device for device in self._closing if not device.mms]
+        gone = [device for device in self._closing if not device.mms and not device.threads]
         for device in gone:
             self.forget(device)
         return gone

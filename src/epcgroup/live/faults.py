@@ -21,6 +21,7 @@ instruction tells (`stores`).
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import struct
 from typing import TYPE_CHECKING
@@ -147,12 +148,11 @@ def _code_at(tracer: Tracer, task: Task, addr: int, length: int) -> Generator[bo
         tracer.world, task, lambda: access.fetch(addr, first), restartable=False
     )
     if first < length and exits.in_enclave(task, addr + first):
-        try:
+        rest = length - first
+        with contextlib.suppress(LeafFault, BusError):
             code += yield from threads.attempt(
-                tracer.world, task, lambda: access.fetch(addr + first, length - first), restartable=False
+                tracer.world, task, lambda: access.fetch(addr + first, rest), restartable=False
             )
-        except (LeafFault, BusError):
-            pass
     return code
 
 

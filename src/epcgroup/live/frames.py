@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from epcgroup.live.mm import AddressSpace
 
 _PUNCH = 0x1 | 0x2  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
-_libc = ctypes.CDLL(None, use_errno=True)
+_libc = ctypes.PyDLL(None, use_errno=True)  # a punch never sleeps: keep the interpreter lock
 _fallocate = _libc.fallocate
 _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long)
 
@@ -48,8 +48,6 @@ class MemfdFrames:
 
     def __init__(self) -> None:
         self._devices: dict[int, Device] = {}  # by enclave id
-        # Pages that the processor itself accessed (TCS, SSA, operands of ENCLU).
-        self._touched: set[tuple[int, int]] = set()
         self._waiting: AddressSpace | None = None
         self._waiting_at = 0
         self._woken = False
@@ -62,11 +60,10 @@ class MemfdFrames:
     def unbind(self, enclave: int) -> None:
         """The enclave was released."""
         self._devices.pop(enclave, None)
-        self._touched = {key for key in self._touched if key[0] != enclave}
 
     def touch(self, enclave: int, index: int) -> None:
         """The processor accessed a page on the enclave's behalf: it is young."""
-        self._touched.add((enclave, index))
+        self._devices[enclave].touched.add(index)
 
     # ---- a waiting thread ----------------------------------------------------
 
@@ -102,7 +99,8 @@ class MemfdFrames:
     def take(self, enclave: int, index: int) -> bytes:
         """Revoke the page everywhere and return its final contents."""
         device = self._devices[enclave]
-        self._touched.discard((enclave, index))
+        device.touched.discard(index)
+        device.filled.discard(index)
         hidden = device.hidden.pop(index, None)
         if hidden is not None:
             return bytes(hidden)
@@ -111,8 +109,11 @@ class MemfdFrames:
     def drop(self, enclave: int, index: int) -> None:
         """Revoke the page and forget its contents."""
         device = self._devices.get(enclave)
-        self._touched.discard((enclave, index))
-        if device is not None and device.hidden.pop(index, None) is None:
+        if device is None:
+            return
+        device.touched.discard(index)
+        device.filled.discard(index)
+        if device.hidden.pop(index, None) is None:
             _punch(device, index)
 
     def read(self, enclave: int, index: int, offset: int, length: int) -> bytes:
@@ -163,35 +164,35 @@ class MemfdFrames:
         answers = [False] * len(pages)
         groups: dict[int, list[int]] = {}
         for at, page in enumerate(pages):
-            key = (page.enclave.id, page.index)
-            if key in self._touched:
-                self._touched.discard(key)
-                answers[at] = True
             groups.setdefault(page.enclave.id, []).append(at)
         for enclave, places in groups.items():
-            device = self._devices[enclave]
-            shown = [at for at in places if pages[at].index not in device.hidden]
-            addresses = [device.base + (pages[at].index << PAGE_SHIFT) for at in shown]
-            touched = self._age(device, addresses)
-            for at, address in zip(shown, addresses, strict=True):
-                answers[at] |= address in touched
+            touched = self._age(self._devices[enclave], {pages[at].index for at in places})
+            for at in places:
+                answers[at] = pages[at].index in touched
         return answers
 
-    def _age(self, device: Device, addresses: list[int]) -> set[int]:
-        touched: set[int] = set()
+    def _age(self, device: Device, indices: set[int]) -> set[int]:
+        """Those of ``indices`` that were touched; their PTEs are dropped."""
+        touched = indices & device.touched
+        device.touched -= touched
+        with_pte = indices & device.filled
+        device.filled -= with_pte
+        unknown = [
+            device.base + (index << PAGE_SHIFT)
+            for index in indices
+            if index not in with_pte and index not in device.hidden
+        ]
         spaces = [space for space in device.mms if space.uffd >= 0]
         for space in spaces:
             with contextlib.suppress(OSError):  # the mm is just going away
-                answers = pagemap.young(space.open_pagemap(), addresses)
-                touched.update(a for a, young in zip(addresses, answers, strict=True) if young)
-        if touched:
-            left = pagemap.coalesce(sorted(touched))
-            if len(spaces) == 1:
-                left = pagemap.drop_ranges(spaces[0].open_pidfd(), spaces[0].open_pagemap(), left)
-            for start, end in left:
-                for address in range(start, end, PAGE_SIZE):
-                    _set_aside(device, (address - device.base) >> PAGE_SHIFT)
-        return touched
+                answers = pagemap.young(space.open_pagemap(), unknown)
+                with_pte.update(
+                    (addr - device.base) >> PAGE_SHIFT
+                    for addr, young in zip(unknown, answers, strict=True)
+                    if young
+                )
+        _drop_ptes(device, spaces, with_pte)
+        return touched | with_pte
 
     # ---- showing ---------------------------------------------------------------
 
@@ -199,7 +200,11 @@ class MemfdFrames:
         """Fill the page, for a waiting thread if there is one."""
         addr = device.base + (index << PAGE_SHIFT)
         waiting = self._waiting if self._waiting_at == addr else None
-        if waiting is None or waiting not in device.mms or not self._copy_in(waiting, addr, contents, writable):
+        if (
+            waiting is None
+            or waiting not in device.mms
+            or not self._copy_in(device, waiting, addr, contents, writable)
+        ):
             os.pwrite(device.memfd, contents, index << PAGE_SHIFT)
             waiting = None
         for space in device.mms:
@@ -207,7 +212,9 @@ class MemfdFrames:
                 # Also takes away the marker that an eviction left in the other mm.
                 _writeprotect(space, addr, PAGE_SIZE, not writable)
 
-    def _copy_in(self, waiting: AddressSpace, addr: int, contents: bytes, writable: bool) -> bool:
+    def _copy_in(
+        self, device: Device, waiting: AddressSpace, addr: int, contents: bytes, writable: bool
+    ) -> bool:
         """Fill the page and wake the thread in one request.
 
         False where the page was just unmapped, or the process has ended.
@@ -217,6 +224,7 @@ class MemfdFrames:
             uffd.copy(waiting.uffd, addr, self._page.address, PAGE_SIZE, 0 if writable else uffd.COPY_WP)
         except (FileNotFoundError, ProcessLookupError):
             return False
+        device.filled.add((addr - device.base) >> PAGE_SHIFT)
         self._woken = True
         return True
 
@@ -224,10 +232,9 @@ class MemfdFrames:
 def _writeprotect(space: AddressSpace, addr: int, length: int, on: bool) -> None:
     if space.uffd < 0 or space.find(addr) is None:
         return
-    try:
+    # Another thread may just have unmapped it, or the mm may be going away.
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         uffd.writeprotect(space.uffd, addr, length, on)
-    except (FileNotFoundError, ProcessLookupError):
-        pass  # another thread just unmapped it; the mm is just going away
 
 
 def _hide(device: Device, index: int) -> bytes:
@@ -244,6 +251,23 @@ def _punch(device: Device, index: int) -> None:
     if _fallocate(device.memfd, _PUNCH, index << PAGE_SHIFT, PAGE_SIZE) < 0:
         number = ctypes.get_errno()
         raise OSError(number, f"punching out an enclave page: {os.strerror(number)}")
+
+
+def _drop_ptes(device: Device, spaces: list[AddressSpace], indices: set[int]) -> None:
+    """Forget that these pages were touched.
+
+    One mm alone can be told to, with the right and without swap. What it keeps (pages that
+    another processor has only just put into the page cache) stays young for
+    another turn, which does no harm.
+    """
+    if not indices:
+        return
+    if len(spaces) == 1:
+        addresses = sorted(device.base + (index << PAGE_SHIFT) for index in indices)
+        if pagemap.drop(spaces[0].open_pidfd(), pagemap.coalesce(addresses)):
+            return
+    for index in indices:
+        _set_aside(device, index)
 
 
 def _set_aside(device: Device, index: int) -> None:

@@ -39,12 +39,13 @@ _REGIONS = 64
 _FEW = 64 * PAGE_SIZE  # bytes of address range
 _GAP = 16  # pages: reading over them costs less than a second read
 _IOV_MAX = 1024
-_libc = ctypes.CDLL(None, use_errno=True)
+_libc = ctypes.PyDLL(None, use_errno=True)  # nothing here sleeps: keep the interpreter lock
 
 _sysinfo = (ctypes.c_ulong * 14)()  # struct sysinfo: uptime, 3 loads, 4 of RAM, totalswap …
 _TOTALSWAP = 8
 
 _scan_works = True
+_may_drop = True
 
 
 def open_pagemap(pid: int) -> int:
@@ -127,30 +128,25 @@ def coalesce(addresses: Iterable[int], gap: int = 0) -> list[tuple[int, int]]:
     return ranges
 
 
-def drop(pidfd: int, fd: int, ranges: Sequence[tuple[int, int]]) -> bool:
-    """Drop the page table entries of ``ranges``; whether every one is really gone.
-
-    See drop_ranges.
-    """
-    return not drop_ranges(pidfd, fd, ranges)
-
-
-def drop_ranges(pidfd: int, fd: int, ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+def drop(pidfd: int, ranges: Sequence[tuple[int, int]]) -> bool:
     """Drop the page table entries of ``ranges`` in the process of ``pidfd``.
 
-    Nothing stops and no page is lost. Returns the ranges that still have entries
-    (looked up through pagemap ``fd``), for the caller to set those pages aside:
-
-    * pages that a second address space maps too;
-    * pages that another processor put into the page cache a moment ago and has
-      not yet added to the kernel's lists (up to 31 per processor);
-    * everything, where there is swap: the kernel would write plain text to it.
+    Nothing stops and no page is lost. False where that cannot be done: there is
+    swap (the kernel would write plain text to it), or we may not (it takes
+    CAP_SYS_NICE). Entries stay for pages that a second
+    address space maps too, and for pages that another processor put into the
+    page cache a moment ago and has not yet added to the kernel's lists (up to 31
+    per processor).
     """
-    if swap_in_use():
-        return list(ranges)
-    for at in range(0, len(ranges), _IOV_MAX):
-        _pageout(pidfd, ranges[at : at + _IOV_MAX])
-    return [left for start, end in ranges for left in present(fd, start, end)]
+    global _may_drop
+    if not _may_drop or swap_in_use():
+        return False
+    try:
+        for at in range(0, len(ranges), _IOV_MAX):
+            _pageout(pidfd, ranges[at : at + _IOV_MAX])
+    except PermissionError:
+        _may_drop = False
+    return _may_drop
 
 
 def _pageout(pidfd: int, ranges: Sequence[tuple[int, int]]) -> None:

@@ -29,7 +29,8 @@ _NR, _ARCH, _IP = 0, 4, 8
 
 SYS = {
     "open": 2, "close": 3, "stat": 4, "lstat": 6, "mmap": 9, "mprotect": 10, "munmap": 11,
-    "rt_sigaction": 13, "ioctl": 16, "access": 21, "mremap": 25, "madvise": 28, "prctl": 157, "creat": 85, "openat": 257,
+    "rt_sigaction": 13, "ioctl": 16, "access": 21, "mremap": 25, "madvise": 28, "creat": 85, "prctl": 157,
+    "openat": 257,
     "newfstatat": 262, "faccessat": 269, "seccomp": 317, "pkey_mprotect": 329, "statx": 332,
     "close_range": 436, "openat2": 437, "faccessat2": 439,
 }  # fmt: skip
@@ -148,7 +149,8 @@ def enclave_filter(base: int, size: int) -> bytes:
 
     Stops: any system call made from inside (it must fault with #UD there), and
     mmap, mprotect, munmap, mremap, madvise, pkey_mprotect of a range that shares
-    an address with the enclave, and rt_sigaction of signals that instructions raise. The enclave's end is at most 2**47.
+    an address with the enclave, and rt_sigaction of signals that instructions
+    raise. The enclave's end is at most 2**47.
     """
     end = base + size
     program = _Program()

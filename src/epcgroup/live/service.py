@@ -70,9 +70,8 @@ class PageService(threading.Thread):
                 world.stalled(caller.group.path, time.perf_counter() - started)
                 self._affinity.follow(tid)
             # A program that faults all the time must not keep the workers from working.
+            # What this slice leaves over, the next fault or the tracer goes on with.
             world.slice()
-            while world.machine.pending and mm.alive and not uffd.readable(mm.uffd):
-                world.slice()
         os.close(mm.uffd)
 
     def end(self) -> bool:

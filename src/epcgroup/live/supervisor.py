@@ -16,11 +16,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
-import os
 import secrets
 import signal
 import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Self, TextIO
 
 from epcgroup import epc
@@ -121,7 +121,7 @@ class Supervisor:
         pid = loader.spawn(argv, env, stdout, stderr, cwd)
         caller = epc.Caller(member, functools.partial(_signal_pending, pid))
         task = self._tracer.adopt(pid, caller)
-        task.command = os.path.basename(argv[0])
+        task.command = Path(argv[0]).name
         self.world.machine.groups.attach(member)
         loader.release(pid)
         return pid

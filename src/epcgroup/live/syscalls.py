@@ -13,6 +13,7 @@ import errno
 import os
 import stat
 import struct
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from epcgroup.live import enclu, exits, faults, ioctls, mappings, memory, ptrace
@@ -103,7 +104,7 @@ def _stat(tracer: Tracer, task: Task, regs: UserRegs, path: int, buffer: int) ->
     if _kind_of(task, path) is None:
         tracer.resume(task)
         return
-    now = os.stat("/dev/null")
+    now = Path("/dev/null").stat()
     mode = stat.S_IFCHR | 0o666
     times = (int(now.st_mtime), 0) * 3
     image = _STAT.pack(now.st_dev, 125, 1, mode, 0, 0, 0, _RDEV, 0, 4096, 0, *times)

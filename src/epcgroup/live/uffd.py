@@ -15,7 +15,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import select
 import struct
 from fcntl import ioctl
 from typing import TYPE_CHECKING, Final
@@ -217,24 +216,6 @@ class EventReader:
 def read_events(fd: int, limit: int = 16) -> list[Event]:
     """The next events of ``fd``, at most ``limit``; see EventReader."""
     return EventReader(fd, limit).read()
-
-
-def readable(fd: int) -> bool:
-    """Whether an event waits; to be asked by the thread that reads ``fd``.
-
-    A blocking userfaultfd answers poll(2) with POLLERR, so it is made
-    non-blocking for the question.
-    """
-    blocking = os.get_blocking(fd)
-    if blocking:
-        os.set_blocking(fd, False)
-    try:
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
-        return any(events & select.POLLIN for _, events in poll.poll(0))
-    finally:
-        if blocking:
-            os.set_blocking(fd, True)
 
 
 class PageBuffer:
