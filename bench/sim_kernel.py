@@ -186,8 +186,11 @@ def against_libcachesim(folder: Path) -> None:
 
 def against_python() -> None:
     """The reference engine on a recorded workload, and cachetools on the same accesses."""
-    import cachetools
-
+    try:
+        import cachetools
+    except ImportError:
+        print("cachetools is not installed: skipped")
+        return
     accesses = 30_000
     machine, enclave = limited("v17", 8192)
     numbers = passes(8192, "random")[0]

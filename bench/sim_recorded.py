@@ -109,7 +109,9 @@ def main() -> int:
         peer = golden()[policy]
         for limit in (64, 1024, 8192):
             machine, enclave = limited(policy, limit)
-            held += [limited_group(policy, limit, p, peer, machine, enclave) for p in ("sequential", "random")]
+            for pattern in ("sequential", "random"):
+                holds = limited_group(policy, limit, pattern, peer, machine, enclave)
+                held.append(holds)
         held.append(whole_machine(policy, peer))
         held.append(building(policy, peer))
     return 0 if all(held) else 1
