@@ -182,3 +182,46 @@ def test_a_tenant_may_replay_a_trace(tmp_path: Path) -> None:
     (tmp_path / "s.toml").write_text(text)
     tenant = sim.run(tmp_path / "s.toml").tenants.row(0, named=True)
     assert (tenant["accesses"], tenant["status"]) == (1000, "done")
+
+
+def test_a_hundred_cgroups_of_one_tenant_each_are_two_tables() -> None:
+    text = """
+[machine]
+profile = "icelake"
+epc = "64M"
+[[cgroup]]
+path = "/pods"
+[[cgroup]]
+path = "/pods/p{n}"
+max = "512K"
+copies = 100
+[[tenant]]
+name = "pod"
+cgroup = "/pods/p{n}"
+size = "1M"
+copies = 100
+arrivals_per_s = 1000
+accesses = 2000
+"""
+    result = sim.run(text)
+    assert result.tenants["status"].to_list() == ["done"] * 100
+    assert result.tenants["cgroup"].n_unique() == 100
+    assert result.groups.filter(cgroup="/pods")["usage"][-1] == 0
+    with pytest.raises(BadInput, match="each needs its own path"):
+        parse(text.replace("p{n}", "p"))
+
+
+def test_a_changed_kernel_never_meets_old_machine_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cache's folder is a hash of every source that can change the result."""
+    from epcgroup.sim import jit
+
+    before = jit.cache_dir()
+    for name in jit.SOURCES:
+        (tmp_path / f"{name}.py").write_bytes(Path(jit.__file__).with_name(f"{name}.py").read_bytes())
+    monkeypatch.setattr(jit, "__file__", str(tmp_path / "jit.py"))
+    assert jit.cache_dir() == before
+    with (tmp_path / "reclaim.py").open("a") as file:
+        file.write("# changed")
+    assert jit.cache_dir() != before

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from epcgroup.errors import BadInput
@@ -52,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
             _show(Trace(path))
         return 0
     if args.verb == "convert":
-        count = convert.convert(args.source, args.form, args.target)
+        count = convert.convert(args.source, args.form, args.target, _counter())
     elif args.verb == "cut":
         if not 0 <= args.first <= args.last:
             raise BadInput(f"--first {args.first} --last {args.last}: want 0 <= first <= last")
@@ -63,6 +66,19 @@ def run(args: argparse.Namespace) -> int:
         count = convert.sample(Trace(args.source), args.target, args.rate)
     print(f"{args.target}: {count:,} accesses, {args.target.stat().st_size:,} bytes")
     return 0
+
+
+def _counter() -> Callable[[int], None]:
+    """Shows accesses and rate on a terminal, after two seconds."""
+    began = time.monotonic()
+
+    def show(accesses: int) -> None:
+        took = time.monotonic() - began
+        if took > 2 and sys.stderr.isatty():
+            rate = accesses / took / 1e6
+            print(f"\r{accesses:,} accesses, {rate:.1f} M/s ", end="", file=sys.stderr, flush=True)
+
+    return show
 
 
 def _show(trace: object) -> None:

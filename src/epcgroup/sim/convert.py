@@ -106,13 +106,18 @@ FORMATS: dict[str, Callable[[Path], Iterator[Access]]] = {
 }
 
 
-def convert(source: Path, form: str, target: Path) -> int:
-    """Read a trace of another format into one of ours; the number of accesses."""
+def convert(
+    source: Path, form: str, target: Path, progress: Callable[[int], None] | None = None
+) -> int:
+    """Read a trace of another format into one of ours; the number of accesses.
+
+    ``progress`` is called now and then with the accesses so far.
+    """
     if form not in FORMATS:
         raise BadInput(f"no trace format {form!r}; there are {', '.join(FORMATS)}")
     clock = {"lackey": "instruction", "perf": "sample"}.get(form, "none")
     with Writer(target, f"{form}: {source.name}", clock=clock) as writer:
-        _compact(FORMATS[form](source), writer)
+        _compact(FORMATS[form](source), writer, progress)
         return writer.info.accesses
 
 
@@ -187,7 +192,9 @@ def _like(trace: Trace, target: Path, what: str) -> Writer:
     return writer
 
 
-def _compact(accesses: Iterable[Access], writer: Writer) -> None:
+def _compact(
+    accesses: Iterable[Access], writer: Writer, progress: Callable[[int], None] | None
+) -> None:
     frames: dict[Access, int] = {}
     counts: dict[int, int] = {}
     numbers: dict[int, int] = {}
@@ -208,6 +215,8 @@ def _compact(accesses: Iterable[Access], writer: Writer) -> None:
             writer.append(np.array(enclaves), np.array(pages))
             enclaves.clear()
             pages.clear()
+            if progress is not None:
+                progress(writer.info.accesses)
     writer.append(np.array(enclaves, np.int32), np.array(pages, np.int32))
 
 

@@ -30,13 +30,13 @@ except ImportError as missing:
 
 F = TypeVar("F", bound=Callable[..., object])
 
-_SOURCES = ("jit", "columns", "tables", "lists", "reclaim", "charge", "background", "enclaves", "kernel")
+SOURCES = ("jit", "columns", "tables", "lists", "reclaim", "charge", "background", "enclaves", "kernel")
 
 
 def cache_dir() -> Path:
     """The folder of this version's machine code."""
     digest = hashlib.sha256(f"{numba.__version__} {sys.version} {platform.machine()}".encode())
-    for name in _SOURCES:
+    for name in SOURCES:
         digest.update(Path(__file__).with_name(f"{name}.py").read_bytes())
     base = os.environ.get("EPCGROUP_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME")
     root = Path(base) if base else Path.home() / ".cache"

@@ -115,14 +115,17 @@ def _build(data: dict[str, Any], folder: Path) -> Scenario:
         if key in machine
     }
     seed = machine.get("seed", 1)
-    cgroups = tuple(
-        (group["path"], _at(("cgroup", number, "max"), parse_limit, group.get("max", "max")))
-        for number, group in enumerate(data.get("cgroup", []))
-    )
-    known = {"/", *(path for path, _ in cgroups)}
-    for number, (path, _) in enumerate(cgroups):
-        if (path.rpartition("/")[0] or "/") not in known:
-            raise Fault(("cgroup", number, "path"), f"is {path!r}; list its parent before it")
+    known = {"/"}
+    cgroups: list[tuple[str, int | None]] = []
+    for number, one in enumerate(data.get("cgroup", [])):
+        limit = _at(("cgroup", number, "max"), parse_limit, one.get("max", "max"))
+        for path in _copies(one["path"], one.get("copies", 1), ("cgroup", number, "path")):
+            if (path.rpartition("/")[0] or "/") not in known:
+                raise Fault(("cgroup", number, "path"), f"is {path!r}; list its parent before it")
+            if path in known:
+                raise Fault(("cgroup", number, "path"), f"is {path!r} a second time")
+            known.add(path)
+            cgroups.append((path, limit))
     tenants: list[Tenant] = []
     for number, one in enumerate(data.get("tenant", [])):
         tenants += _tenants(one, ("tenant", number), folder, known, np.random.default_rng([seed, number]))
@@ -140,7 +143,7 @@ def _build(data: dict[str, Any], folder: Path) -> Scenario:
         policy=chosen,
         seed=seed,
         steals=1.0 if machine.get("worker") == "steals" else 0.0,
-        cgroups=cgroups,
+        cgroups=tuple(cgroups),
         tenants=tuple(tenants),
         events=tuple(sorted(events, key=lambda event: event.at)),
         **times,
@@ -150,9 +153,11 @@ def _build(data: dict[str, Any], folder: Path) -> Scenario:
 def _tenants(
     one: dict[str, Any], where: tuple[str, int], folder: Path, known: set[str], rng: np.random.Generator
 ) -> list[Tenant]:
-    cgroup = one.get("cgroup", "/")
-    if cgroup not in known:
-        raise Fault((*where, "cgroup"), f"is {cgroup!r}; there are {', '.join(sorted(known))}")
+    copies = one.get("copies", 1)
+    homes = [one.get("cgroup", "/").replace("{n}", str(number + 1)) for number in range(copies)]
+    for home in homes:
+        if home not in known:
+            raise Fault((*where, "cgroup"), f"is {home!r}; there are {', '.join(sorted(known)[:20])}")
     size = page_ceil(_at((*where, "size"), parse_size, one["size"]))
     if not size:
         raise Fault((*where, "size"), "is 0; want at least a page")
@@ -163,7 +168,7 @@ def _tenants(
         raise Fault((*where, "trace"), f"is {one['trace']!r}; no such file")
     first = Tenant(
         name=one["name"],
-        cgroup=cgroup,
+        cgroup=homes[0],
         size=size,
         kind=one.get("kind", "enclave"),
         dynamic=one.get("dynamic", False),
@@ -174,13 +179,21 @@ def _tenants(
         workload=workload,
         trace=trace,
     )
-    copies = one.get("copies", 1)
     if copies == 1:
         return [first]
     rate = one.get("arrivals_per_s", 0)
     gaps = rng.exponential(1e9 / rate, copies) if rate else np.zeros(copies)
     starts = first.start + np.cumsum(gaps) - (gaps[0] if rate else 0.0)
-    return [replace(first, name=f"{first.name}-{n + 1}", start=float(starts[n])) for n in range(copies)]
+    return [
+        replace(first, name=f"{first.name}-{n + 1}", cgroup=homes[n], start=float(starts[n]))
+        for n in range(copies)
+    ]
+
+
+def _copies(path: str, count: int, where: tuple[str | int, ...]) -> list[str]:
+    if count > 1 and "{n}" not in path:
+        raise Fault(where, f"is {path!r}; of several copies each needs its own path, as in /pods/p{{n}}")
+    return [path.replace("{n}", str(number + 1)) for number in range(count)]
 
 
 def _event(one: dict[str, Any], where: tuple[str, int], known: set[str], tenants: list[str]) -> Event:

@@ -63,7 +63,7 @@ SCHEMA: dict[str, Any] = {
             "type": "array",
             "items": {
                 "type": "object",
-                "properties": {"path": _PATH, "max": _LIMIT},
+                "properties": {"path": _PATH, "max": _LIMIT, "copies": {"type": "integer", "minimum": 1}},
                 "required": ["path"],
             },
         },
