@@ -56,7 +56,9 @@ def compiled(function: F) -> F:
     before = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = str(_CACHE)
     try:
-        made = numba.njit(cache=True, nogil=True, error_model="numpy", boundscheck=False)(function)
+        made = numba.njit(
+            cache=True, nogil=True, error_model="numpy", boundscheck=False, no_cfunc_wrapper=True
+        )(function)
     finally:
         numba.config.CACHE_DIR = before
     by_type = made.get_call_template
