@@ -184,13 +184,8 @@ def against_libcachesim(folder: Path) -> None:
         judge(f"libCacheSim Clock, {pages} pages, uniform", best / ours, 5, said)
 
 
-def against_python() -> None:
-    """The reference engine on a recorded workload, and cachetools on the same accesses."""
-    try:
-        import cachetools
-    except ImportError:
-        print("cachetools is not installed: skipped")
-        return
+def against_reference() -> None:
+    """The reference engine on a recorded workload."""
     accesses = 30_000
     machine, enclave = limited("v17", 8192)
     numbers = passes(8192, "random")[0]
@@ -209,22 +204,38 @@ def against_python() -> None:
             if engine.pending:
                 engine.settle()
 
-    cache: cachetools.LRUCache[int, bool] = cachetools.LRUCache(8192)
-
-    def by_cachetools() -> None:
-        for index in numbers[:accesses].tolist():
-            if cache.get(index) is None:
-                cache[index] = True
-
-    by_cachetools()
     by_reference()
     ours = statistics.median(timed(lambda: machine.access(enclave, numbers)) for _ in range(5)) / len(numbers)
     theirs = statistics.median(timed(by_reference) for _ in range(3)) / accesses
-    tools = statistics.median(timed(by_cachetools) for _ in range(3)) / accesses
     said = f"{theirs / ours:.0f}× ({ours * 1e9:.0f} ns and {theirs * 1e6:.1f} µs an access)"
     judge("the reference engine, limit 8192, 50% misses", theirs / ours, 25, said)
-    said = f"{tools / ours:.0f}× ({tools * 1e6:.1f} µs an access)"
-    judge("cachetools LRU, 50% misses", tools / ours, 75, said)
+
+
+def against_cachetools() -> None:
+    """An LRU cache object, the usual way to simulate from Python: 99% hits of 10^6 pages, no groups."""
+    try:
+        import cachetools
+    except ImportError:
+        print("cachetools is not installed: skipped")
+        return
+    machine, enclaves, size = loaded("v17", (2, 3, 3, 4), PAGES, 0.99)
+    machine.access_numbered(uniform(machine, enclaves, size, 2 * ACCESSES, 1))
+    cache: cachetools.LRUCache[int, bool] = cachetools.LRUCache(PAGES)
+
+    def access(numbers: list[int]) -> None:
+        for number in numbers:
+            if cache.get(number) is None:
+                cache[number] = True
+
+    access(uniform(machine, enclaves, size, 2 * PAGES, 1).tolist())
+    ours, theirs = [], []
+    for seed in range(3):
+        part = uniform(machine, enclaves, size, ACCESSES, 20 + seed)
+        ours.append(timed(partial(machine.access_numbered, part)) / ACCESSES)
+        theirs.append(timed(partial(access, part[:200_000].tolist())) / 200_000)
+    one, other = statistics.median(ours), statistics.median(theirs)
+    said = f"{other / one:.0f}× ({one * 1e9:.0f} ns and {other * 1e6:.2f} µs an access)"
+    judge("cachetools LRU, 10^6 pages, 99% hits", other / one, 75, said)
 
 
 def main() -> int:
@@ -232,7 +243,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         against_c(Path(name))
         against_libcachesim(Path(name))
-    against_python()
+    against_reference()
+    against_cachetools()
     return 1 if _broken else 0
 
 

@@ -211,6 +211,14 @@ accesses = 2000
         parse(text.replace("p{n}", "p"))
 
 
+def test_without_the_extra_a_command_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sim, "find_spec", lambda name: None if name == "polars" else object())
+    assert main(["sim", str(EXAMPLES[0])]) == 2
+    assert "simulation needs polars: pip install 'epcgroup[sim]'" in capsys.readouterr().err
+
+
 def test_a_changed_kernel_never_meets_old_machine_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

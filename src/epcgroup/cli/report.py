@@ -20,6 +20,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Show it; the exit status."""
+    from epcgroup.sim import require
+
+    require()
     from rich.console import Console
 
     from epcgroup.sim.report import render

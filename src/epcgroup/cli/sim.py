@@ -28,7 +28,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Run the scenario; the exit status."""
+    from epcgroup.sim import require
     from epcgroup.sim.schema import SCHEMA
+
+    require()
 
     if args.schema:
         print(json.dumps(SCHEMA, indent=2))

@@ -43,13 +43,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Do it; the exit status."""
-    try:
-        from epcgroup.sim import convert
-        from epcgroup.sim.trace import Trace
-    except ImportError as missing:
-        from epcgroup.errors import MissingCapability
+    from epcgroup.sim import require
 
-        raise MissingCapability(f"traces need {missing.name}: pip install 'epcgroup[sim]'") from None
+    require()
+    from epcgroup.sim import convert
+    from epcgroup.sim.trace import Trace
+
     if args.verb == "info":
         for path in args.traces:
             _show(Trace(path))

@@ -74,6 +74,9 @@ def engine(name: str) -> Engine:
     if name == "reference":
         return EpcReplay
     if name == "compiled":
+        from epcgroup import sim
+
+        sim.require()
         from epcgroup.conform.compiled_replay import CompiledReplay  # numba is loaded only when asked for
 
         return CompiledReplay

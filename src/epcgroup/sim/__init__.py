@@ -15,6 +15,7 @@ Needs the extra ``sim``.
 from __future__ import annotations
 
 import importlib
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from epcgroup.errors import MissingCapability
@@ -48,14 +49,20 @@ __all__ = [
     "Tenant",
     "Trace",
     "Writer",
+    "require",
     "run",
 ]
+
+
+def require() -> None:
+    """Raise MissingCapability, saying what to install, where the extra ``sim`` is missing."""
+    missing = [name for name in ("numba", "numpy", "polars", "pyarrow") if find_spec(name) is None]
+    if missing:
+        raise MissingCapability(f"simulation needs {', '.join(missing)}: pip install 'epcgroup[sim]'")
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(name)
-    try:
-        return getattr(importlib.import_module(f"epcgroup.sim.{_HOMES[name]}"), name)
-    except ImportError as missing:
-        raise MissingCapability(f"simulation needs {missing.name}: pip install 'epcgroup[sim]'") from None
+    require()
+    return getattr(importlib.import_module(f"epcgroup.sim.{_HOMES[name]}"), name)
