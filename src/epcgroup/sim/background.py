@@ -94,10 +94,10 @@ def worker(s: State, group: int) -> None:
     fruitless = 0
     idle = 0
     ignore = False
-    wanted = 0
+    wanted = cg[group, c.WANTED]
+    cg[group, c.WANTED] = 0
+    batch = 0
     while True:
-        wanted = max(wanted, cg[group, c.WANTED])
-        cg[group, c.WANTED] = 0
         above = excess(s, group, wanted)
         if above <= 0:
             return
@@ -107,7 +107,8 @@ def worker(s: State, group: int) -> None:
             if s[c.K_DISABLE] == 2 and excess(s, group, 0) > 0:
                 disable_and_wait(s, group)
             return
-        batch = max(s[c.K_BATCH_MIN], min(above, s[c.K_BATCH_MAX]))
+        if not s[c.K_BY_NEED] or batch == 0 or wanted == 0:
+            batch = max(s[c.K_BATCH_MIN], min(above, s[c.K_BATCH_MAX]))
         scanned, written = reclaim(s, group, batch, ignore)
         below = cg[group, c.BELOW]
         fruitless, idle, ignore = effort(s, False, below, scanned, written, fruitless, idle, ignore)
@@ -122,11 +123,13 @@ def ksgxd(s: State) -> None:
     ignore = False
     wanted = s[c.KSGXD_WANTED]
     s[c.KSGXD_WANTED] = 0
+    batch = 0
     while True:
         missing = max(s[c.HIGH], wanted) - (s[c.EPC] - cg[0, c.USAGE])
         if missing <= 0 or nothing(s, 0):
             return
-        batch = min(missing, s[c.K_GLOBAL]) if s[c.K_BY_NEED] else s[c.K_GLOBAL]
+        if batch == 0:
+            batch = min(missing, s[c.K_GLOBAL]) if s[c.K_BY_NEED] else s[c.K_GLOBAL]
         scanned, written = reclaim(s, 0, batch, ignore)
         fruitless, idle, ignore = effort(s, True, cg[0, c.BELOW], scanned, written, fruitless, idle, ignore)
 
