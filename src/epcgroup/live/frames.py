@@ -161,15 +161,13 @@ class MemfdFrames:
 
     def young(self, pages: Sequence[EpcPage]) -> Sequence[bool]:
         """Which pages were touched since they were last asked about; forgets it."""
-        answers = [False] * len(pages)
-        groups: dict[int, list[int]] = {}
-        for at, page in enumerate(pages):
-            groups.setdefault(page.enclave.id, []).append(at)
-        for enclave, places in groups.items():
-            touched = self._age(self._devices[enclave], {pages[at].index for at in places})
-            for at in places:
-                answers[at] = pages[at].index in touched
-        return answers
+        by_enclave: dict[int, set[int]] = {}
+        for page in pages:
+            by_enclave.setdefault(page.enclave.id, set()).add(page.index)
+        touched = {
+            enclave: self._age(self._devices[enclave], indices) for enclave, indices in by_enclave.items()
+        }
+        return [page.index in touched[page.enclave.id] for page in pages]
 
     def _age(self, device: Device, indices: set[int]) -> set[int]:
         """Those of ``indices`` that were touched; their PTEs are dropped."""
@@ -177,20 +175,13 @@ class MemfdFrames:
         device.touched -= touched
         with_pte = indices & device.filled
         device.filled -= with_pte
-        unknown = [
-            device.base + (index << PAGE_SHIFT)
-            for index in indices
-            if index not in with_pte and index not in device.hidden
-        ]
+        base, hidden = device.base, device.hidden
+        unknown = [base + (i << PAGE_SHIFT) for i in indices - with_pte if i not in hidden]
         spaces = [space for space in device.mms if space.uffd >= 0]
         for space in spaces:
             with contextlib.suppress(OSError):  # the mm is just going away
-                answers = pagemap.young(space.open_pagemap(), unknown)
-                with_pte.update(
-                    (addr - device.base) >> PAGE_SHIFT
-                    for addr, young in zip(unknown, answers, strict=True)
-                    if young
-                )
+                found = pagemap.young(space.open_pagemap(), unknown)
+                with_pte.update((addr - base) >> PAGE_SHIFT for addr in found)
         _drop_ptes(device, spaces, with_pte)
         return touched | with_pte
 
@@ -230,12 +221,14 @@ class MemfdFrames:
 
 
 def _writeprotect(space: AddressSpace, addr: int, length: int, on: bool) -> None:
-    if space.uffd < 0 or space.find(addr) is None:
-        return
-    try:
+    if space.uffd < 0:
+        return  # a child of fork that has not run yet
+    try:  # (contextlib.suppress costs as much as the request)
         uffd.writeprotect(space.uffd, addr, length, on)
-    except (FileNotFoundError, ProcessLookupError):
-        pass  # another thread just unmapped it; the mm is just going away
+    except FileNotFoundError:
+        pass  # this mm does not map the page (any more)
+    except ProcessLookupError:
+        pass  # the mm is just going away
 
 
 def _hide(device: Device, index: int) -> bytes:
@@ -257,18 +250,18 @@ def _punch(device: Device, index: int) -> None:
 def _drop_ptes(device: Device, spaces: list[AddressSpace], indices: set[int]) -> None:
     """Forget that these pages were touched.
 
-    One mm alone can be told to, unless there is swap. What it keeps (pages that
+    One mm alone can be told to, with the right and without swap. What it keeps (pages that
     another processor has only just put into the page cache) stays young for
     another turn, which does no harm.
     """
     if not indices:
         return
-    if len(spaces) == 1 and not pagemap.swap_in_use():
+    if len(spaces) == 1:
         addresses = sorted(device.base + (index << PAGE_SHIFT) for index in indices)
-        pagemap.drop(spaces[0].open_pidfd(), pagemap.coalesce(addresses))
-    else:
-        for index in indices:
-            _set_aside(device, index)
+        if pagemap.drop(spaces[0].open_pidfd(), pagemap.coalesce(addresses)):
+            return
+    for index in indices:
+        _set_aside(device, index)
 
 
 def _set_aside(device: Device, index: int) -> None:
