@@ -35,11 +35,12 @@ def main() -> int:
     project, backend = pyproject["project"], pyproject["build-system"]["requires"]
     extras = project["optional-dependencies"]
     demo = [*backend, EDITABLE, *project["dependencies"], *extras["plot"]]
+    test = demo + extras["sim"] + extras["serve"] + extras["test"]
     with tempfile.TemporaryDirectory() as directory:
         venv = Path(directory) / "venv"
         subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
         subprocess.run([str(venv / "bin/python"), "-m", "pip", "install", "-q", "uv"], check=True)
-        for name, wanted in (("demo", demo), ("test", demo + extras["sim"] + extras["serve"] + extras["test"])):
+        for name, wanted in (("demo", demo), ("test", test)):
             source, target = Path(directory) / f"{name}.in", ROOT / "requirements" / f"{name}.txt"
             source.write_text("\n".join(wanted) + "\n")
             command = [str(venv / "bin/uv"), "pip", "compile", *OPTIONS, str(source)]

@@ -1,0 +1,93 @@
+"""libcgroup's tools (cgcreate, cgset, cgget, cgexec, cgdelete), unmodified, on our mount.
+
+libcgroup looks for a mount of type cgroup2 in /proc/mounts and goes where that
+line says. A FUSE mount says another type; nothing but that line stands in the
+way. So each tool runs in a mount namespace of its own, with the tree over
+/sys/fs/cgroup and a corrected copy over its own /proc/self/mounts.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.e2e.served import EPCGROUP, NEEDS, Served, eventually, served
+
+pytestmark = pytest.mark.needs(*NEEDS, "root", "cgroup-tools")
+
+MIB = 1 << 20
+SCRIPT = """
+set -e
+tree=$1; shift
+mount --make-rprivate /
+mount --bind "$tree" /sys/fs/cgroup
+grep -v ' cgroup2 ' /proc/self/mounts | grep -v "$tree" | sed 's/fuse[.]epcgroup/cgroup2/' > "$tree/../mounts"
+mount --bind "$tree/../mounts" /proc/$$/mounts
+exec "$@"
+"""
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with served(tmp_path_factory.mktemp("libcgroup")) as server:
+        yield server
+
+
+def tool(machine: Served, *words: str) -> str:
+    """Run one of libcgroup's tools on the tree; what it printed."""
+    argv = ["unshare", "--mount", "sh", "-c", SCRIPT, "sh", str(machine.mount), *words]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def group(machine: Served) -> Iterator[str]:
+    tool(machine, "cgcreate", "-g", "misc:/lib")
+    yield "lib"
+    eventually(lambda: "populated 0" in machine.read("lib/cgroup.events"))
+    tool(machine, "cgdelete", "-g", "misc:/lib")
+    assert not machine.path("lib").exists()
+
+
+def test_cgset_sets_a_limit_and_cgget_reads_it(machine: Served, group: str) -> None:
+    tool(machine, "cgset", "-r", f"misc.max=sgx_epc {2 * MIB}", group)
+    said = tool(machine, "cgget", "-n", "-r", "misc.max", "-r", "misc.current", "-r", "misc.events", group)
+    assert f"misc.max: sgx_epc {2 * MIB}\n" in said
+    assert "misc.current: sgx_epc 0\n" in said
+    assert "misc.events: sgx_epc.max 0\n" in said
+
+
+def test_cgset_hears_that_a_limit_is_wrong(machine: Served, group: str) -> None:
+    with pytest.raises(AssertionError):
+        tool(machine, "cgset", "-r", "misc.max=sgx_epc 4k", group)
+    assert machine.value(f"{group}/misc.max") == "max"
+
+
+def test_a_process_that_cgexec_starts_is_in_the_cgroup(machine: Served, group: str) -> None:
+    procs = machine.path(f"{group}/cgroup.procs")
+    said = tool(machine, "cgexec", "-g", f"misc:{group}", "sh", "-c", f"echo $$; cat {procs}")
+    pid, *listed = said.split()
+    assert listed[0] == pid
+
+
+def test_an_enclave_under_cgexec_holds_its_limit(machine: Served, group: str, tmp_path: Path) -> None:
+    """The machine runs cgexec, which moves itself into the cgroup and becomes the SGX program."""
+    limit = 2 * MIB
+    tool(machine, "cgset", "-r", f"misc.max=sgx_epc {limit}", group)
+    stress = ("cgexec", "-g", f"misc:{group}", EPCGROUP, "stress", "--heap", "6M", "--seconds", "2")
+    script = tmp_path / "as-cgroup2"
+    script.write_text(SCRIPT)
+    words = ("unshare", "--mount", "sh", str(script), str(machine.mount), *stress)
+    argv = machine.argv("/", *words)
+    seen = []
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        while process.poll() is None:
+            seen.append(int(machine.value(f"{group}/misc.current")))
+        output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert limit * 3 // 4 < max(seen) <= limit
+    assert int(machine.value(f"{group}/misc.events", "sgx_epc.max")) > 0
+    assert machine.value(f"{group}/misc.current") == "0"
