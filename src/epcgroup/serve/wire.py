@@ -6,6 +6,7 @@ surrogates, as Python keeps them.
 
 from __future__ import annotations
 
+import array
 import json
 import os
 import socket
@@ -35,7 +36,7 @@ def receive(sock: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
 
     Raises BadInput for what is no message; then nothing is left open.
     """
-    head, fds, _, _ = socket.recv_fds(sock, _LENGTH.size, _FDS, socket.MSG_CMSG_CLOEXEC)
+    head, fds = _head(sock)
     try:
         if not head:
             return None
@@ -49,7 +50,18 @@ def receive(sock: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
         for fd in fds:
             os.close(fd)
         raise BadInput(f"no message: {error}") from error
-    return message, list(fds)
+    return message, fds
+
+
+def _head(sock: socket.socket) -> tuple[bytes, list[int]]:
+    """The first bytes and what came with them (socket.recv_fds drops its flags, CLOEXEC with them)."""
+    fds = array.array("i")
+    room = socket.CMSG_LEN(_FDS * fds.itemsize)
+    head, controls, _, _ = sock.recvmsg(_LENGTH.size, room, socket.MSG_CMSG_CLOEXEC)
+    for level, kind, data in controls:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    return head, list(fds)
 
 
 def _exactly(sock: socket.socket, length: int) -> bytes:
