@@ -308,6 +308,22 @@ def test_after_kill_9_programs_are_dead_and_a_restart_puts_all_right(tmp_path: P
     assert not os.path.ismount(tmp_path / "cgroup")
 
 
+@pytest.mark.needs("root")
+def test_who_unmounts_the_tree_ends_the_server(tmp_path: Path) -> None:
+    with served(tmp_path) as server:
+        server.path("a").mkdir()
+        server.exec("a", "true")  # announces cgroup.events, for which a file is open for a moment
+        eventually(
+            lambda: (
+                subprocess.run(["umount", server.mount], stderr=subprocess.DEVNULL, check=False).returncode
+                == 0
+            )
+        )
+        _, errors = server.process.communicate(timeout=20)
+        assert server.process.returncode == 1
+        assert "the tree was unmounted" in errors
+
+
 def test_the_control_socket_is_its_owners_alone(machine: Served) -> None:
     assert stat.S_IMODE((machine.directory / "control").stat().st_mode) == 0o600
 

@@ -24,6 +24,7 @@ from epcgroup.misc import RateLimiter
 
 _OPEN_FILES = 64
 _LIMITERS = 4096
+_IDLE = 0.5  # s without a change, after which no file is kept open
 _TOKEN = b"\n"
 Key = tuple[str, str]
 
@@ -64,11 +65,17 @@ class Announcer(threading.Thread):
         """Wait for notes, and for the end of windows in which something was deferred."""
         while not self._ending:
             due = min((self._limiters[key].due or 0.0 for key in self._deferred), default=None)
-            self._note.wait(None if due is None else max(0.0, due - time.monotonic()))
+            rest = _IDLE if self._fds else None
+            noted = self._note.wait(rest if due is None else max(0.0, due - time.monotonic()))
             self._note.clear()
             self._look(time.monotonic())
-        for fd in self._fds.values():
-            os.close(fd)
+            if not noted and due is None:
+                self._close()  # open files would keep others from unmounting the tree
+        self._close()
+
+    def _close(self) -> None:
+        while self._fds:
+            os.close(self._fds.popitem()[1])
 
     def _look(self, now: float) -> None:
         while self._removed:
