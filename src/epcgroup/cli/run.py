@@ -53,6 +53,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="attack the backing store: tamper@PAGE flips a bit of that page of the first enclave when it is "
         "evicted, replay@PAGE brings an older copy back",
     )
+    parser.add_argument(
+        "--paranoid",
+        action="store_true",
+        help="check all invariants after every operation (slow); the first violation ends the run, status 70",
+    )
     parser.add_argument("command", nargs=argparse.REMAINDER, help="the program and its arguments")
     parser.set_defaults(func=run)
 
@@ -85,7 +90,8 @@ def run(args: argparse.Namespace) -> int:
     # Only now: the emulator takes a while to import, a wrong option should not.
     from epcgroup.live import Supervisor
 
-    with _Signals() as signals, Supervisor(epc_pages, args.policy, attacks=args.inject) as machine:
+    options = {"attacks": args.inject, "paranoid": args.paranoid}
+    with _Signals() as signals, Supervisor(epc_pages, args.policy, **options) as machine:
         for path, limit in groups:
             machine.mkdir(path, limit)
         pid = signals.pid = machine.spawn(command, group=groups[-1][0])

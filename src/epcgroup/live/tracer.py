@@ -69,13 +69,15 @@ class Tracer:
         self._early: set[int] = set()
         self._jobs: list[tuple[Task, Job]] = []
         self._ending: list[PageService] = []
+        self._told = False  # that an invariant broke
 
     # ---- the loop -------------------------------------------------------
 
     def run(self, on_tick: Callable[[], None] | None = None, interval: float = 0.25) -> None:
-        """Serve until no traced task is left."""
+        """Serve until no traced task is left. Raises InternalError if an invariant broke (`paranoid`)."""
         next_tick = time.monotonic() + interval
         while self.tasks:
+            self._stop_if_broken()
             progress = self._answer_stops()
             progress |= self._run_jobs()
             progress |= self.world.slice()
@@ -89,6 +91,12 @@ class Tracer:
         self.release_closed()
         while self.world.slice():
             pass
+        self._stop_if_broken()
+
+    def _stop_if_broken(self) -> None:
+        if self.world.broken is not None and not self._told:
+            self._told = True
+            raise self.world.broken
 
     def _answer_stops(self) -> bool:
         answered = False
