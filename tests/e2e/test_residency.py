@@ -47,12 +47,27 @@ def resident(pid: int) -> int:
     return sum(files.values())
 
 
+@contextlib.contextmanager
+def standing_still(pid: int) -> Iterator[None]:
+    """The supervisor is stopped, all its threads, so no page moves from file to file between two looks."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with contextlib.suppress(OSError):  # a thread, or the supervisor itself, just ended
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                while (task / "stat").read_text().rpartition(")")[2].split()[0] not in "TZX":
+                    time.sleep(0.0002)
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
 def watch(process: subprocess.Popen[str], seconds: float) -> list[int]:
     """Resident pages, sampled until the process ends or the time is over."""
     samples = []
     end = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < end:
-        samples.append(resident(process.pid))
+        with standing_still(process.pid):
+            samples.append(resident(process.pid))
         time.sleep(0.002)
     return samples
 

@@ -71,6 +71,7 @@ class Device:
         "memfd",
         "mms",
         "opened_by",
+        "threads",
         "touched",
         "watch",
     )
@@ -86,6 +87,7 @@ class Device:
         self.watch = -1
         self.mms: set[AddressSpace] = set()
         self.hidden: dict[int, bytearray] = {}
+        self.threads = 0  # that are inside the enclave
         # Pages that the processor itself accessed (TCS, SSA, operands of ENCLU), and pages
         # that were given to a waiting thread, whose PTE is there without looking.
         self.touched: set[int] = set()
@@ -162,7 +164,8 @@ class DeviceTable:
         """Devices whose last descriptor and mapping went since the last call.
 
         A device that is still mapped was opened a second time (through
-        /proc/self/fd), or its process is just dying: it is looked at again.
+        /proc/self/fd), or its process is just dying; one with a thread inside was
+        unmapped under it, and the thread still has to leave. Both are looked at again.
         """
         while True:
             try:
@@ -173,7 +176,7 @@ class DeviceTable:
                 device = self._by_watch.get(_EVENT.unpack_from(events, at)[0])
                 if device is not None:
                     self._closing.add(device)
-        gone = [device for device in self._closing if not device.mms]
+        gone = [device for device in self._closing if not device.mms and not device.threads]
         for device in gone:
             self.forget(device)
         return gone

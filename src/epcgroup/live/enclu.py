@@ -7,7 +7,7 @@ How a thread gets here without an SGX processor:
   raises SIGILL once and is replaced then.
 * Enclave code: its bytes are measured and stay as they are; ENCLU raises #UD.
   While a thread is inside, the signals that instructions raise are unblocked
-  (`hold_mask`) and the program's own mask comes back when it leaves.
+  (`threads.enter`) and the program's own mask comes back when it leaves.
 
 What the instruction does is computed by `sgx.thread` and `sgx.enclu`; here real
 registers, real XSTATE and the retries under a full limit are added.
@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 
 from epcgroup.driver import BusError
 from epcgroup.live import cpuid, exits, memory, ptrace, traps
-from epcgroup.live.task import Inside, Trap
-from epcgroup.live.threads import Restart, attempt, from_registers, hold_mask, leave, to_registers
+from epcgroup.live.task import Trap
+from epcgroup.live.threads import Restart, attempt, enter, from_registers, leave, to_registers
 from epcgroup.sgx import thread
 from epcgroup.sgx.faults import PF_U, GeneralProtection, LeafFault, PageFault
 from epcgroup.sgx.layouts import Enclu
@@ -107,8 +107,7 @@ def _eenter(
 ) -> Generator[bool, None, None]:
     access = tracer.world.processor(device, task.caller)
     inside = yield from attempt(tracer.world, task, lambda: thread.eenter(access.state, access, values))
-    task.inside = Inside(device, inside)
-    hold_mask(task)
+    enter(task, device, inside)
 
 
 def _eresume(
@@ -120,8 +119,7 @@ def _eresume(
         tracer.world, task, lambda: thread.eresume(access.state, access, values, outside)
     )
     ptrace.set_xstate(task.tid, xstate)
-    task.inside = Inside(device, inside)
-    hold_mask(task)
+    enter(task, device, inside)
 
 
 def from_enclave(tracer: Tracer, task: Task, regs: UserRegs) -> Job:

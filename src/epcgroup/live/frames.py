@@ -236,10 +236,9 @@ class MemfdFrames:
 def _writeprotect(space: AddressSpace, addr: int, length: int, on: bool) -> None:
     if space.uffd < 0 or space.find(addr) is None:
         return
-    try:
+    # Another thread may just have unmapped it, or the mm may be going away.
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         uffd.writeprotect(space.uffd, addr, length, on)
-    except (FileNotFoundError, ProcessLookupError):
-        pass  # another thread just unmapped it; the mm is just going away
 
 
 def _hide(device: Device, index: int) -> bytes:
@@ -261,18 +260,18 @@ def _punch(device: Device, index: int) -> None:
 def _drop_ptes(device: Device, spaces: list[AddressSpace], indices: set[int]) -> None:
     """Forget that these pages were touched.
 
-    One mm alone can be told to, unless there is swap. What it keeps (pages that
+    One mm alone can be told to, with the right and without swap. What it keeps (pages that
     another processor has only just put into the page cache) stays young for
     another turn, which does no harm.
     """
     if not indices:
         return
-    if len(spaces) == 1 and not pagemap.swap_in_use():
+    if len(spaces) == 1:
         addresses = sorted(device.base + (index << PAGE_SHIFT) for index in indices)
-        pagemap.drop(spaces[0].open_pidfd(), pagemap.coalesce(addresses))
-    else:
-        for index in indices:
-            _set_aside(device, index)
+        if pagemap.drop(spaces[0].open_pidfd(), pagemap.coalesce(addresses)):
+            return
+    for index in indices:
+        _set_aside(device, index)
 
 
 def _set_aside(device: Device, index: int) -> None:

@@ -45,6 +45,7 @@ _sysinfo = (ctypes.c_ulong * 14)()  # struct sysinfo: uptime, 3 loads, 4 of RAM,
 _TOTALSWAP = 8
 
 _scan_works = True
+_may_drop = True
 
 
 def open_pagemap(pid: int) -> int:
@@ -127,17 +128,25 @@ def coalesce(addresses: Iterable[int], gap: int = 0) -> list[tuple[int, int]]:
     return ranges
 
 
-def drop(pidfd: int, ranges: Sequence[tuple[int, int]]) -> None:
+def drop(pidfd: int, ranges: Sequence[tuple[int, int]]) -> bool:
     """Drop the page table entries of ``ranges`` in the process of ``pidfd``.
 
-    Nothing stops and no page is lost. Not to be used where there is swap: the
-    kernel would write plain text to it. Entries stay for pages that a second
+    Nothing stops and no page is lost. False where that cannot be done: there is
+    swap (the kernel would write plain text to it), or we may not (it takes
+    CAP_SYS_NICE). Entries stay for pages that a second
     address space maps too, and for pages that another processor put into the
     page cache a moment ago and has not yet added to the kernel's lists (up to 31
     per processor).
     """
-    for at in range(0, len(ranges), _IOV_MAX):
-        _pageout(pidfd, ranges[at : at + _IOV_MAX])
+    global _may_drop
+    if not _may_drop or swap_in_use():
+        return False
+    try:
+        for at in range(0, len(ranges), _IOV_MAX):
+            _pageout(pidfd, ranges[at : at + _IOV_MAX])
+    except PermissionError:
+        _may_drop = False
+    return _may_drop
 
 
 def _pageout(pidfd: int, ranges: Sequence[tuple[int, int]]) -> None:

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, TypeVar
 from epcgroup.driver import BusError
 from epcgroup.errors import Busy
 from epcgroup.live import ptrace
+from epcgroup.live.task import Inside
 from epcgroup.sgx import thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
+    from epcgroup.live.devices import Device
     from epcgroup.live.inject import Injector
     from epcgroup.live.ptrace import UserRegs
     from epcgroup.live.task import Task
@@ -77,8 +79,10 @@ def attempt(
         yield world.slice()
 
 
-def hold_mask(task: Task) -> None:
-    """The thread is inside: let the signals that instructions raise through."""
+def enter(task: Task, device: Device, entry: thread.Inside) -> None:
+    """The thread is inside: the signals that instructions raise are let through."""
+    task.inside = Inside(device, entry)
+    device.threads += 1
     mask = ptrace.getsigmask(task.tid)
     if mask & FORCED:
         task.saved_mask = mask
@@ -87,6 +91,8 @@ def hold_mask(task: Task) -> None:
 
 def leave(task: Task, injector: Injector) -> None:
     """The thread is outside again: its own signal mask is back, and blocked signals wait for it."""
+    assert task.inside is not None
+    task.inside.device.threads -= 1
     task.inside = None
     if task.saved_mask is not None:
         ptrace.setsigmask(task.tid, task.saved_mask)
@@ -109,5 +115,6 @@ def abandon(world: World, task: Task) -> None:
         state = task.inside.device.state
         if state is not None:
             state.busy.discard(state.index(task.inside.entry.tcs))
+    task.inside.device.threads -= 1
     task.inside = None
     task.saved_mask = None

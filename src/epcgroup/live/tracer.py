@@ -67,6 +67,7 @@ class Tracer:
         self.injector = Injector()
         self.statuses: dict[int, int] = {}
         self._early: set[int] = set()
+        self._warned = False
         self._jobs: list[tuple[Task, Job]] = []
         self._ending: list[PageService] = []
         self._told = False  # that an invariant broke
@@ -262,9 +263,10 @@ class Tracer:
         space = task.mm
         if space.uffd < 0:
             space.uffd, kernel_faults = uffd.create_in(task.tid, self.injector, task.syscall_insn())
-            if not kernel_faults:
+            if not kernel_faults and not self._warned:
+                self._warned = True
                 self.world.log(
-                    f"process {task.pid}: system calls on evicted enclave pages fail with EFAULT; "
+                    "system calls that are given evicted enclave pages fail with EFAULT; "
                     "run as root or set vm.unprivileged_userfaultfd=1"
                 )
             space.service = PageService(self.world, space, task.caller)
