@@ -77,6 +77,10 @@ CAPABILITIES: dict[str, tuple[Callable[[], bool], str]] = {
     "x86-64": (lambda: os.uname().machine == "x86_64", "SGX programs are x86-64 programs"),
     "gcc": (_tool("gcc"), "run `make test`, which installs it, or: apt-get install gcc libc6-dev"),
     "make": (_tool("make"), "apt-get install make"),
+    "qemu": (
+        _tool("qemu-system-x86_64"),
+        "run `make test`, which installs it, or: apt-get install --no-install-recommends qemu-system-x86",
+    ),
     "userfaultfd": (
         _userfaultfd,
         "userfaultfd(2) is refused: run as root, or sysctl vm.unprivileged_userfaultfd=1; "

@@ -104,6 +104,7 @@ def missing_for_tests() -> list[tuple[str, str]]:
         ("objcopy", "binutils", "links the test programs"),
         ("xz", "xz-utils", "unpacks the kernel's source"),
         ("pgrep", "procps", "finds the processes that an end-to-end test must not leave behind"),
+        ("qemu-system-x86_64", "qemu-system-x86", "the virtual machine monitor of the contract tests"),
         ("git", "git", "lists the files that the house tests look through"),
     ]
     missing = {package: why for tool, package, why in wanted if shutil.which(tool) is None}

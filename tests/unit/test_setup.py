@@ -180,7 +180,8 @@ def test_without_a_compiler_every_header_counts_as_missing(
 ) -> None:
     monkeypatch.setattr(setup.shutil, "which", lambda name: None)  # noqa: ARG005 - stands for which
     names = [package for package, _ in setup.missing_for_tests()]
-    assert names == ["make", "gcc", "binutils", "xz-utils", "procps", "git", "libc6-dev", "libssl-dev"]
+    assert names == ["make", "gcc", "binutils", "xz-utils", "procps", "qemu-system-x86", "git",
+                     "libc6-dev", "libssl-dev"]
 
 
 @pytest.mark.needs("gcc")

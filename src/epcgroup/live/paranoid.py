@@ -75,7 +75,8 @@ def check(world: World) -> None:
     """Raise InternalError, naming the invariant, if one does not hold. Hold the lock."""
     invariants.check(world.machine)
     inhabited = world.frames.inhabited()
-    shown = sum(_blocks(device) for device in inhabited.values())
+    guests = [device for device in world.devices if device.guest is not None]
+    shown = sum(_blocks(device) for device in [*inhabited.values(), *guests])
     hidden = sum(len(device.hidden) for device in inhabited.values())
     size = world.machine.epc_pages
     _must(shown + hidden <= size, "LIVE-1", f"{shown} pages shown and {hidden} hidden in an EPC of {size}")
@@ -84,6 +85,8 @@ def check(world: World) -> None:
         if file is not None:
             _check_residence(file, device)
             _check_seals(world, file)
+    for device in guests:
+        _check_guest(device)
 
 
 def _must(holds: bool, name: str, what: str) -> None:
@@ -109,6 +112,13 @@ def _odd(one: set[int], other: set[int]) -> str:
     """The first pages that only one of two sets has."""
     extra, missing = sorted(one - other)[:8], sorted(other - one)[:8]
     return f"pages {extra} too many, {missing} missing"
+
+
+def _check_guest(device: Device) -> None:
+    """A guest's page that was just allocated may not be in its memfd yet, never the reverse."""
+    assert device.guest is not None
+    shown, pages = set(present(device.memfd)), device.guest.guest.pages.keys()
+    _must(shown <= pages, "LIVE-2", f"virtual EPC: pages {sorted(shown - pages)[:8]} were never allocated")
 
 
 def _check_seals(world: World, file: EnclaveFile) -> None:

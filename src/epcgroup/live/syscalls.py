@@ -73,6 +73,8 @@ def _open(tracer: Tracer, task: Task, regs: UserRegs, path: int, flags: int) -> 
     with tracer.world.lock:
         file = tracer.world.driver.open() if kind is Kind.ENCLAVE else None
     device = Device(kind, file, task.pid, task.command, task.caller.group.path)
+    if kind is Kind.VEPC:
+        device.hold_guest(tracer.world.driver.open_vepc())
     tracer.world.devices.add(device)
 
     def opened(_: Task, result: int) -> int:

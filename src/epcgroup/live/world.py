@@ -22,7 +22,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from epcgroup.live import snapshot
+from epcgroup.live import guests, snapshot
+from epcgroup.live.guests import GuestCounts
 from epcgroup.live.processor import Processor
 from epcgroup.units import PAGE_SIZE
 
@@ -65,6 +66,7 @@ class World:
     kicks: deque[tuple[int, Kick]] = field(default_factory=deque)
     tracer_thread: int = 0
     ended: list[EnclaveView] = field(default_factory=list)
+    guests: GuestCounts = field(default_factory=GuestCounts)
     started: float = field(default_factory=time.monotonic)
     #: The first invariant that was found broken; see `paranoid`.
     broken: InternalError | None = None
@@ -110,6 +112,9 @@ class World:
                     self.ended.append(snapshot.view_of(device, ended=True))
                     self.driver.release(device.file)
                     self.frames.unbind(device.file.enclave.id)
+        if device.guest is not None:
+            with self.lock:
+                guests.release(self, device.guest)
         device.close()
 
     def stalled(self, path: str, seconds: float) -> None:
