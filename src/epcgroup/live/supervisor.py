@@ -153,6 +153,8 @@ class Supervisor:
         self._tracer.kill_all()
         self.world.devices.close()
         signal.signal(END_SIGNAL, self._end_handler)
+        while signal.sigtimedwait(_BLOCKED, 0):
+            pass  # a last word of a page service would end this process once it is let through
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
 
     def __enter__(self) -> Self:
