@@ -9,6 +9,7 @@ import select
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,6 +86,22 @@ def test_killing_the_supervisor_of_many_processes() -> None:
         os.kill(process.pid, signal.SIGKILL)
         process.communicate(timeout=10)
         assert wait_until_gone(below) == {}
+
+
+def test_a_late_wake_up_does_not_end_the_supervisor() -> None:
+    """The page service may wake the tracer in the very moment in which the last program has ended."""
+    script = """
+import signal
+from epcgroup.live import Supervisor
+from epcgroup.live.world import WAKE_SIGNAL
+with Supervisor(16) as machine:
+    signal.pthread_kill(machine.world.tracer_thread, WAKE_SIGNAL)
+print("alive")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr
 
 
 # -- the status is the command's ----------------------------------------------

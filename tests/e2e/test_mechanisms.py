@@ -281,8 +281,8 @@ class Touched:
         return event
 
     def young(self) -> list[int]:
-        flags = pagemap.young(self.pagemap, [self.addr(n) for n in range(self.pages)])
-        return [n for n, flag in enumerate(flags) if flag]
+        touched = pagemap.young(self.pagemap, [self.addr(n) for n in range(self.pages)])
+        return [n for n in range(self.pages) if self.addr(n) in touched]
 
     def punch(self, page: int) -> None:
         libc = ctypes.CDLL(None, use_errno=True)

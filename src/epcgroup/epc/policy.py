@@ -97,7 +97,7 @@ class Policy:
     batch_min: int  # pages of one round for a group: the need, clamped to these
     batch_max: int
     global_batch: int  # pages of one round for the whole machine
-    batch_by_need: bool  # no round takes more than is missing
+    batch_by_need: bool  # no run begins with a round that takes more than is missing
     direct_batch: int  # pages of one round that a charging task does itself
     ignore_age_after: int | None  # this many fruitless rounds are borne; then young pages go too
     ignore_age_globally: bool  # also in rounds for the whole machine

@@ -4,6 +4,11 @@ Each is a generator that yields between rounds, so that a live machine can run
 it in slices between a program's own steps, as a kernel thread would be
 scheduled, and a test can run it to its end. Everything is read again after a
 yield: limits, usage and lists may have changed meanwhile.
+
+Where batches follow the need, a run that makes room for waiting faults keeps
+the batch of its first round. Half of a batch may be young; asking for exactly
+the rest each time would end in rounds of four, two and one page, each as dear
+as a full one. It may overshoot by less than that first batch.
 """
 
 from __future__ import annotations
@@ -29,11 +34,14 @@ def worker(epc: Epc, group: Group) -> Iterator[None]:
     group.hopeless = False
     wanted = group.wanted
     group.wanted = 0
+    batch = 0
     while (above := excess(epc, group, wanted)) > 0:
+        if not policy.batch_by_need or not batch or not wanted:
+            batch = max(policy.batch_min, min(above, policy.batch_max))
         if nothing_reclaimable(epc, group):
             if not disable_one(epc, group):
                 return
-        elif not effort.round(group, max(policy.batch_min, min(above, policy.batch_max))):
+        elif not effort.round(group, batch):
             group.hopeless = True  # nothing can be written: let the next fault fail
             return
         elif excess(epc, group, wanted) <= 0:
@@ -54,12 +62,15 @@ def ksgxd(epc: Epc) -> Iterator[None]:
     epc.ksgxd_hopeless = False
     wanted = epc.ksgxd_wanted
     epc.ksgxd_wanted = 0
+    batch = 0
     while (missing := max(epc.high, wanted) - epc.pool.free) > 0 and not nothing_reclaimable(epc, root):
-        pages = min(missing, policy.global_batch) if policy.batch_by_need else policy.global_batch
-        if not effort.round(root, pages, machine_wide=True):
+        if not batch:
+            batch = min(missing, policy.global_batch) if policy.batch_by_need else policy.global_batch
+        if not effort.round(root, batch, machine_wide=True):
             epc.ksgxd_hopeless = True
             return
-        if epc.pool.free >= max(epc.high, wanted):
+        if epc.pool.free >= max(epc.high, wanted, epc.ksgxd_wanted):
+            epc.ksgxd_woken = False  # a wake-up while awake is no second one
             return  # as above
         yield
         wanted = max(wanted, epc.ksgxd_wanted)

@@ -156,7 +156,7 @@ def find(data: mmap.mmap | bytes, instruction: bytes) -> list[int]:
             for offset in _occurrences(data, instruction, segment)
             if _stands_at(elf, segment, offset)
         ]
-    except (struct.error, IndexError):  # a damaged file: the kernel would not run it
+    except (struct.error, IndexError, OverflowError):  # a damaged file: the kernel would not run it
         return []
 
 

@@ -165,15 +165,13 @@ class MemfdFrames:
 
     def young(self, pages: Sequence[EpcPage]) -> Sequence[bool]:
         """Which pages were touched since they were last asked about; forgets it."""
-        answers = [False] * len(pages)
-        groups: dict[int, list[int]] = {}
-        for at, page in enumerate(pages):
-            groups.setdefault(page.enclave.id, []).append(at)
-        for enclave, places in groups.items():
-            touched = self._age(self._devices[enclave], {pages[at].index for at in places})
-            for at in places:
-                answers[at] = pages[at].index in touched
-        return answers
+        by_enclave: dict[int, set[int]] = {}
+        for page in pages:
+            by_enclave.setdefault(page.enclave.id, set()).add(page.index)
+        touched = {
+            enclave: self._age(self._devices[enclave], indices) for enclave, indices in by_enclave.items()
+        }
+        return [page.index in touched[page.enclave.id] for page in pages]
 
     def _age(self, device: Device, indices: set[int]) -> set[int]:
         """Those of ``indices`` that were touched; their PTEs are dropped."""
@@ -181,20 +179,13 @@ class MemfdFrames:
         device.touched -= touched
         with_pte = indices & device.filled
         device.filled -= with_pte
-        unknown = [
-            device.base + (index << PAGE_SHIFT)
-            for index in indices
-            if index not in with_pte and index not in device.hidden
-        ]
+        base, hidden = device.base, device.hidden
+        unknown = [base + (i << PAGE_SHIFT) for i in indices - with_pte if i not in hidden]
         spaces = [space for space in device.mms if space.uffd >= 0]
         for space in spaces:
             with contextlib.suppress(OSError):  # the mm is just going away
-                answers = pagemap.young(space.open_pagemap(), unknown)
-                with_pte.update(
-                    (addr - device.base) >> PAGE_SHIFT
-                    for addr, young in zip(unknown, answers, strict=True)
-                    if young
-                )
+                found = pagemap.young(space.open_pagemap(), unknown)
+                with_pte.update((addr - base) >> PAGE_SHIFT for addr in found)
         _drop_ptes(device, spaces, with_pte)
         return touched | with_pte
 
@@ -234,11 +225,14 @@ class MemfdFrames:
 
 
 def _writeprotect(space: AddressSpace, addr: int, length: int, on: bool) -> None:
-    if space.uffd < 0 or space.find(addr) is None:
-        return
-    # Another thread may just have unmapped it, or the mm may be going away.
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+    if space.uffd < 0:
+        return  # a child of fork that has not run yet
+    try:  # (contextlib.suppress costs as much as the request)
         uffd.writeprotect(space.uffd, addr, length, on)
+    except FileNotFoundError:
+        pass  # this mm does not map the page (any more)
+    except ProcessLookupError:
+        pass  # the mm is just going away
 
 
 def _hide(device: Device, index: int) -> bytes:

@@ -95,16 +95,16 @@ def _read_entries(fd: int, start: int, end: int) -> list[tuple[int, int]]:
     return coalesce(start + (n << PAGE_SHIFT) for n, top in enumerate(tops) if top & _PRESENT)
 
 
-def young(fd: int, addresses: Sequence[int]) -> list[bool]:
-    """For each page address, whether its page was touched since the last drop.
+def young(fd: int, addresses: Iterable[int]) -> set[int]:
+    """Those of the page addresses whose pages were touched since the last drop.
 
-    Addresses may come in any order; close ones are looked at in one request.
+    Close ones are looked at in one request.
     """
     touched: set[int] = set()
     for start, end in coalesce(sorted(addresses), gap=_GAP):
         for low, high in present(fd, start, end):
             touched.update(range(low, high, PAGE_SIZE))
-    return [address in touched for address in addresses]
+    return touched.intersection(addresses)
 
 
 def coalesce(addresses: Iterable[int], gap: int = 0) -> list[tuple[int, int]]:

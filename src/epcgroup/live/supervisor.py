@@ -153,8 +153,9 @@ class Supervisor:
         self._tracer.kill_all()
         self.world.devices.close()
         signal.signal(END_SIGNAL, self._end_handler)
-        while signal.sigtimedwait(_BLOCKED, 0):
-            pass  # a last word of a page service would end this process once it is let through
+        # A wake-up that came when nobody waited any more would end this process once unblocked.
+        while signal.sigtimedwait({WAKE_SIGNAL}, 0) is not None:
+            pass
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
 
     def __enter__(self) -> Self:
