@@ -59,6 +59,7 @@ class AddressSpace:
         "_starts",
         "_vmas",
         "alive",
+        "followed",
         "ignored",
         "pagemap",
         "pid",
@@ -84,6 +85,8 @@ class AddressSpace:
         self.trap_ranges: set[tuple[int, int]] = set()
         # Addresses where we replaced an instruction by `int $0x80`.
         self.traps: dict[int, Trap] = {}
+        # Descriptors of some process's memory that the program opened, see `debugmem`.
+        self.followed: set[int] = set()
         self._vmas: list[EnclaveVma] = []
         self._starts: list[int] = []
 
@@ -170,6 +173,7 @@ class AddressSpace:
         child.trap_ranges = set(self.trap_ranges)
         child.traps = dict(self.traps)
         child.ignored = self.ignored
+        child.followed = set(self.followed)
         for vma in self._vmas:
             if vma.device.guest is None:  # else the kernel does not copy it either
                 child.map(vma)
