@@ -23,7 +23,7 @@ from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING
 
 from epcgroup.errors import EpcgroupError
-from epcgroup.live import faults, loader, memory, procfs, ptrace, syscalls, threads, uffd
+from epcgroup.live import faults, loader, memory, procfs, ptrace, spin, syscalls, threads, uffd
 from epcgroup.live.inject import Injector
 from epcgroup.live.mm import AddressSpace
 from epcgroup.live.service import PageService
@@ -70,6 +70,7 @@ class Tracer:
         self._warned = False
         self._jobs: list[tuple[Task, Job]] = []
         self._ending: list[PageService] = []
+        self._watch = spin.Watch(world.log)
         self._told = False  # that an invariant broke
 
     # ---- the loop -------------------------------------------------------
@@ -82,6 +83,7 @@ class Tracer:
             progress = self._answer_stops()
             progress |= self._run_jobs()
             progress |= self.world.slice()
+            self._watch.look(self.tasks.values(), time.monotonic())
             if on_tick is not None and time.monotonic() >= next_tick:
                 on_tick()
                 next_tick = time.monotonic() + interval
@@ -299,6 +301,7 @@ class Tracer:
         task = self.tasks.pop(tid, None)
         self._early.discard(tid)
         self.injector.forget(tid)
+        self._watch.forget(tid)
         if task is None:
             return
         if tid == task.pid:
