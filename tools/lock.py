@@ -2,8 +2,8 @@
 """Compile the lock files from pyproject.toml: `make lock`.
 
 ``requirements/demo.txt`` holds what `make demo` needs: the dependencies, the
-``plot`` extra and the build backend. ``requirements/test.txt`` adds the
-``test`` extra and is compiled under the first, so that a package has one version.
+``plot`` extra and the build backend. ``requirements/test.txt`` adds the ``sim``
+and ``test`` extras and is compiled under the first, so that a package has one version.
 
 One version of each package serves every supported Python (``--universal``
 with the fewest forks), and the hashes are those of all its files. The files
@@ -39,7 +39,7 @@ def main() -> int:
         venv = Path(directory) / "venv"
         subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
         subprocess.run([str(venv / "bin/python"), "-m", "pip", "install", "-q", "uv"], check=True)
-        for name, wanted in (("demo", demo), ("test", demo + extras["test"])):
+        for name, wanted in (("demo", demo), ("test", demo + extras["sim"] + extras["test"])):
             source, target = Path(directory) / f"{name}.in", ROOT / "requirements" / f"{name}.txt"
             source.write_text("\n".join(wanted) + "\n")
             command = [str(venv / "bin/uv"), "pip", "compile", *OPTIONS, str(source)]

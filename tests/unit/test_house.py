@@ -26,6 +26,7 @@ LONGEST = 400  # lines of one module
 CORE = {"cryptography", "rich"}
 PLOT = {"matplotlib"}  # observe/plot.py
 STRATEGIES = {"hypothesis"}  # testing/strategies.py
+SIM = {"numba", "numpy", "polars", "pyarrow"}  # the room sim, and conform's replay on the compiled engine
 
 # Never in a tracked file: where packages come from, where the author's machine keeps things.
 # Written in pieces, so that this file does not hold what it looks for.
@@ -92,11 +93,18 @@ def test_run_time_code_needs_cryptography_and_rich_only() -> None:
     strangers = []
     for path in MODULES:
         extra = {"plot": PLOT, "strategies": STRATEGIES}.get(path.stem, set())
+        if in_sim(path):
+            extra = extra | SIM
         for name in imported(path):
             top = name.partition(".")[0]
             if top not in sys.stdlib_module_names and top not in CORE | extra | {"epcgroup"}:
                 strangers.append(f"{path.relative_to(ROOT)} imports {name}")
     assert strangers == []
+
+
+def in_sim(path: Path) -> bool:
+    """Whether a module may need the extra ``sim``."""
+    return "sim" in path.relative_to(SOURCE).parts or path.stem == "compiled_replay"
 
 
 def imported(path: Path) -> list[str]:
@@ -112,8 +120,9 @@ def imported(path: Path) -> list[str]:
 
 def test_extras_are_loaded_only_by_the_module_that_is_about_them() -> None:
     """A command must not fail, nor wait, for a package that it does not use."""
-    modules = [dotted(path) for path in MODULES if path.stem not in ("plot", "strategies", "__main__")]
-    assert loaded_by(modules, PLOT | STRATEGIES | {"numpy"}) == []
+    plain = [path for path in MODULES if path.stem not in ("plot", "strategies", "__main__")]
+    modules = [dotted(path) for path in plain if not in_sim(path)] + ["epcgroup.sim"]
+    assert loaded_by(modules, PLOT | STRATEGIES | SIM) == []
 
 
 def test_the_stress_client_loads_nothing_of_the_emulator() -> None:
@@ -162,7 +171,7 @@ def test_the_locks_hold_what_the_project_asks_for() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     extras = project["project"]["optional-dependencies"]
     demo = [*project["build-system"]["requires"], *project["project"]["dependencies"], *extras["plot"]]
-    for lock, wanted in zip(LOCKS, (demo, demo + extras["test"]), strict=True):
+    for lock, wanted in zip(LOCKS, (demo, demo + extras["sim"] + extras["test"]), strict=True):
         names = {re.split(r"[<>=!~ ]", requirement)[0] for requirement in wanted}
         assert names <= pins(lock).keys()
 

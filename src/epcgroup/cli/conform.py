@@ -19,6 +19,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "variants, that its records name. Exit status 0: everything agrees; 1: something differs; "
         "2: a file cannot be used.",
     )
+    parser.add_argument(
+        "--engine",
+        choices=("reference", "compiled"),
+        default="reference",
+        help="the engine that replays EPC traces (default: reference; compiled needs the extra sim)",
+    )
     parser.add_argument("files", metavar="FILE", nargs="+", type=Path)
     parser.set_defaults(func=run)
 
@@ -28,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     status = 0
     for path in args.files:
         try:
-            verdict = conform(path)
+            verdict = conform(path, args.engine)
         except BadInput as error:
             print(f"epcgroup conform: {error}", file=sys.stderr)
             status = 2

@@ -26,6 +26,9 @@ COMMANDS = {
     "stress": "load a real SGX enclave and touch its heap by pattern",
     "demo": "three tenants, three limits, real paging: a table and a picture",
     "conform": "replay recorded kernel behaviour against the engine",
+    "sim": "run a scenario in virtual time: tenants, limits, events, what they cost",
+    "report": "show the result of a simulation: a table and a picture",
+    "trace": "look into, convert, cut, merge and sample traces of page accesses",
 }
 
 EXIT_FAILED, EXIT_UNUSABLE, EXIT_BUG, EXIT_INTERRUPTED = 1, 2, 70, 130

@@ -81,17 +81,23 @@ def parse_cgroup(spec: str) -> tuple[str, int | None]:
     return "/" + "/".join(parts), parse_limit(size) if equals else None
 
 
+def groups_of(args: argparse.Namespace) -> list[tuple[str, int | None]]:
+    """The groups to create, parents first as given; the command runs in the last one."""
+    groups = [parse_cgroup(spec) for spec in args.cgroup]
+    if args.max is None and groups:
+        return groups
+    path, limit = groups[-1] if groups else (DEFAULT_GROUP, None)
+    if args.max is not None and limit is not None:
+        raise BadInput("--max and a limit in the last --cgroup contradict each other; give one of them")
+    return [*groups[:-1], (path, None if args.max is None else parse_limit(args.max))]
+
+
 def run(args: argparse.Namespace) -> int:
     """Run the command; its exit status is ours."""
     command = args.command[1:] if args.command[:1] == ["--"] else args.command
     if not command:
         raise BadInput("no command given; write: epcgroup run [options] -- COMMAND [ARG ...]")
-    groups = [parse_cgroup(spec) for spec in args.cgroup]
-    if args.max is not None or not groups:
-        limit = parse_limit(args.max) if args.max is not None else None
-        if groups and groups[-1][1] is not None:
-            raise BadInput("--max and a limit in the last --cgroup contradict each other; give one of them")
-        groups = [*groups[:-1], (groups[-1][0] if groups else DEFAULT_GROUP, limit)]
+    groups = groups_of(args)
     epc_pages = parse_size(args.epc) // PAGE_SIZE
     # Only now: the emulator takes a while to import, a wrong option should not.
     from epcgroup.live import Supervisor

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from epcgroup.conform.epc_replay import EpcReplay
 from epcgroup.conform.misc_replay import MiscReplay
 from epcgroup.conform.records import EpcTrace, MiscRecord, read_records
-from epcgroup.epc import by_name
+from epcgroup.epc import Policy, by_name
 from epcgroup.errors import BadInput
 from epcgroup.misc import VARIANTS
 
@@ -55,12 +56,40 @@ class Verdict:
             self.first = differences[0]
 
 
-def conform(path: Path) -> Verdict:
-    """Replay every record of a file.
+class Replay(Protocol):
+    """An engine under judgement."""
+
+    def run(self, op: str) -> dict[str, Any]:
+        """Perform one operation; what was seen."""
+
+    def check(self) -> dict[str, Any]:
+        """The machine as a checkpoint describes it."""
+
+
+Engine = Callable[[Policy, int, bool], Replay]
+
+
+def engine(name: str) -> Engine:
+    """``reference``, or ``compiled`` (needs the extra ``sim``)."""
+    if name == "reference":
+        return EpcReplay
+    if name == "compiled":
+        from epcgroup import sim
+
+        sim.require()
+        from epcgroup.conform.compiled_replay import CompiledReplay  # numba is loaded only when asked for
+
+        return CompiledReplay
+    raise BadInput(f"no engine {name!r}; there are reference and compiled")
+
+
+def conform(path: Path, engine_name: str = "reference") -> Verdict:
+    """Replay every record of a file on an engine; misc records know only the reference.
 
     Raises BadInput, naming file and line, for a file that is not a recording.
     """
     verdict = Verdict(path)
+    make = engine(engine_name)
     for record in read_records(path):
         verdict.traces += 1
         try:
@@ -69,7 +98,7 @@ def conform(path: Path) -> Verdict:
                     for name in names.split("+"):
                         verdict.count(replay_misc(record, name, expected), len(record.ops))
             else:
-                verdict.count(replay_epc(record), len(record.steps))
+                verdict.count(replay_epc(record, make), len(record.steps))
         except BadInput as error:
             raise BadInput(f"{path}:{record.line}: {error}") from None
     return verdict
@@ -89,9 +118,9 @@ def replay_misc(record: MiscRecord, variant: str, expected: list[Any]) -> list[D
     return found
 
 
-def replay_epc(trace: EpcTrace) -> list[Difference]:
+def replay_epc(trace: EpcTrace, make: Engine = EpcReplay) -> list[Difference]:
     """Differences of one EPC trace under the policy that it names."""
-    replay = EpcReplay(by_name(trace.policy), trace.epc_pages, trace.sgx2)
+    replay = make(by_name(trace.policy), trace.epc_pages, trace.sgx2)
     title = f"trace {trace.id} {trace.name} ({trace.policy}, {trace.epc_pages} pages)"
     found = []
     for number, step in enumerate(trace.steps, 1):

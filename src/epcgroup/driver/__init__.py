@@ -5,7 +5,7 @@ Start with :class:`Driver`; give it :class:`Frames` (where resident pages lie).
 
 from epcgroup.driver.driver import Driver
 from epcgroup.driver.fault import Fault
-from epcgroup.driver.file import EnclaveFile, ProvisionFile, run
+from epcgroup.driver.file import EnclaveFile, run
 from epcgroup.driver.memory import BusError, EnclaveMemory
 from epcgroup.driver.numbers import Ioctl, VepcIoctl
 from epcgroup.driver.seams import Frames, UserMemory
@@ -22,7 +22,6 @@ __all__ = [
     "Fault",
     "Frames",
     "Ioctl",
-    "ProvisionFile",
     "UserMemory",
     "VepcFile",
     "VepcIoctl",

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 
 from epcgroup.driver import fault as faults
-from epcgroup.driver.file import EnclaveFile, ProvisionFile
+from epcgroup.driver.file import EnclaveFile
 from epcgroup.driver.memory import EnclaveMemory
 from epcgroup.driver.pager import SealingPager
 from epcgroup.driver.rules import rules_for
@@ -60,10 +60,6 @@ class Driver:
     def open(self) -> EnclaveFile:
         """open("/dev/sgx_enclave"): an empty enclave."""
         return EnclaveFile(self)
-
-    def open_provision(self) -> ProvisionFile:
-        """open("/dev/sgx_provision")."""
-        return ProvisionFile()
 
     def open_vepc(self) -> VepcFile:
         """open("/dev/sgx_vepc"): a guest's EPC without pages."""

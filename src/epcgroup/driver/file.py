@@ -201,13 +201,3 @@ def run(steps: Steps) -> int:
             next(steps)
         except StopIteration as end:
             return int(end.value)
-
-
-class ProvisionFile:
-    """An open /dev/sgx_provision: no operations; to hold it is the capability."""
-
-    __slots__ = ()
-
-    def ioctl(self, cmd: int, _arg: int, _mem: UserMemory, _caller: Caller) -> int:
-        """Raises Refused: ENOTTY."""
-        raise Refused(f"ioctl {cmd:#x} is unknown to /dev/sgx_provision", errno.ENOTTY)

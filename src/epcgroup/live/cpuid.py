@@ -1,10 +1,9 @@
 """The CPUID instruction, answered as a processor with SGX would.
 
-Two ways to get hold of it. Where the processor can make CPUID fault (Intel since
-Ivy Bridge: arch_prctl(ARCH_SET_CPUID)), a program is told to fault and its
-SIGSEGV is answered. Elsewhere each CPUID in the files that a program maps as
-code is replaced by an instruction that traps (`traps`). Code that a program
-generates, and code inside enclaves, keeps the native CPUID there.
+Each CPUID in the files that a program maps as code is replaced by an instruction
+that traps (`traps`). Code that a program generates, and code inside enclaves,
+keeps the native CPUID. (Intel processors could be told to fault on every CPUID,
+arch_prctl(ARCH_SET_CPUID); not used: AMD's cannot, and one way is enough.)
 
 Answers: SGX1 and SGX2 (leaf 0x12), that they exist (leaf 7), that leaf 0x12
 exists (leaf 0); everything else is the processor's own.
@@ -22,10 +21,6 @@ from epcgroup.units import PAGE_SIZE
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from epcgroup.live.inject import Injector
-
-INSN = b"\x0f\xa2"
-
 LEAF_SGX = 0x12
 _LEAF_FEATURES = 7
 _EBX_SGX, _ECX_SGX_LC = 1 << 2, 1 << 30
@@ -36,8 +31,6 @@ _MAX_SIZES = 0x2F1F  # log2 of the largest enclave: 47 in 64-bit mode, 31 outsid
 ATTRIBUTES = 0xB6
 # Where a made-up processor has its EPC; physical addresses nobody uses.
 _EPC_BASE = 0x40_0000_0000
-
-_SYS_ARCH_PRCTL, _ARCH_SET_CPUID = 158, 0x1012
 
 Registers = tuple[int, int, int, int]
 """eax, ebx, ecx, edx"""
@@ -115,18 +108,3 @@ def xcr0() -> int:
     if not native(1)[2] >> 27 & 1:  # OSXSAVE
         return 3
     return int(ctypes.CFUNCTYPE(ctypes.c_uint64)(_code()[1] + _XGETBV_AT)())
-
-
-# ---- making a program's CPUID come to us ------------------------------------
-
-
-def enable_faulting(tid: int, injector: Injector, syscall_insn: int) -> bool:
-    """Have CPUID raise SIGSEGV in stopped thread ``tid``; False if the processor cannot.
-
-    Children inherit it; an exec ends it.
-    """
-    try:
-        injector.inject(tid, _SYS_ARCH_PRCTL, _ARCH_SET_CPUID, 0, syscall_insn=syscall_insn)
-    except OSError:
-        return False
-    return True

@@ -19,8 +19,8 @@ import os
 import struct
 
 # Requests (linux/ptrace.h, asm/ptrace-abi.h).
-_CONT, _SINGLESTEP, _GETREGS, _SETREGS, _DETACH, _SYSCALL = 7, 9, 12, 13, 17, 24
-_SETOPTIONS, _GETEVENTMSG, _GETSIGINFO, _SETSIGINFO = 0x4200, 0x4201, 0x4202, 0x4203
+_CONT, _GETREGS, _SETREGS, _DETACH, _SYSCALL = 7, 12, 13, 17, 24
+_GETEVENTMSG, _GETSIGINFO, _SETSIGINFO = 0x4201, 0x4202, 0x4203
 _GETREGSET, _SETREGSET, _SEIZE, _INTERRUPT, _LISTEN = 0x4204, 0x4205, 0x4206, 0x4207, 0x4208
 _GETSIGMASK, _SETSIGMASK, _GET_SYSCALL_INFO = 0x420A, 0x420B, 0x420E
 _NT_X86_XSTATE = 0x202
@@ -124,12 +124,6 @@ def seize(tid: int, options: int) -> None:
         raise _fail(tid)
 
 
-def set_options(tid: int, options: int) -> None:
-    """Replace the O_* bits of a stopped thread."""
-    if _ptrace(_SETOPTIONS, tid, None, options) < 0:
-        raise _fail(tid)
-
-
 def interrupt(tid: int) -> None:
     """Ask a running thread to stop (EVENT_STOP), whatever signals it blocks.
 
@@ -155,16 +149,6 @@ def cont(tid: int, sig: int = 0) -> None:
 def syscall(tid: int, sig: int = 0) -> None:
     """Let a thread run to the next entry into or exit from a system call."""
     if _ptrace(_SYSCALL, tid, None, sig) < 0:
-        raise _fail(tid)
-
-
-def singlestep(tid: int, sig: int = 0) -> None:
-    """Let a thread execute one instruction.
-
-    The trap is a *forced* SIGTRAP: where SIGTRAP is blocked or ignored the
-    kernel resets its handler.
-    """
-    if _ptrace(_SINGLESTEP, tid, None, sig) < 0:
         raise _fail(tid)
 
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from epcgroup.driver import Fault
 from epcgroup.live import affinity, guests, uffd
 from epcgroup.live.task import Kick
+from epcgroup.sgx.faults import PF_W
 from epcgroup.units import PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -104,7 +105,8 @@ class PageService(threading.Thread):
             if not mm.alive:
                 return
         if task is not None and task.kick is None:
-            task.kick = Kick(addr, fault.code, fault is Fault.SIGBUS)
+            sigbus = fault is Fault.SIGBUS
+            task.kick = Kick(addr, fault.code | (PF_W if sigbus and flags & _WRITE else 0), sigbus)
             world.kick(task.tid, task.kick)
 
     def _resolve(

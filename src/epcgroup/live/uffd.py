@@ -30,8 +30,8 @@ SYS_USERFAULTFD: Final = 323
 _SYS_CLOSE = 3
 USER_MODE_ONLY: Final = 1
 
-_API, _REGISTER, _UNREGISTER = 0xC018AA3F, 0xC020AA00, 0x8010AA01
-_WAKE, _COPY, _ZEROPAGE = 0x8010AA02, 0xC028AA03, 0xC020AA04
+_API, _REGISTER = 0xC018AA3F, 0xC020AA00
+_WAKE, _COPY = 0x8010AA02, 0xC028AA03
 _WRITEPROTECT, _POISON = 0xC018AA06, 0xC020AA08
 
 MODE_MISSING: Final = 1
@@ -137,22 +137,12 @@ def register(fd: int, start: int, length: int, mode: int = MODE_MISSING | MODE_W
     ioctl(fd, _REGISTER, _FOUR.pack(start, length, mode, 0))
 
 
-def unregister(fd: int, start: int, length: int) -> None:
-    """Report faults there no more."""
-    ioctl(fd, _UNREGISTER, _RANGE.pack(start, length))
-
-
 def copy(fd: int, dst: int, src: int, length: int = PAGE_SIZE, mode: int = 0) -> None:
     """Fill missing pages at ``dst`` from *our* address ``src`` and wake who waits.
 
     ``mode``: COPY_* bits. See PageBuffer for an address.
     """
     ioctl(fd, _COPY, _COPY_ARG.pack(dst, src, length, mode, 0))
-
-
-def zeropage(fd: int, start: int, length: int = PAGE_SIZE, *, wake: bool = True) -> None:
-    """Fill missing pages with zeros."""
-    ioctl(fd, _ZEROPAGE, _FOUR.pack(start, length, 0 if wake else _DONTWAKE, 0))
 
 
 def writeprotect(fd: int, start: int, length: int, on: bool, *, dontwake: bool = False) -> None:

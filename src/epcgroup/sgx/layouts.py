@@ -54,25 +54,6 @@ MISC_EXINFO = 1  # MISCSELECT bit 0
 XFRM_LEGACY = 3  # x87 and SSE: always on, in every enclave
 
 
-class Encls(enum.IntEnum):
-    ECREATE = 0
-    EADD = 1
-    EINIT = 2
-    EREMOVE = 3
-    EDBGRD = 4
-    EDBGWR = 5
-    EEXTEND = 6
-    ELDB = 7
-    ELDU = 8
-    EBLOCK = 9
-    EPA = 10
-    EWB = 11
-    ETRACK = 12
-    EAUG = 13
-    EMODPR = 14
-    EMODT = 15
-
-
 class Enclu(enum.IntEnum):
     EREPORT = 0
     EGETKEY = 1

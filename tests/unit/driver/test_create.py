@@ -78,10 +78,9 @@ def test_a_terabyte_at_base_zero_costs_two_pages(world):
     assert w.usage == 0
 
 
-@pytest.mark.parametrize("kind", ["enclave", "provision"])
-def test_an_unknown_ioctl_is_enotty(world, kind):
+def test_an_unknown_ioctl_is_enotty(world):
     w = world()
-    file = w.create() if kind == "enclave" else w.driver.open_provision()
+    file = w.create()
     for command in (0x4008A404, 0xA404, 0x5401, 0x4008A401):
         assert w.fails(file, command, 0) == "ENOTTY"
 

@@ -1,0 +1,121 @@
+"""How the compiled engine grows: with the EPC, with cgroups, with nodes; and how it starts."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from sim_kernel import loaded, timed, uniform
+
+ACCESSES = 2_000_000
+_broken: list[str] = []
+
+
+def judge(what: str, value: float, most: float, said: str) -> None:
+    """One line; remembers a broken limit."""
+    ok = value <= most
+    print(f"{what}: {said} (limit {most:g}){'' if ok else '  BROKEN'}", flush=True)
+    if not ok:
+        _broken.append(what)
+
+
+def per_access(pages: int, fan: tuple[int, ...], policy: str = "v17", hit: float = 0.9) -> float:
+    """Nanoseconds an access: median of three."""
+    machine, enclaves, size = loaded(policy, fan, pages, hit)
+    machine.access_numbered(uniform(machine, enclaves, size, min(2 * pages, 20_000_000), 1))
+    parts = [uniform(machine, enclaves, size, ACCESSES, 5 + n) for n in range(3)]
+    took = statistics.median(timed(partial(machine.access_numbered, part)) for part in parts)
+    return took / ACCESSES * 1e9
+
+
+def growth() -> None:
+    """10^4 to 3.3e7 pages (128 GiB), 1 to 10,000 cgroups."""
+    small = per_access(10_000, (2, 3, 3, 4))
+    large = per_access(33_554_432, (2, 3, 3, 4))
+    said = f"{large / small:.1f}× ({small:.0f} to {large:.0f} ns)"
+    judge("from 10^4 to 3.3e7 pages, 90% hits", large / small, 5, said)
+    one = per_access(1_000_000, (1,))
+    many = per_access(1_000_000, (10, 10, 10, 9))
+    said = f"{many / one:.1f}× ({one:.0f} to {many:.0f} ns)"
+    judge("from 1 to 10,000 cgroups, 10^6 pages, 90% hits", many / one, 2.5, said)
+
+
+def memory() -> None:
+    """Bytes of all arrays per EPC page, when the enclaves are as large as the EPC."""
+    machine, _, _ = loaded("v17", (2, 3, 3, 4), 4_000_000, 1.0)
+    tables = (machine.cg, machine.en, machine.fl, machine.ow, machine.ch, machine.nx, machine.nd, machine.tb)
+    each = sum(table.nbytes for table in tables) / machine.epc_pages
+    judge("memory per EPC page", each, 32, f"{each:.1f} bytes")
+
+
+def two_nodes() -> None:
+    """Two independent machines on two threads, wall time against one after the other."""
+    nodes = [loaded("v17", (2, 3, 3, 4), 10_000, 0.9) for _ in range(2)]
+    parts = [uniform(*node, 8 * ACCESSES, 3) for node in nodes]
+    ratios = []
+    for _ in range(5):
+        start = time.monotonic()
+        for node, part in zip(nodes, parts, strict=True):
+            node[0].access_numbered(part)
+        apart = time.monotonic() - start
+        threads = [
+            threading.Thread(target=node[0].access_numbered, args=(part,))
+            for node, part in zip(nodes, parts, strict=True)
+        ]
+        start = time.monotonic()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        ratios.append(apart / (time.monotonic() - start))
+    best = statistics.median(ratios)
+    said = f"{best:.2f}× (1.6× wanted)"
+    judge("two nodes on two cores: wanted over measured speed-up", 1.6 / best, 1, said)
+
+
+def starting() -> None:
+    """A new process to its first result, compiling and from the cache; wall and processor time."""
+    program = (
+        "import numpy as np\nfrom epcgroup.epc import V17\nfrom epcgroup.sim.machine import CompiledMachine\n"
+        "m = CompiledMachine(1000, V17); e = m.create_enclave(m.mkdir('/a'), 100)\n"
+        "m.add_pages(e, 0, 100); m.initialise(e); m.access(e, np.arange(100)); print(m.free)"
+    )
+    with tempfile.TemporaryDirectory() as cache:
+        environment = {**os.environ, "EPCGROUP_CACHE_DIR": cache}
+        for what, most in (("cold", 6.0), ("from cache", 1.5)):
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            start = time.monotonic()
+            command = [sys.executable, "-c", program]
+            subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+            wall = time.monotonic() - start
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+            said = f"{cpu:.1f} s of processor ({wall:.1f} s)"
+            judge(f"process start to first result, {what}", cpu, most, said)
+        shutil.rmtree(cache, ignore_errors=True)
+        Path(cache).mkdir(exist_ok=True)
+
+
+def main() -> int:
+    """All of it; 1 when a limit is broken."""
+    np.seterr(all="raise")
+    starting()
+    memory()
+    two_nodes()
+    growth()
+    return 1 if _broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

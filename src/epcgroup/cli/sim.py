@@ -1,0 +1,108 @@
+"""``epcgroup sim SCENARIO``: what would these enclaves cost under these limits on that machine?"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the command line."""
+    parser = subparsers.add_parser(
+        "sim",
+        help="run a scenario in virtual time: tenants, limits, events, what they cost",
+        description="Runs SCENARIO (TOML, see docs/sim.md) and shows each tenant's slowdown and each "
+        "cgroup's usage. Ctrl-C shows the result so far. Needs the extra sim.",
+    )
+    parser.add_argument("scenario", metavar="SCENARIO", nargs="?", type=Path)
+    parser.add_argument("-o", "--output", metavar="DIR", type=Path, help="write the result there (Parquet)")
+    parser.add_argument("--plot", metavar="PNG", type=Path, help="draw it (needs the extra plot)")
+    parser.add_argument("--json", action="store_true", help="print the summary and the tenants as JSON")
+    parser.add_argument("--schema", action="store_true", help="print the JSON schema of a scenario")
+    parser.add_argument("--profiles", action="store_true", help="list the cost profiles")
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the scenario; the exit status."""
+    from epcgroup.sim import require
+    from epcgroup.sim.schema import SCHEMA
+
+    require()
+
+    if args.schema:
+        print(json.dumps(SCHEMA, indent=2))
+        return 0
+    if args.profiles:
+        return _profiles()
+    if args.scenario is None:
+        print("epcgroup sim: name a scenario file (or --schema, --profiles)", file=sys.stderr)
+        return 2
+    from epcgroup.sim.scenario import read
+
+    scenario = read(args.scenario)  # its faults come before the wait for the compiler
+    from epcgroup.sim.jit import is_cached
+
+    if not is_cached():
+        print("compiling the engine for this machine, once …", file=sys.stderr, flush=True)
+    from epcgroup.sim.virtual import run as simulate
+
+    with _Progress() as progress:
+        result = simulate(scenario, progress.update)
+    if args.output is not None:
+        result.write(args.output)
+    if args.plot is not None:
+        from epcgroup.sim.plot import plot
+
+        plot(result, args.plot)
+    if args.json:
+        print(json.dumps({**result.summary, "tenants": result.tenants.to_dicts()}, indent=2))
+    else:
+        from rich.console import Console
+
+        from epcgroup.sim.report import render
+
+        Console().print(render(result))
+    return 130 if result.summary["interrupted"] else 0
+
+
+def _profiles() -> int:
+    from epcgroup.sim import costs
+    from epcgroup.units import PAGE_SIZE, format_size
+
+    for name in costs.names():
+        profile = costs.load(name)
+        print(f"{name:16} {format_size(profile.epc_pages * PAGE_SIZE):>7}  {profile.title}")
+    return 0
+
+
+class _Progress:
+    """A bar with rate and time left, on a terminal, for what takes more than two seconds."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._shown = 0.0
+        self._bar = sys.stderr.isatty()
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if self._shown:
+            print(file=sys.stderr)
+
+    def update(self, share: float, accesses: int) -> None:
+        """Show how far it is."""
+        now = time.monotonic()
+        took = now - self._began
+        if not self._bar or took < 2 or now - self._shown < 0.2:
+            return
+        self._shown = now
+        left = f"{took / share - took:.0f} s left" if share > 0 else "…"
+        filled = int(share * 30)
+        bar = f"[{'#' * filled}{'.' * (30 - filled)}] {share:4.0%}"
+        line = f"{bar}  {accesses / took / 1e6:.1f} M accesses/s  {left}"
+        print(f"\r{line:80}", end="", file=sys.stderr, flush=True)

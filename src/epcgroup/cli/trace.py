@@ -1,0 +1,92 @@
+"""``epcgroup trace info|convert|cut|merge|sample``: traces of page accesses."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from epcgroup.errors import BadInput
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the command line."""
+    parser = subparsers.add_parser(
+        "trace",
+        help="look into, convert, cut, merge and sample traces of page accesses",
+        description="Works on traces (Parquet, see docs/traces.md). Needs the extra sim.",
+    )
+    parser.set_defaults(func=run)
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    info = verbs.add_parser("info", help="what a trace says of itself")
+    info.add_argument("traces", metavar="TRACE", nargs="+", type=Path)
+    convert = verbs.add_parser("convert", help="make a trace of another program's")
+    convert.add_argument("source", metavar="IN", type=Path)
+    convert.add_argument("target", metavar="OUT", type=Path)
+    formats = "lackey, perf, csv, oraclegeneral"
+    convert.add_argument("--from", dest="form", required=True, metavar="FORMAT", help=formats)
+    cut = verbs.add_parser("cut", help="keep a part of the accesses")
+    cut.add_argument("source", metavar="IN", type=Path)
+    cut.add_argument("target", metavar="OUT", type=Path)
+    cut.add_argument("--first", type=int, default=0, help="number of the first access to keep")
+    cut.add_argument("--last", type=int, default=2**62, help="number of the first access not to keep")
+    merge = verbs.add_parser("merge", help="several traces as one machine sees them")
+    merge.add_argument("target", metavar="OUT", type=Path)
+    merge.add_argument("sources", metavar="IN", nargs="+", type=Path)
+    sample = verbs.add_parser("sample", help="keep all accesses to a share of the pages")
+    sample.add_argument("source", metavar="IN", type=Path)
+    sample.add_argument("target", metavar="OUT", type=Path)
+    sample.add_argument("--rate", type=float, required=True, help="share of the pages, 0 to 1")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do it; the exit status."""
+    from epcgroup.sim import require
+
+    require()
+    from epcgroup.sim import convert
+    from epcgroup.sim.trace import Trace
+
+    if args.verb == "info":
+        for path in args.traces:
+            _show(Trace(path))
+        return 0
+    if args.verb == "convert":
+        count = convert.convert(args.source, args.form, args.target, _counter())
+    elif args.verb == "cut":
+        if not 0 <= args.first <= args.last:
+            raise BadInput(f"--first {args.first} --last {args.last}: want 0 <= first <= last")
+        count = convert.cut(Trace(args.source), args.target, args.first, args.last)
+    elif args.verb == "merge":
+        count = convert.merge([Trace(path) for path in args.sources], args.target)
+    else:
+        count = convert.sample(Trace(args.source), args.target, args.rate)
+    print(f"{args.target}: {count:,} accesses, {args.target.stat().st_size:,} bytes")
+    return 0
+
+
+def _counter() -> Callable[[int], None]:
+    """Shows accesses and rate on a terminal, after two seconds."""
+    began = time.monotonic()
+
+    def show(accesses: int) -> None:
+        took = time.monotonic() - began
+        if took > 2 and sys.stderr.isatty():
+            rate = accesses / took / 1e6
+            print(f"\r{accesses:,} accesses, {rate:.1f} M/s ", end="", file=sys.stderr, flush=True)
+
+    return show
+
+
+def _show(trace: object) -> None:
+    from epcgroup.sim.trace import Trace
+
+    assert isinstance(trace, Trace)
+    info = trace.info
+    each = trace.size / info.accesses if info.accesses else 0.0
+    print(f"{trace.path}: {info.accesses:,} accesses, {trace.size:,} bytes ({each:.3f} an access)")
+    print(f"  source: {info.source}; clock: {info.clock}; pages of {info.page_size} bytes")
+    for number, (name, size) in sorted(info.enclaves.items()):
+        print(f"  enclave {number}: {name}, {size:,} pages")

@@ -1,0 +1,197 @@
+"""Names of the columns of the compiled engine's arrays.
+
+The kernel's state is a handful of arrays (see :mod:`.kernel`); their columns are
+module constants, because numba freezes those into the machine code.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# One row per cgroup. What a charge touches comes first: two cache lines.
+PARENT: Final = 0
+USAGE: Final = 1  # pages charged to the subtree
+LIMIT: Final = 2  # misc.max in whole pages
+PEAK: Final = 3
+BELOW: Final = 4  # reclaimable pages in the subtree
+COUNT: Final = 5  # reclaimable pages on the group's own list
+HEAD: Final = 6  # first chunk, -1: none
+HEAD_AT: Final = 7  # next entry to take there
+TAIL: Final = 8
+TAIL_AT: Final = 9  # next free entry there
+PINS: Final = 10  # pages charged directly to this group
+LOADED: Final = 11
+FAULTS: Final = 12
+POS: Final = 13  # place in the pre-order of the whole tree
+END: Final = 14  # where its subtree ends there
+ONLINE: Final = 15
+EVENTS: Final = 16
+EVENTS_LOCAL: Final = 17
+EVICTED: Final = 18
+SCANNED: Final = 19
+YOUNG: Final = 20
+CURSOR: Final = 21
+QUEUED: Final = 22
+WANTED: Final = 23
+TASKS: Final = 24
+KIDS: Final = 25  # children not released
+FIRST: Final = 26
+LAST: Final = 27
+NEXT: Final = 28
+PREV: Final = 29
+UNREC_HEAD: Final = 30  # list of unreclaimable pages: nodes
+UNREC_TAIL: Final = 31
+WAITING: Final = 32
+RELEASED: Final = 33
+VICTIM: Final = 34  # enclave disabled for this group's sake, -1: none
+VICTIM_SEQ: Final = 35
+PATH_MIN: Final = 36  # smallest limit on the way to the root, in pages
+RETRIED: Final = 37
+ADDED: Final = 38
+AUGMENTED: Final = 39
+REMOVED: Final = 40
+GROUP_COLUMNS: Final = 48
+
+# One row per enclave. What a fault and an eviction touch is one cache line.
+FLAGS: Final = 0
+GROUP: Final = 1  # of its process, now
+HOME: Final = 2  # of all its resident pages, unless MIXED
+CHILDREN: Final = 3  # resident pages
+SECS: Final = 4  # node, -1: evicted
+E_FAULTS: Final = 5
+E_LOADED: Final = 6
+E_EVICTED: Final = 7
+BASE: Final = 8  # number of its first page
+SIZE: Final = 9
+PAGE_CNT: Final = 10
+VA_COUNT: Final = 11
+VA_FIRST: Final = 12
+VA_LAST: Final = 13
+E_RETRIED: Final = 14
+E_ADDED: Final = 15
+E_AUGMENTED: Final = 16
+E_FAILED: Final = 17  # accesses that ended in SIGBUS or did not end
+ENCLAVE_COLUMNS: Final = 24
+
+# FLAGS of an enclave.
+CREATED: Final = 1
+INITIALISED: Final = 2
+DISABLED: Final = 4
+RELEASED_ENCLAVE: Final = 8
+MIXED: Final = 16  # resident pages are charged to more than one group
+AWAITED: Final = 32  # groups wait for its release
+
+# Bits of a page's flag byte.
+EXISTS: Final = 1
+RESIDENT: Final = 2
+MAPPED: Final = 4
+ACCESSED: Final = 8
+DEAD: Final = 128  # its enclave is gone; an entry of a list may still name it
+READY: Final = EXISTS | RESIDENT | MAPPED | ACCESSED  # a hit that changes nothing
+BLOCK: Final = 6  # log2: pages of one owner come in blocks of 64 numbers
+
+# One row per SECS or VA page.
+N_ENCLAVE: Final = 0
+N_GROUP: Final = 1
+N_PREV: Final = 2
+N_NEXT: Final = 3
+N_LISTED: Final = 4
+N_CHAIN: Final = 5  # next VA page of the enclave
+N_IS_SECS: Final = 6
+NODE_COLUMNS: Final = 8
+
+# Rows of the table of group numbers.
+T_ORDER: Final = 0  # groups in pre-order
+T_WORKS: Final = 1  # ring of queued workers
+T_DYING: Final = 2  # ring of groups that wait for their release
+
+# Scalars of the machine.
+EPC: Final = 0
+LOW: Final = 1
+HIGH: Final = 2
+PENDING: Final = 3  # works + dying + woken: anything to settle
+WORKS_AT: Final = 4
+WORKS: Final = 5
+DYING_AT: Final = 6
+DYING: Final = 7
+WOKEN: Final = 8
+KSGXD_WANTED: Final = 9
+CHUNK_FREE: Final = 10
+CHUNKS: Final = 11  # ever used
+STALE: Final = 12  # list entries whose page is dead
+DIRTY: Final = 13  # the pre-order is to be made anew
+WORKS_RUN: Final = 14
+KSGXD_RUNS: Final = 15
+EVICTED_TOTAL: Final = 16
+LOADED_TOTAL: Final = 17
+NODE_FREE: Final = 18
+NODES: Final = 19
+LOGGING: Final = 20
+LOGGED: Final = 21
+GROUPS: Final = 22
+ADDED_VA: Final = 23
+LAST_K: Final = 24
+SGX2: Final = 25
+SEQ: Final = 26
+RINGS: Final = 27  # length of a ring
+SKIPPED: Final = 28  # accesses to enclaves that are gone
+FAILED: Final = 29
+HITS: Final = 30
+AUGMENTED_TOTAL: Final = 31
+# Scalars: the policy's knobs.
+K_REFUSING: Final = 40
+K_RESTART: Final = 41
+K_STOP: Final = 42
+K_BATCH_MIN: Final = 43
+K_BATCH_MAX: Final = 44
+K_GLOBAL: Final = 45
+K_BY_NEED: Final = 46
+K_IGNORE_AFTER: Final = 47  # -1: never
+K_GIVE_UP: Final = 48
+K_DIRECT: Final = 49
+K_GOAL: Final = 50  # 0 v5, 1 v17, 2 standard
+K_DISABLE: Final = 52  # 0 never, 1 cascade, 2 one and wait
+K_PAIR: Final = 53
+K_WITH_ROOT: Final = 54  # events: the root counts, no events_local
+K_TRACK: Final = 55  # SECS and VA pages are on a list
+K_GLOBAL_IGNORE: Final = 56  # a reclaimer for the whole machine may ignore age
+SCALARS: Final = 64
+# After the scalars: where the tables are, and how many rows they have (see tables).
+AT_GROUPS: Final = 64
+AT_ENCLAVES: Final = 65
+AT_FLAGS: Final = 66
+AT_OWNERS: Final = 67
+AT_CHUNKS: Final = 68
+AT_LINKS: Final = 69
+AT_NODES: Final = 70
+AT_ORDER: Final = 71
+AT_BITS: Final = 72
+AT_LOG: Final = 73
+AT_BATCH: Final = 74
+AT_SCRATCH: Final = 75
+LEN_GROUPS: Final = 80
+LEN_ENCLAVES: Final = 81
+LEN_FLAGS: Final = 82
+LEN_OWNERS: Final = 83
+LEN_CHUNKS: Final = 84
+LEN_NODES: Final = 85
+LEN_BITS: Final = 86
+LEN_LOG: Final = 87
+STATE: Final = 96
+
+CHUNK: Final = 16  # page numbers in a chunk: a cache line, a reclaim batch
+BATCH: Final = 64  # room of one round
+
+# Virtual time of one replay.
+CLOCK: Final = 0  # ns
+DEADLINE: Final = 1
+ACCESS_NS: Final = 2  # between one access and the next
+FAULT_NS: Final = 3  # exit, handler and resume, per handler call
+LOAD_NS: Final = 4
+EVICT_NS: Final = 5
+AUGMENT_NS: Final = 6
+BATCH_NS: Final = 7  # tracking of one batch of 16
+AWAY: Final = 8  # share of background eviction that the faulter pays
+STALL_NS: Final = 9  # out: time lost to paging
+BEHIND_NS: Final = 10  # out: time of background eviction (another core's)
+TIMES: Final = 16

@@ -1,0 +1,375 @@
+"""The engine, compiled: birth, growth and death of enclaves (epc.enclaves, epc.fault, epc.release)."""
+
+from __future__ import annotations
+
+from epcgroup.sim import columns as c
+from epcgroup.sim import tables
+from epcgroup.sim.background import settle
+from epcgroup.sim.charge import OK, allocate, queue_work
+from epcgroup.sim.jit import compiled
+from epcgroup.sim.lists import append, mark, new_chunk, uncharge
+from epcgroup.sim.reclaim import free_node, log
+from epcgroup.sim.tables import State
+
+
+@compiled
+def new_node(s: State, enclave: int, group: int, is_secs: bool) -> int:
+    """A SECS or VA page, at the tail of its group's list of unreclaimable pages."""
+    cg = tables.groups(s)
+    nd = tables.nodes(s)
+    node = s[c.NODE_FREE]
+    if node >= 0:
+        s[c.NODE_FREE] = nd[node, c.N_NEXT]
+    else:
+        node = s[c.NODES]
+        s[c.NODES] += 1
+    nd[node, c.N_ENCLAVE] = enclave
+    nd[node, c.N_GROUP] = group
+    nd[node, c.N_CHAIN] = -1
+    nd[node, c.N_IS_SECS] = is_secs
+    nd[node, c.N_LISTED] = s[c.K_TRACK]
+    if s[c.K_TRACK]:
+        tail = cg[group, c.UNREC_TAIL]
+        nd[node, c.N_PREV] = tail
+        nd[node, c.N_NEXT] = -1
+        if tail >= 0:
+            nd[tail, c.N_NEXT] = node
+        else:
+            cg[group, c.UNREC_HEAD] = node
+        cg[group, c.UNREC_TAIL] = node
+    return node  # type: ignore[no-any-return]
+
+
+@compiled
+def grow(s: State, enclave: int, group: int) -> None:
+    """A VA page (charged by the caller) for an enclave."""
+    en = tables.enclaves(s)
+    nd = tables.nodes(s)
+    row = en[enclave]
+    node = new_node(s, enclave, group, False)
+    if row[c.VA_COUNT]:
+        nd[row[c.VA_LAST], c.N_CHAIN] = node
+    else:
+        row[c.VA_FIRST] = node
+    row[c.VA_LAST] = node
+    row[c.VA_COUNT] += 1
+    s[c.ADDED_VA] += 1
+
+
+@compiled
+def create(s: State, enclave: int) -> int:
+    """The first VA page, then the SECS; on error neither."""
+    en = tables.enclaves(s)
+    row = en[enclave]
+    group = row[c.GROUP]
+    both = s[c.K_PAIR]
+    result = allocate(s, group, 2 if both else 1, True)
+    if result:
+        return result
+    grow(s, enclave, group)
+    if not both:
+        result = allocate(s, group, 1, True)
+        if result:
+            free_node(s, row[c.VA_FIRST])
+            row[c.VA_COUNT] = 0
+            return result
+    row[c.SECS] = new_node(s, enclave, group, True)
+    row[c.PAGE_CNT] = 1
+    row[c.FLAGS] = c.CREATED
+    return OK
+
+
+@compiled
+def insert(s: State, enclave: int, group: int, page: int, flags: int) -> None:
+    """A charged page becomes resident: at the tail of its group's list."""
+    cg = tables.groups(s)
+    en = tables.enclaves(s)
+    fl = tables.page_flags(s)
+    row = en[enclave]
+    fl[page] = flags
+    if row[c.HOME] != group:
+        if row[c.CHILDREN] == 0:
+            row[c.HOME] = group
+            row[c.FLAGS] &= ~c.MIXED
+        else:
+            row[c.FLAGS] |= c.MIXED
+    row[c.CHILDREN] += 1
+    append(s, group, page)
+    level = group
+    while level >= 0:
+        cg[level, c.BELOW] += 1
+        level = cg[level, c.PARENT]
+
+
+@compiled
+def new_page(s: State, enclave: int, page: int, may_reclaim: bool, flags: int) -> int:
+    """A page that did not exist, and the VA page when one is due."""
+    en = tables.enclaves(s)
+    row = en[enclave]
+    group = row[c.GROUP]
+    due = row[c.PAGE_CNT] % 512 == 0
+    result = allocate(s, group, 1 + due if s[c.K_PAIR] else 1, may_reclaim)
+    if result:
+        return result
+    if due and not s[c.K_PAIR]:
+        result = allocate(s, group, 1, may_reclaim)
+        if result:
+            uncharge(s, group, 1)
+            return result
+    if due:
+        grow(s, enclave, group)
+    row[c.PAGE_CNT] += 1
+    insert(s, enclave, group, page, flags)
+    return OK
+
+
+@compiled
+def add_page(s: State, enclave: int, index: int) -> int:
+    """EADD. The caller has checked the enclave's state and that the page does not exist."""
+    cg = tables.groups(s)
+    en = tables.enclaves(s)
+    row = en[enclave]
+    result = new_page(s, enclave, row[c.BASE] + index, True, c.EXISTS | c.RESIDENT)
+    if not result:
+        row[c.E_ADDED] += 1
+        cg[row[c.GROUP], c.ADDED] += 1
+    return result
+
+
+@compiled
+def add_pages(s: State, enclave: int, first: int, pages: int, settle_each: bool) -> tuple[int, int]:
+    """EADD of many pages: (how many, result of the last)."""
+    for done in range(pages):
+        result = add_page(s, enclave, first + done)
+        if result:
+            if s[c.PENDING]:
+                settle(s)
+            return done, result
+        if settle_each and s[c.PENDING]:
+            settle(s)
+    if s[c.PENDING]:
+        settle(s)
+    return pages, OK
+
+
+@compiled
+def load_secs(s: State, enclave: int, more: int) -> int:
+    """ELDU of the SECS, and ``more`` pages charged with it where the policy takes all at once."""
+    cg = tables.groups(s)
+    en = tables.enclaves(s)
+    row = en[enclave]
+    group = row[c.GROUP]
+    result = allocate(s, group, 1 + more if s[c.K_PAIR] else 1, False)
+    if result:
+        return result
+    row[c.SECS] = new_node(s, enclave, group, True)
+    row[c.E_LOADED] += 1
+    cg[group, c.LOADED] += 1
+    s[c.LOADED_TOTAL] += 1
+    if s[c.LOGGING]:
+        log(s, enclave, -1)
+    return OK
+
+
+@compiled
+def augment(s: State, enclave: int, page: int) -> int:
+    """EAUG: a new page in an initialised enclave, mapped; never reclaims."""
+    cg = tables.groups(s)
+    en = tables.enclaves(s)
+    row = en[enclave]
+    group = row[c.GROUP]
+    due = row[c.PAGE_CNT] % 512 == 0
+    flags = c.EXISTS | c.RESIDENT | c.MAPPED
+    if row[c.SECS] < 0:
+        result = load_secs(s, enclave, 1 + due)
+        if result:
+            return result
+        if s[c.K_PAIR]:
+            if due:
+                grow(s, enclave, group)
+            row[c.PAGE_CNT] += 1
+            insert(s, enclave, group, page, flags)
+        else:
+            result = new_page(s, enclave, page, False, flags)
+    else:
+        result = new_page(s, enclave, page, False, flags)
+    if not result:
+        row[c.E_AUGMENTED] += 1
+        cg[group, c.AUGMENTED] += 1
+        s[c.AUGMENTED_TOTAL] += 1
+    return result
+
+
+@compiled
+def fault_vepc(s: State, group: int) -> int:
+    """A guest touches a page that it has not: OK, BUSY or NO_EPC."""
+    return allocate(s, group, 1, False)
+
+
+@compiled
+def fill_vepc(s: State, group: int, pages: int) -> int:
+    """A guest touches so many new pages, each tried as often as an access; how many it got."""
+    for done in range(pages):
+        for call in range(8):
+            result = allocate(s, group, 1, False)
+            if s[c.PENDING]:
+                settle(s)
+            if result == OK:
+                break
+            if result != -16 or call == 7:
+                return done
+    return pages
+
+
+@compiled
+def release(s: State, enclave: int) -> None:
+    """Free every page: children in ascending order, then the SECS, then the VA pages."""
+    en = tables.enclaves(s)
+    fl = tables.page_flags(s)
+    nd = tables.nodes(s)
+    row = en[enclave]
+    base = row[c.BASE]
+    if row[c.CHILDREN]:
+        if row[c.FLAGS] & c.MIXED:
+            release_mixed(s, enclave)
+        else:
+            drop_pages(s, row[c.HOME], row[c.CHILDREN])
+        s[c.STALE] += row[c.CHILDREN]
+    for page in range(base, base + row[c.SIZE]):
+        fl[page] = c.DEAD
+    row[c.CHILDREN] = 0
+    if row[c.SECS] >= 0:
+        tables.groups(s)[nd[row[c.SECS], c.N_GROUP], c.REMOVED] += 1
+        free_node(s, row[c.SECS])
+        row[c.SECS] = -1
+    node = row[c.VA_FIRST]
+    for _ in range(row[c.VA_COUNT]):
+        after = nd[node, c.N_CHAIN]
+        tables.groups(s)[nd[node, c.N_GROUP], c.REMOVED] += 1
+        free_node(s, node)
+        node = after
+    row[c.VA_COUNT] = 0
+    awaited = row[c.FLAGS] & c.AWAITED
+    row[c.FLAGS] |= c.RELEASED_ENCLAVE
+    if awaited:
+        end_wait(s, enclave)
+
+
+@compiled
+def end_wait(s: State, enclave: int) -> None:
+    """Groups that waited for an enclave's release run their workers again, in their order."""
+    cg = tables.groups(s)
+    while True:
+        first = -1
+        for group in range(s[c.GROUPS]):
+            if cg[group, c.VICTIM] == enclave and (
+                first < 0 or cg[group, c.VICTIM_SEQ] < cg[first, c.VICTIM_SEQ]
+            ):
+                first = group
+        if first < 0:
+            return
+        cg[first, c.VICTIM] = -1
+        if not cg[first, c.RELEASED]:
+            queue_work(s, first)
+
+
+@compiled
+def drop_pages(s: State, group: int, pages: int) -> None:
+    """Pages on a group's list are gone; their entries stay and are passed over."""
+    cg = tables.groups(s)
+    cg[group, c.COUNT] -= pages
+    cg[group, c.REMOVED] += pages
+    level = group
+    while level >= 0:
+        cg[level, c.BELOW] -= pages
+        level = cg[level, c.PARENT]
+    if not cg[group, c.COUNT]:
+        mark(s, group, False)
+    uncharge(s, group, pages)
+
+
+@compiled
+def release_mixed(s: State, enclave: int) -> None:
+    """The same for an enclave whose pages are charged to several groups.
+
+    Which group a page is charged to, only the lists tell: they are searched. The
+    groups lose their pages in the order in which the last of each goes.
+    """
+    cg = tables.groups(s)
+    en = tables.enclaves(s)
+    fl = tables.page_flags(s)
+    ow = tables.owners(s)
+    ch = tables.chunks(s)
+    nx = tables.links(s)
+    scratch = tables.per_group(s)
+    row = en[enclave]
+    groups = s[c.GROUPS]
+    scratch[:groups] = 0
+    for group in range(groups):
+        if not cg[group, c.COUNT]:
+            continue
+        chunk, place = cg[group, c.HEAD], cg[group, c.HEAD_AT]
+        last = -1
+        mine = 0
+        while chunk >= 0:
+            end = cg[group, c.TAIL_AT] if chunk == cg[group, c.TAIL] else 16
+            while place < end:
+                page = ch[chunk, place]
+                if not fl[page] & c.DEAD and ow[page >> c.BLOCK] == enclave:
+                    mine += 1
+                    last = max(last, page - row[c.BASE])
+                place += 1
+            place = 0
+            chunk = nx[chunk] if chunk != cg[group, c.TAIL] else -1
+        if mine:
+            scratch[group] = (last + 1) << 32 | mine
+    while True:
+        first = -1
+        for group in range(groups):
+            if scratch[group] and (first < 0 or scratch[group] < scratch[first]):
+                first = group
+        if first < 0:
+            return
+        drop_pages(s, first, scratch[first] & 0xFFFFFFFF)
+        scratch[first] = 0
+
+
+@compiled
+def purge(s: State) -> None:
+    """Drop every list entry whose page is dead; then their numbers may be used again."""
+    cg = tables.groups(s)
+    fl = tables.page_flags(s)
+    ch = tables.chunks(s)
+    nx = tables.links(s)
+    for group in range(s[c.GROUPS]):
+        chunk, place = cg[group, c.HEAD], cg[group, c.HEAD_AT]
+        tail, tail_at = cg[group, c.TAIL], cg[group, c.TAIL_AT]
+        cg[group, c.HEAD] = cg[group, c.TAIL] = -1
+        cg[group, c.HEAD_AT] = cg[group, c.TAIL_AT] = 0
+        to = -1
+        to_at = 16
+        while chunk >= 0:
+            end = tail_at if chunk == tail else 16
+            while place < end:
+                page = ch[chunk, place]
+                place += 1
+                if fl[page] & c.DEAD:
+                    continue
+                if to_at == 16:
+                    after = new_chunk(s)
+                    if to < 0:
+                        cg[group, c.HEAD] = after
+                    else:
+                        nx[to] = after
+                    to = after
+                    to_at = 0
+                ch[to, to_at] = page
+                to_at += 1
+            after = nx[chunk] if chunk != tail else -1
+            nx[chunk] = s[c.CHUNK_FREE]
+            s[c.CHUNK_FREE] = chunk
+            chunk = after
+            place = 0
+        cg[group, c.TAIL] = to
+        cg[group, c.TAIL_AT] = to_at if to >= 0 else 0
+    s[c.STALE] = 0

@@ -1,0 +1,73 @@
+"""A simulation's result as a picture: usage against limits, paging, slowdown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from epcgroup.errors import BadInput, MissingCapability
+from epcgroup.sim.result import Result
+
+_MOST = 12  # lines or bars in one part
+
+
+def plot(result: Result, path: Path) -> None:
+    """Write a PNG (or what the name's ending says). Needs matplotlib."""
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+    except ImportError:
+        raise MissingCapability("a picture needs matplotlib: pip install 'epcgroup[plot]'") from None
+    figure, (usage, paging, slowdown) = pyplot.subplots(3, 1, figsize=(10, 11), layout="constrained")
+    figure.suptitle(f"{result.summary['title']} ({result.summary['policy']})")
+    _usage(result, usage)
+    _paging(result, paging)
+    _slowdown(result, slowdown)
+    try:
+        figure.savefig(path, dpi=110)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path}: {error}") from None
+    finally:
+        pyplot.close(figure)
+
+
+def _series(result: Result) -> list[tuple[str, pl.DataFrame]]:
+    peaks = result.groups.group_by("cgroup").agg(pl.col("peak").max())
+    highest = peaks.sort("peak", "cgroup", descending=True)
+    names = highest["cgroup"].head(_MOST).to_list()
+    return [(name, result.groups.filter(pl.col("cgroup") == name)) for name in sorted(names)]
+
+
+def _usage(result: Result, axes: Any) -> None:
+    for name, rows in _series(result):
+        time = rows["time_s"].to_numpy()
+        (line,) = axes.step(time, rows["usage"].to_numpy() / 2**20, where="post", label=name)
+        if rows["limit"].is_not_null().any():
+            limit = rows["limit"].cast(pl.Float64).to_numpy() / 2**20
+            axes.step(time, limit, where="post", linestyle="--", color=line.get_color())
+    axes.set(ylabel="EPC usage, MiB (dashed: limit)", xlabel="virtual time, s", ylim=(0, None))
+    axes.legend(fontsize="small")
+
+
+def _paging(result: Result, axes: Any) -> None:
+    for name, rows in _series(result):
+        time = rows["time_s"].to_numpy()
+        if len(time) < 2:
+            continue
+        rate = rows["evicted"].diff().to_numpy()[1:] / (time[1:] - time[:-1])
+        if rate.any():
+            axes.plot(time[1:], rate, label=name)
+    axes.set(ylabel="pages written out, per s", xlabel="virtual time, s", ylim=(0, None))
+    if axes.lines:
+        axes.legend(fontsize="small")
+
+
+def _slowdown(result: Result, axes: Any) -> None:
+    rows = result.tenants.drop_nulls("slowdown").sort("slowdown", descending=True).head(_MOST)
+    axes.barh(rows["tenant"].to_list()[::-1], rows["slowdown"].to_list()[::-1])
+    axes.axvline(1.0, color="grey", linewidth=0.8)
+    axes.set(xlabel="slowdown (1: as with all of the EPC)")

@@ -1,0 +1,219 @@
+"""A scenario: machine, cgroups, tenants, and what happens when. Read from TOML.
+
+See docs/sim.md for the format and examples/ for five that answer questions.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from epcgroup.epc import Policy, by_name
+from epcgroup.errors import BadInput
+from epcgroup.sim.costs import Profile
+from epcgroup.sim.costs import load as load_profile
+from epcgroup.sim.generate import pattern
+from epcgroup.sim.schema import Fault, located, validate
+from epcgroup.units import page_ceil, pages, parse_limit, parse_size
+
+_TIMES = {"ns": 1.0, "us": 1e3, "ms": 1e6, "s": 1e9, "min": 60e9, "h": 3600e9, "": 1e9}
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """A program in an enclave, or a virtual machine with EPC. Times in ns, size in pages."""
+
+    name: str
+    cgroup: str
+    size: int
+    kind: str = "enclave"
+    dynamic: bool = False
+    start: float = 0.0
+    threads: int = 1
+    accesses: int = 1_000_000
+    access_ns: float = 100.0
+    workload: dict[str, Any] = field(default_factory=lambda: {"pattern": "uniform"})
+    trace: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """At ``at`` ns: a limit (bytes, None for none), a move, or an exit."""
+
+    at: float
+    cgroup: str | None = None
+    limit: int | None = None
+    tenant: str | None = None
+    move: str | None = None
+    exit: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """Everything that a run needs."""
+
+    title: str
+    profile: Profile
+    epc_pages: int
+    policy: Policy
+    seed: int = 1
+    duration: float = 3600e9
+    quantum: float = 1e6
+    sample: float = 0.0  # 0: a five-hundredth of the time that all tenants need unhindered
+    steals: float = 0.0
+    cgroups: tuple[tuple[str, int | None], ...] = ()
+    tenants: tuple[Tenant, ...] = ()
+    events: tuple[Event, ...] = ()
+
+
+def parse_time(value: float | str) -> float:
+    """Nanoseconds in ``"250ms"``, ``"1.5s"``, ``2`` (seconds)."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(value))
+    if match is None or match[2] not in _TIMES:
+        raise BadInput(f"{value!r} is not a time; write 250ms, 1.5s, 2min or seconds")
+    return float(match[1]) * _TIMES[match[2]]
+
+
+def read(path: Path) -> Scenario:
+    """A scenario from a file; raises BadInput with file, line and key."""
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise BadInput(f"{path}: {error.strerror}") from None
+    return parse(text, name=str(path), folder=path.parent)
+
+
+def parse(text: str, *, name: str = "scenario", folder: Path = Path()) -> Scenario:
+    """A scenario from TOML; ``folder`` is where its traces and profiles are."""
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise BadInput(f"{name}: {error}") from None
+    try:
+        validate(data)
+        return _build(data, folder)
+    except Fault as fault:
+        raise located(name, text, fault) from None
+
+
+def _build(data: dict[str, Any], folder: Path) -> Scenario:
+    machine = data["machine"]
+    where = ("machine",)
+    named = machine["profile"]
+    local = folder / named
+    profile = _at((*where, "profile"), load_profile, str(local) if named.endswith(".toml") else named)
+    epc = pages(_at((*where, "epc"), parse_size, machine["epc"])) if "epc" in machine else profile.epc_pages
+    chosen = _at((*where, "policy"), by_name, machine.get("policy", "standard"))
+    times = {
+        key: _at((*where, key), parse_time, machine[key])
+        for key in ("duration", "quantum", "sample")
+        if key in machine
+    }
+    seed = machine.get("seed", 1)
+    known = {"/"}
+    cgroups: list[tuple[str, int | None]] = []
+    for number, one in enumerate(data.get("cgroup", [])):
+        limit = _at(("cgroup", number, "max"), parse_limit, one.get("max", "max"))
+        for path in _copies(one["path"], one.get("copies", 1), ("cgroup", number, "path")):
+            if (path.rpartition("/")[0] or "/") not in known:
+                raise Fault(("cgroup", number, "path"), f"is {path!r}; list its parent before it")
+            if path in known:
+                raise Fault(("cgroup", number, "path"), f"is {path!r} a second time")
+            known.add(path)
+            cgroups.append((path, limit))
+    tenants: list[Tenant] = []
+    for number, one in enumerate(data.get("tenant", [])):
+        tenants += _tenants(one, ("tenant", number), folder, known, np.random.default_rng([seed, number]))
+    taken = [tenant.name for tenant in tenants]
+    for number, one in enumerate(data.get("tenant", [])):
+        if one["name"] in [other["name"] for other in data["tenant"][:number]]:
+            raise Fault(("tenant", number, "name"), f"is {one['name']!r} a second time")
+    events = [
+        _event(one, ("event", number), known, taken) for number, one in enumerate(data.get("event", []))
+    ]
+    return Scenario(
+        title=data.get("title", "scenario"),
+        profile=profile,
+        epc_pages=epc,
+        policy=chosen,
+        seed=seed,
+        steals=1.0 if machine.get("worker") == "steals" else 0.0,
+        cgroups=tuple(cgroups),
+        tenants=tuple(tenants),
+        events=tuple(sorted(events, key=lambda event: event.at)),
+        **times,
+    )
+
+
+def _tenants(
+    one: dict[str, Any], where: tuple[str, int], folder: Path, known: set[str], rng: np.random.Generator
+) -> list[Tenant]:
+    copies = one.get("copies", 1)
+    homes = [one.get("cgroup", "/").replace("{n}", str(number + 1)) for number in range(copies)]
+    for home in homes:
+        if home not in known:
+            raise Fault((*where, "cgroup"), f"is {home!r}; there are {', '.join(sorted(known)[:20])}")
+    size = page_ceil(_at((*where, "size"), parse_size, one["size"]))
+    if not size:
+        raise Fault((*where, "size"), "is 0; want at least a page")
+    workload = one.get("workload", {"pattern": "uniform"})
+    _at((*where, "workload"), lambda spec: pattern(spec, size, np.random.default_rng(1)), workload)
+    trace = folder / one["trace"] if "trace" in one else None
+    if trace is not None and not trace.exists():
+        raise Fault((*where, "trace"), f"is {one['trace']!r}; no such file")
+    first = Tenant(
+        name=one["name"],
+        cgroup=homes[0],
+        size=size,
+        kind=one.get("kind", "enclave"),
+        dynamic=one.get("dynamic", False),
+        start=_at((*where, "start"), parse_time, one.get("start", 0)),
+        threads=one.get("threads", 1),
+        accesses=one.get("accesses", 1_000_000),
+        access_ns=float(one.get("access_ns", 100)),
+        workload=workload,
+        trace=trace,
+    )
+    if copies == 1:
+        return [first]
+    rate = one.get("arrivals_per_s", 0)
+    gaps = rng.exponential(1e9 / rate, copies) if rate else np.zeros(copies)
+    starts = first.start + np.cumsum(gaps) - (gaps[0] if rate else 0.0)
+    return [
+        replace(first, name=f"{first.name}-{n + 1}", cgroup=homes[n], start=float(starts[n]))
+        for n in range(copies)
+    ]
+
+
+def _copies(path: str, count: int, where: tuple[str | int, ...]) -> list[str]:
+    if count > 1 and "{n}" not in path:
+        raise Fault(where, f"is {path!r}; of several copies each needs its own path, as in /pods/p{{n}}")
+    return [path.replace("{n}", str(number + 1)) for number in range(count)]
+
+
+def _event(one: dict[str, Any], where: tuple[str, int], known: set[str], tenants: list[str]) -> Event:
+    at = _at((*where, "at"), parse_time, one["at"])
+    if "cgroup" in one and "max" in one:
+        if one["cgroup"] not in known:
+            raise Fault((*where, "cgroup"), f"is {one['cgroup']!r}; there are {', '.join(sorted(known))}")
+        return Event(at, cgroup=one["cgroup"], limit=_at((*where, "max"), parse_limit, one["max"]))
+    if "tenant" not in one or not ("move" in one or one.get("exit")):
+        raise Fault(where, "wants cgroup and max, or tenant and move, or tenant and exit = true")
+    if one["tenant"] not in tenants:
+        raise Fault((*where, "tenant"), f"is {one['tenant']!r}; there are {', '.join(tenants[:20])}")
+    if "move" in one and one["move"] not in known:
+        raise Fault((*where, "move"), f"is {one['move']!r}; there are {', '.join(sorted(known))}")
+    return Event(at, tenant=one["tenant"], move=one.get("move"), exit=one.get("exit", False))
+
+
+def _at(where: tuple[str | int, ...], parse_value: Any, value: Any) -> Any:
+    # A value that its own parser refuses is a fault of that place in the file.
+    try:
+        return parse_value(value)
+    except BadInput as error:
+        raise Fault(where, f": {error}") from None

@@ -1,0 +1,205 @@
+"""Traces: what is written is read, what is malformed is named, nothing half-done is left."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from epcgroup.errors import BadInput
+from epcgroup.sim.convert import convert, cut, merge, sample
+from epcgroup.sim.generate import pattern
+from epcgroup.sim.trace import Trace, Writer
+
+
+def accesses(trace: Trace) -> list[tuple[int, int]]:
+    """Every (enclave, page)."""
+    found: list[tuple[int, int]] = []
+    for enclaves, pages in trace.batches():
+        found += zip(enclaves.tolist(), pages.tolist(), strict=True)
+    return found
+
+
+def write(path: Path, enclaves: list[int], pages: list[int]) -> Trace:
+    with Writer(path, "test") as writer:
+        writer.append(np.array(enclaves), np.array(pages))
+    return Trace(path)
+
+
+def test_a_trace_is_read_as_it_was_written(tmp_path: Path) -> None:
+    pages = [5, 5, 5, 0, 1, 1, 7, 5]
+    trace = write(tmp_path / "t", [0, 0, 1, 1, 0, 0, 0, 0], pages)
+    assert accesses(trace) == list(zip([0, 0, 1, 1, 0, 0, 0, 0], pages, strict=True))
+    assert trace.info.accesses == 8
+    assert trace.info.enclaves == {0: ("enclave 0", 8), 1: ("enclave 1", 6)}
+
+
+def test_long_runs_are_handed_out_in_bounded_parts(tmp_path: Path) -> None:
+    """Memory stays flat: ten million touches of one page are one row."""
+    with Writer(tmp_path / "t", "test") as writer:
+        for part in range(200):
+            writer.append(0, np.full(50_000, part, np.int32))
+    trace = Trace(tmp_path / "t")
+    sizes = [len(pages) for _, pages in trace.batches()]
+    assert sum(sizes) == 10_000_000
+    assert max(sizes) < 3_000_000
+    assert trace.size < 20_000
+
+
+def test_a_program_costs_less_than_two_bytes_an_access(lackey_file: Path, tmp_path: Path) -> None:
+    count = convert(lackey_file, "lackey", tmp_path / "t")
+    assert (tmp_path / "t").stat().st_size < 2 * count
+
+
+@pytest.fixture(scope="session", params=["sort", "sqlite3", "python", "gzip"])
+def lackey_file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recording made here of a real program: its first 300,000 lines."""
+    folder = tmp_path_factory.mktemp("lackey")
+    (folder / "in").write_text("".join(f"{n * 7919 % 1000}\n" for n in range(300)))
+    commands = {
+        "sort": ["sort", "-n", "in"],
+        "sqlite3": ["sqlite3", ":memory:", "create table t(a); insert into t values(1); select * from t;"],
+        "python": [sys.executable, "-S", "-E", "-c", "sorted(range(1000))"],
+        "gzip": ["gzip", "-c", "in"],
+    }
+    assert shutil.which("valgrind"), "this test records with valgrind: install it"
+    out = folder / f"{request.param}.lackey"
+    with subprocess.Popen(
+        ["valgrind", "--tool=lackey", "--trace-mem=yes", *commands[request.param]],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    ) as program:
+        assert program.stderr is not None
+        lines = [line for line in itertools.islice(program.stderr, 300_000) if line[:2] != b"--"]
+        program.kill()
+    out.write_bytes(b"".join(lines))
+    return out
+
+
+def test_lackey_recordings_of_real_programs_are_read(lackey_file: Path, tmp_path: Path) -> None:
+    count = convert(lackey_file, "lackey", tmp_path / "t")
+    trace = Trace(tmp_path / "t")
+    assert count == trace.info.accesses > 50_000
+    pages = {page for _, page in accesses(trace)}
+    assert pages == set(range(len(pages))), "pages are numbered by first touch, without holes"
+
+
+def test_an_access_across_a_page_boundary_is_two(tmp_path: Path) -> None:
+    (tmp_path / "in").write_text("==1== Lackey\n L 1ffe,8\n S 5000,4\n")
+    convert(tmp_path / "in", "lackey", tmp_path / "t")
+    assert accesses(Trace(tmp_path / "t")) == [(0, 0), (0, 1), (0, 2)]
+
+
+@pytest.mark.parametrize(
+    ("form", "text", "said"),
+    [
+        ("lackey", " L 1000,4\nL bad\n", r":2: access is 'L bad'"),
+        ("lackey", " L 1000,0\n", r":1: size is 0"),
+        ("csv", "enclave,page\n1,2\n1,x\n", r":3: page is 'x'"),
+        ("csv", "enclave,size\n1,2\n", r":1: columns are enclave, size; want page or address"),
+        ("perf", "12 1.5: 7f00\nnonsense\n", r":2: sample is 'nonsense'"),
+        ("oraclegeneral", "123", r"size is 3 bytes; want a multiple of 24"),
+        ("nonsense", "", r"no trace format 'nonsense'; there are lackey"),
+    ],
+)
+def test_a_malformed_record_is_named_and_nothing_is_left(
+    tmp_path: Path, form: str, text: str, said: str
+) -> None:
+    (tmp_path / "in").write_text(text)
+    with pytest.raises(BadInput, match=said):
+        convert(tmp_path / "in", form, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_csv_perf_and_oracle_general_are_read(tmp_path: Path) -> None:
+    (tmp_path / "c").write_text("enclave,address\n7,0x1000\n9,0x1fff\n7,0x3000\n")
+    (tmp_path / "p").write_text("# comment\n  12  1.5: 7f0010\n  13 2.5: 7f1010\n12 7f2010\n")
+    record = np.dtype([("time", "<u4"), ("object", "<u8"), ("size", "<u4"), ("next", "<i8")])
+    np.array([(0, 99, 1, 2), (1, 2**60, 1, -1), (2, 99, 1, -1)], record).tofile(tmp_path / "o")
+    for form, name in (("csv", "c"), ("perf", "p"), ("oraclegeneral", "o")):
+        convert(tmp_path / name, form, tmp_path / f"{name}.t")
+    assert accesses(Trace(tmp_path / "c.t")) == [(0, 0), (1, 0), (0, 1)]
+    assert accesses(Trace(tmp_path / "p.t")) == [(0, 0), (1, 0), (0, 1)]
+    assert accesses(Trace(tmp_path / "o.t")) == [(0, 0), (0, 1), (0, 0)]
+
+
+def test_cut_keeps_a_part(tmp_path: Path) -> None:
+    trace = write(tmp_path / "t", [0] * 6, [1, 2, 2, 2, 3, 4])
+    assert cut(trace, tmp_path / "c", 2, 5) == 3
+    assert accesses(Trace(tmp_path / "c")) == [(0, 2), (0, 2), (0, 3)]
+
+
+def test_merge_keeps_each_trace_in_order_and_its_share(tmp_path: Path) -> None:
+    one = write(tmp_path / "a", [0] * 30_000, list(range(30_000)))
+    two = write(tmp_path / "b", [5] * 10_000, list(range(10_000)))
+    assert merge([one, two], tmp_path / "m") == 40_000
+    merged = accesses(Trace(tmp_path / "m"))
+    assert [page for who, page in merged if who == 0] == list(range(30_000))
+    assert [page for who, page in merged if who == 1] == list(range(10_000))
+    early = sum(who == 1 for who, _ in merged[:20_000])
+    assert 4_000 < early < 6_000
+
+
+def test_a_sample_keeps_all_accesses_to_a_share_of_the_pages(tmp_path: Path) -> None:
+    pages = np.random.default_rng(1).integers(0, 20_000, 100_000).tolist()
+    trace = write(tmp_path / "t", [0] * len(pages), pages)
+    sample(trace, tmp_path / "s", 0.25)
+    kept = [page for _, page in accesses(Trace(tmp_path / "s"))]
+    chosen = set(kept)
+    assert kept == [page for page in pages if page in chosen]
+    assert 0.23 < len(chosen) / 20_000 < 0.27
+
+
+def test_a_file_that_is_no_trace_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("no")
+    with pytest.raises(BadInput, match="not a trace"):
+        Trace(tmp_path / "x")
+
+
+SPECS = {
+    "uniform": {"pattern": "uniform"},
+    "zipf": {"pattern": "zipf", "alpha": 1.0},
+    "scan": {"pattern": "scan"},
+    "loop": {"pattern": "loop", "hot": 10, "every": 50},
+    "drift": {"pattern": "drift", "window": 30, "every": 10},
+    "phases": {
+        "pattern": "phases",
+        "phases": [{"pattern": "scan", "accesses": 70}, {"pattern": "uniform", "accesses": 30}],
+    },
+    "mixture": {
+        "pattern": "mixture",
+        "parts": [{"pattern": "scan", "weight": 3}, {"pattern": "zipf", "weight": 1}],
+    },
+}
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_the_same_seed_gives_the_same_accesses_in_parts_of_any_size(name: str) -> None:
+    """For patterns whose randomness is drawn per access in one stream; others repeat call by call."""
+    first = pattern(SPECS[name], 500, np.random.default_rng(3))
+    again = pattern(SPECS[name], 500, np.random.default_rng(3))
+    for count in (10, 1, 500, 37):
+        one = first.take(count)
+        assert one.tolist() == again.take(count).tolist()
+        assert len(one) == count
+        assert 0 <= one.min() <= one.max() < 500
+
+
+def test_patterns_are_distributed_as_documented() -> None:
+    rng = np.random.default_rng(5)
+    zipf = np.bincount(pattern({"pattern": "zipf", "alpha": 1.0}, 1000, rng).take(200_000), minlength=1000)
+    by_rank = np.sort(zipf)[::-1]
+    expected = 200_000 / (np.arange(1, 1001) * (1 / np.arange(1, 1001)).sum())
+    assert abs(by_rank[:20] / expected[:20] - 1).max() < 0.1
+    uniform = np.bincount(pattern({"pattern": "uniform"}, 100, rng).take(100_000))
+    assert uniform.min() > 850
+    assert pattern({"pattern": "scan"}, 3, rng).take(7).tolist() == [0, 1, 2, 0, 1, 2, 0]
+    drift = pattern({"pattern": "drift", "window": 10, "every": 100}, 1000, rng).take(50_000)
+    assert set(drift[:100].tolist()) <= set(range(10))
+    assert set(drift[-100:].tolist()) <= set(range(499, 509))

@@ -1,0 +1,235 @@
+"""Scenarios: what they say, when they refuse, what comes out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from epcgroup import sim
+from epcgroup.cli.main import main
+from epcgroup.errors import BadInput
+from epcgroup.sim.scenario import parse
+
+EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples" / "sim").glob("*.toml"))
+
+ONE = """
+[machine]
+profile = "icelake"
+epc = "64M"
+[[cgroup]]
+path = "/a"
+max = "{limit}"
+[[tenant]]
+name = "t"
+cgroup = "/a"
+size = "8M"
+accesses = 100_000
+access_ns = 100
+workload = {{ pattern = "{pattern}" }}
+"""
+
+
+def one(limit: str = "max", pattern: str = "uniform", more: str = "") -> sim.Result:
+    return sim.run(ONE.format(limit=limit, pattern=pattern) + more)
+
+
+def test_enough_epc_costs_the_first_touch_of_each_page_and_no_more() -> None:
+    result = one()
+    tenant = result.tenants.row(0, named=True)
+    assert tenant["status"] == "done"
+    assert tenant["loads"] == tenant["evictions"] == 0
+    assert tenant["time_s"] == pytest.approx(100_000 * 100e-9 + 2048 * 6_250e-9, rel=0.001)
+
+
+def test_a_tighter_limit_is_slower() -> None:
+    slow = [one(limit).tenants["slowdown"][0] for limit in ("9M", "6M", "4M", "2M")]
+    assert slow == sorted(slow)
+    assert slow[-1] > 5 * slow[0]
+
+
+def test_time_is_what_the_counts_cost() -> None:
+    """Faults, loads and evictions times their prices: the clock counts nothing else."""
+    tenant = one("4M").tenants.row(0, named=True)
+    hits = 100_000 * 100
+    loads = tenant["loads"] * 3_750
+    assert tenant["stall_s"] * 1e9 > loads + tenant["retried"] * 6_250
+    assert tenant["time_s"] * 1e9 == pytest.approx(hits + tenant["stall_s"] * 1e9, rel=1e-6)
+    assert 0 < tenant["pressure"] < 1
+
+
+def test_the_same_seed_gives_the_same_result() -> None:
+    assert one("4M").tenants.equals(one("4M").tenants)
+
+
+def test_stealing_workers_are_slower_than_workers_on_their_own_core() -> None:
+    text = ONE.format(limit="max", pattern="uniform").replace('epc = "64M"', 'epc = "6M"')
+    apart = sim.run(text).tenants["time_s"][0]
+    stealing = sim.run(text.replace("[machine]", '[machine]\nworker = "steals"')).tenants["time_s"][0]
+    assert stealing > apart
+
+
+def test_a_lowered_limit_takes_pages_under_standard_and_nothing_under_v17_until_the_next_fault() -> None:
+    event = '\n[[event]]\nat = "30ms"\ncgroup = "/a"\nmax = "4M"\n'
+    text = ONE.format(limit="max", pattern="scan").replace("accesses = 100_000", "accesses = 400_000") + event
+    standard = sim.run(text)
+    v17 = sim.run(text.replace("[machine]", '[machine]\npolicy = "v17"'))
+    assert standard.groups.filter(cgroup="/a")["usage"][-2] <= 4 << 20
+    assert standard.tenants["evictions"][0] > 1000
+    assert v17.tenants["evictions"][0] == 0, "every page is resident: no fault, no charge, no reclaim"
+
+
+def test_a_disabled_enclave_ends_with_that_status() -> None:
+    event = '\n[[event]]\nat = "30ms"\ncgroup = "/a"\nmax = "0"\n'
+    assert one(more=event).tenants["status"][0] == "disabled"
+
+
+def test_a_guest_that_does_not_fit_is_refused_and_one_that_exits_gives_its_pages_back() -> None:
+    guests = """
+[[tenant]]
+name = "vm"
+kind = "guest"
+cgroup = "/a"
+size = "3M"
+copies = 2
+[[event]]
+at = "5ms"
+tenant = "vm-1"
+exit = true
+"""
+    text = ONE.format(limit="5M", pattern="scan").replace('cgroup = "/a"\nsize = "8M"', 'size = "8M"')
+    tenants = {row["tenant"]: row for row in sim.run(text + guests).tenants.to_dicts()}
+    assert tenants["vm-1"]["status"] == "exited"
+    assert tenants["vm-2"]["status"] == "refused"
+    assert tenants["t"]["status"] == "done"
+
+
+def test_ctrl_c_gives_the_result_so_far() -> None:
+    def stop(_share: float, accesses: int) -> None:
+        if accesses > 20_000:
+            raise KeyboardInterrupt
+
+    result = sim.run(parse(ONE.format(limit="4M", pattern="uniform")), stop)
+    assert result.summary["interrupted"]
+    assert 0 < result.tenants["accesses"][0] < 100_000
+
+
+def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
+    result = one("4M")
+    result.write(tmp_path / "r")
+    again = sim.Result.read(tmp_path / "r")
+    assert again.tenants.equals(result.tenants)
+    assert again.groups.equals(result.groups)
+    assert again.summary == result.summary
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_examples_run_and_can_be_shown(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sim", str(path), "-o", str(tmp_path / "r")]) == 0
+    assert main(["report", str(tmp_path / "r"), "--plot", str(tmp_path / "r.png")]) == 0
+    assert (tmp_path / "r.png").stat().st_size > 10_000
+    assert "slowest first" in capsys.readouterr().out
+
+
+def test_there_are_five_examples() -> None:
+    assert len(EXAMPLES) == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (('max = "9M"', 'max = "lots"'), r"scenario:7: cgroup\[1\]\.max : 'lots' is not a size"),
+        (('size = "8M"', "size = 8"), r"scenario:11: tenant\[1\]\.size is 8; want string"),
+        (('cgroup = "/a"', 'cgroup = "/b"'), r"scenario:10: tenant\[1\]\.cgroup is '/b'; there are /, /a"),
+        (("accesses =", "acesses ="), r"scenario:12: tenant\[1\]\.acesses is not known here"),
+        (('pattern = "scan"', 'pattern = "zip"'), r"scenario:14: .*pattern is 'zip'; want one of uniform"),
+        (('profile = "icelake"', 'profile = "ice"'), r"scenario:3: machine\.profile : no cost profile 'ice'"),
+        (("[machine]", "[maschine]"), r"scenario:\d+: .*maschine is not known here"),
+        (('name = "t"\n', ""), r"scenario:8: tenant\[1\] lacks name"),
+    ],
+)
+def test_a_fault_in_a_scenario_names_its_line(change: tuple[str, str], said: str) -> None:
+    text = ONE.format(limit="9M", pattern="scan")
+    assert change[0] in text
+    with pytest.raises(BadInput, match=said):
+        parse(text.replace(*change))
+
+
+def test_the_schema_is_printed_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sim", "--schema"]) == 0
+    assert json.loads(capsys.readouterr().out)["title"] == "epcgroup scenario"
+
+
+def test_trace_commands_work_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in.csv").write_text("page\n" + "\n".join(str(n % 50) for n in range(1000)))
+    names = {name: str(tmp_path / name) for name in ("a", "b", "c", "d")}
+    assert main(["trace", "convert", str(tmp_path / "in.csv"), names["a"], "--from", "csv"]) == 0
+    assert main(["trace", "cut", names["a"], names["b"], "--last", "500"]) == 0
+    assert main(["trace", "merge", names["c"], names["a"], names["b"]]) == 0
+    assert main(["trace", "sample", names["c"], names["d"], "--rate", "0.5"]) == 0
+    capsys.readouterr()
+    assert main(["trace", "info", names["c"]]) == 0
+    assert "1,500 accesses" in capsys.readouterr().out
+
+
+def test_a_tenant_may_replay_a_trace(tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("page\n" + "\n".join(str(n % 50) for n in range(1000)))
+    assert main(["trace", "convert", str(tmp_path / "in.csv"), str(tmp_path / "t"), "--from", "csv"]) == 0
+    text = ONE.format(limit="max", pattern="scan").replace('workload = { pattern = "scan" }', 'trace = "t"')
+    (tmp_path / "s.toml").write_text(text)
+    tenant = sim.run(tmp_path / "s.toml").tenants.row(0, named=True)
+    assert (tenant["accesses"], tenant["status"]) == (1000, "done")
+
+
+def test_a_hundred_cgroups_of_one_tenant_each_are_two_tables() -> None:
+    text = """
+[machine]
+profile = "icelake"
+epc = "64M"
+[[cgroup]]
+path = "/pods"
+[[cgroup]]
+path = "/pods/p{n}"
+max = "512K"
+copies = 100
+[[tenant]]
+name = "pod"
+cgroup = "/pods/p{n}"
+size = "1M"
+copies = 100
+arrivals_per_s = 1000
+accesses = 2000
+"""
+    result = sim.run(text)
+    assert result.tenants["status"].to_list() == ["done"] * 100
+    assert result.tenants["cgroup"].n_unique() == 100
+    assert result.groups.filter(cgroup="/pods")["usage"][-1] == 0
+    with pytest.raises(BadInput, match="each needs its own path"):
+        parse(text.replace("p{n}", "p"))
+
+
+def test_without_the_extra_a_command_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sim, "find_spec", lambda name: None if name == "polars" else object())
+    assert main(["sim", str(EXAMPLES[0])]) == 2
+    assert "simulation needs polars: pip install 'epcgroup[sim]'" in capsys.readouterr().err
+
+
+def test_a_changed_kernel_never_meets_old_machine_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cache's folder is a hash of every source that can change the result."""
+    from epcgroup.sim import jit
+
+    before = jit.cache_dir()
+    for name in jit.SOURCES:
+        (tmp_path / f"{name}.py").write_bytes(Path(jit.__file__).with_name(f"{name}.py").read_bytes())
+    monkeypatch.setattr(jit, "__file__", str(tmp_path / "jit.py"))
+    assert jit.cache_dir() == before
+    with (tmp_path / "reclaim.py").open("a") as file:
+        file.write("# changed")
+    assert jit.cache_dir() != before

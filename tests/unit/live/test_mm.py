@@ -1,0 +1,84 @@
+"""The enclave mappings of an address space, held against a page-by-page model."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from epcgroup.live.mm import AddressSpace, EnclaveVma
+from epcgroup.units import PAGE_SIZE
+
+PAGES = 24
+ranges = st.tuples(st.integers(0, PAGES - 1), st.integers(1, 8)).map(
+    lambda r: (r[0], min(r[0] + r[1], PAGES))
+)
+operations = st.lists(
+    st.one_of(
+        st.tuples(st.just("map"), ranges, st.integers(0, 1), st.integers(0, 7)),
+        st.tuples(st.just("unmap"), ranges),
+        st.tuples(st.just("protect"), ranges, st.integers(0, 7)),
+    ),
+    max_size=30,
+)
+
+
+class SetDevice(SimpleNamespace):
+    """Hashable, as a Device is."""
+
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+@given(operations)
+def test_mappings_are_what_a_page_table_would_say(script: list[Any]) -> None:
+    devices: list[Any] = [SetDevice(mms=set(), base=0), SetDevice(mms=set(), base=0)]
+    space = AddressSpace(1)
+    model: dict[int, tuple[int, int]] = {}  # page → (device, protection)
+    for op, (first, last), *rest in script:
+        start, end = first * PAGE_SIZE, last * PAGE_SIZE
+        if op == "map":
+            which, prot = rest
+            space.map(EnclaveVma(start, end, devices[which], prot, prot))
+            model.update(dict.fromkeys(range(first, last), (which, prot)))
+        elif op == "unmap":
+            space.unmap(start, end)
+            for page in range(first, last):
+                model.pop(page, None)
+        else:
+            space.protect(start, end, prot=rest[0])
+            for page in range(first, last):
+                if page in model:
+                    model[page] = (model[page][0], rest[0])
+        for page in range(PAGES):
+            vma = space.find(page * PAGE_SIZE + 17)
+            assert (vma is None) == (page not in model)
+            if vma is not None:
+                assert (devices.index(vma.device), vma.prot) == model[page]
+        for which, device in enumerate(devices):
+            assert (space in device.mms) == any(found == which for found, _ in model.values())
+    starts = [vma.start for vma in space]
+    assert starts == sorted(starts)
+
+
+def test_a_forked_address_space_maps_the_same_and_is_counted_with_the_device() -> None:
+    device: Any = SetDevice(mms=set(), base=0)
+    parent = AddressSpace(1)
+    parent.map(EnclaveVma(0, PAGE_SIZE, device, 3, 3))
+    child = parent.forked(2)
+    child.unmap(0, PAGE_SIZE)
+    assert parent.find(0) is not None
+    assert device.mms == {parent}
+
+
+def test_an_address_space_that_ends_is_forgotten_by_its_devices() -> None:
+    device: Any = SetDevice(mms=set(), base=0)
+    space = AddressSpace(1)
+    space.map(EnclaveVma(0, PAGE_SIZE, device, 3, 3))
+    space.close()
+    assert not device.mms
+    assert not space.alive
