@@ -39,6 +39,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=rank)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def state_home(tmp_path_factory: pytest.TempPathFactory) -> Generator[Path, None, None]:
+    """Tests keep their machines' keys to themselves, not in the user's home."""
+    before = os.environ.get("XDG_STATE_HOME")
+    directory = tmp_path_factory.mktemp("state")
+    os.environ["XDG_STATE_HOME"] = str(directory)
+    yield directory
+    if before is None:
+        del os.environ["XDG_STATE_HOME"]
+    else:
+        os.environ["XDG_STATE_HOME"] = before
+
+
 # -- what the machine must have ----------------------------------------------
 
 
@@ -64,6 +77,10 @@ CAPABILITIES: dict[str, tuple[Callable[[], bool], str]] = {
     "x86-64": (lambda: os.uname().machine == "x86_64", "SGX programs are x86-64 programs"),
     "gcc": (_tool("gcc"), "run `make test`, which installs it, or: apt-get install gcc libc6-dev"),
     "make": (_tool("make"), "apt-get install make"),
+    "qemu": (
+        _tool("qemu-system-x86_64"),
+        "run `make test`, which installs it, or: apt-get install --no-install-recommends qemu-system-x86",
+    ),
     "userfaultfd": (
         _userfaultfd,
         "userfaultfd(2) is refused: run as root, or sysctl vm.unprivileged_userfaultfd=1; "

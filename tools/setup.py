@@ -107,6 +107,7 @@ def missing_for_tests() -> list[tuple[str, str]]:
         ("fusermount3", "fuse3", "has the library and the tool that mount the cgroup files"),
         ("cgset", "cgroup-tools", "is a client that the cgroup files are tested with"),
         ("inotifywait", "inotify-tools", "watches the cgroup files in a test"),
+        ("qemu-system-x86_64", "qemu-system-x86", "the virtual machine monitor of the contract tests"),
         ("git", "git", "lists the files that the house tests look through"),
     ]
     missing = {package: why for tool, package, why in wanted if shutil.which(tool) is None}

@@ -55,6 +55,10 @@ CASES = {
         "syscall_vdso", "syscall_bare", "fatal_syscalls", "ud2", "divide_by_zero", "in_instruction",
         "out_instruction", "int_80", "int3", "bare_signals", "rdtsc_runs", "range_is_free_afterwards",
     ),
+    "debugger": (
+        "heap_resident_and_evicted", "dbgoptin", "rest_of_a_tcs", "read_only_code", "production_enclave",
+        "nothing_there", "large_and_crossing", "by_position", "other_uses", "names", "threads_and_children",
+    ),
     "vdso_ways": (
         "by_dynamic", "by_sections", "same_function", "clock_still_works", "bad_arguments",
         "nothing_to_resume",

@@ -36,6 +36,8 @@ from epcgroup.cgroupfs.access import Attributes, Credentials
 from epcgroup.errors import Refused
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from epcgroup.cgroupfs.tree import Cgroup, CgroupTree
     from epcgroup.misc import Group
 
@@ -72,7 +74,7 @@ class CgroupFs(mfusepy.Operations):  # type: ignore[misc]  # mfusepy has no type
     def __init__(
         self,
         tree: CgroupTree[Any],
-        lock: threading.Lock,
+        lock: AbstractContextManager[object],
         written: Callable[[], None] = lambda: None,
         removed: Callable[[str], None] = lambda _: None,
     ) -> None:

@@ -53,6 +53,17 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="attack the backing store: tamper@PAGE flips a bit of that page of the first enclave when it is "
         "evicted, replay@PAGE brings an older copy back",
     )
+    parser.add_argument(
+        "--seed",
+        metavar="HEX|FILE",
+        help="root key of the machine: 32 hexadecimal digits, or a file with them (default: the key kept in "
+        "$XDG_STATE_HOME/epcgroup/root.key, made at the first run)",
+    )
+    parser.add_argument(
+        "--paranoid",
+        action="store_true",
+        help="check all invariants after every operation (slow); the first violation ends the run, status 70",
+    )
     parser.add_argument("command", nargs=argparse.REMAINDER, help="the program and its arguments")
     parser.set_defaults(func=run)
 
@@ -91,7 +102,9 @@ def run(args: argparse.Namespace) -> int:
     # Only now: the emulator takes a while to import, a wrong option should not.
     from epcgroup.live import Supervisor
 
-    with _Signals() as signals, Supervisor(epc_pages, args.policy, attacks=args.inject) as machine:
+    seed = _root_key(args.seed)
+    extra = {"attacks": args.inject, "paranoid": args.paranoid}
+    with _Signals() as signals, Supervisor(epc_pages, args.policy, seed, **extra) as machine:
         for path, limit in groups:
             machine.mkdir(path, limit)
         pid = signals.pid = machine.spawn(command, group=groups[-1][0])
@@ -99,6 +112,23 @@ def run(args: argparse.Namespace) -> int:
         report = machine.snapshot()
     _report(args, report)
     return exit_like(statuses[pid])
+
+
+def _root_key(seed: str | None) -> bytes | None:
+    """The key of ``--seed`` or the kept one; None (a random one), with a warning, if none can be kept."""
+    from epcgroup.live import rootkey
+
+    if seed is not None:
+        return rootkey.from_seed(seed)
+    try:
+        return rootkey.kept()
+    except OSError as error:
+        print(
+            f"epcgroup: the machine's key cannot be kept ({error.strerror}: {error.filename}); what an "
+            "enclave seals in this run cannot be opened in another, unless you name a key by --seed",
+            file=sys.stderr,
+        )
+        return None
 
 
 class _Signals:

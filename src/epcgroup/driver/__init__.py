@@ -1,4 +1,4 @@
-"""The kernel driver's behaviour: /dev/sgx_enclave and /dev/sgx_provision.
+"""The kernel driver's behaviour: /dev/sgx_enclave, /dev/sgx_provision and /dev/sgx_vepc.
 
 Start with :class:`Driver`; give it :class:`Frames` (where resident pages lie).
 """
@@ -7,9 +7,10 @@ from epcgroup.driver.driver import Driver
 from epcgroup.driver.fault import Fault
 from epcgroup.driver.file import EnclaveFile, run
 from epcgroup.driver.memory import BusError, EnclaveMemory
-from epcgroup.driver.numbers import Ioctl
+from epcgroup.driver.numbers import Ioctl, VepcIoctl
 from epcgroup.driver.seams import Frames, UserMemory
 from epcgroup.driver.store import BackingStore, Evicted
+from epcgroup.driver.vepc import VepcFile
 
 __all__ = [
     "BackingStore",
@@ -22,5 +23,7 @@ __all__ = [
     "Frames",
     "Ioctl",
     "UserMemory",
+    "VepcFile",
+    "VepcIoctl",
     "run",
 ]

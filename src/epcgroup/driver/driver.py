@@ -12,6 +12,7 @@ from epcgroup.driver.pager import SealingPager
 from epcgroup.driver.rules import rules_for
 from epcgroup.driver.seams import Frames, Log
 from epcgroup.driver.store import BackingStore
+from epcgroup.driver.vepc import VepcFile
 from epcgroup.epc import Caller, Machine, Policy
 from epcgroup.sgx.keys import KeyRoot
 from epcgroup.sgx.platform import Platform
@@ -59,6 +60,10 @@ class Driver:
     def open(self) -> EnclaveFile:
         """open("/dev/sgx_enclave"): an empty enclave."""
         return EnclaveFile(self)
+
+    def open_vepc(self) -> VepcFile:
+        """open("/dev/sgx_vepc"): a guest's EPC without pages."""
+        return VepcFile(self)
 
     def adopt(self, file: EnclaveFile) -> None:
         """CREATE succeeded for ``file``."""

@@ -24,6 +24,10 @@ class Ioctl(enum.IntEnum):
     REMOVE_PAGES = 0xC018A407
 
 
+class VepcIoctl(enum.IntEnum):
+    REMOVE_ALL = 0xA404
+
+
 POINTER = struct.Struct("<Q")
 ADD_PAGES = struct.Struct("<QQQQQQ")  # src, offset, length, secinfo, flags, count
 ADD_PAGES_COUNT_AT = 40

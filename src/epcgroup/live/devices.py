@@ -16,18 +16,20 @@ maps (slow, racy), tracing every close (12 µs each, and blind to mappings).
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import struct
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from epcgroup.driver.vepc import FILE_SIZE as VEPC_SIZE
 from epcgroup.errors import MissingCapability
 from epcgroup.live import procfs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from epcgroup.driver import EnclaveFile
+    from epcgroup.driver import EnclaveFile, VepcFile
     from epcgroup.live.mm import AddressSpace
     from epcgroup.sgx.enclave import EnclaveState
 
@@ -37,6 +39,7 @@ _IN_NONBLOCK_CLOEXEC = os.O_NONBLOCK | os.O_CLOEXEC
 _EVENT = struct.Struct("iIII")
 _MFD_ALLOW_SEALING = 2
 _MFD_EXEC = 0x10
+F_SEAL_SIZE = 0x0002 | 0x0004  # F_SEAL_SHRINK | F_SEAL_GROW
 
 
 class Kind(Enum):
@@ -44,6 +47,7 @@ class Kind(Enum):
 
     ENCLAVE = "/dev/sgx_enclave"
     PROVISION = "/dev/sgx_provision"
+    VEPC = "/dev/sgx_vepc"
 
 
 PATHS = {kind.value: kind for kind in Kind} | {
@@ -55,7 +59,7 @@ PATHS = {kind.value: kind for kind in Kind} | {
 class Device:
     """One open of a device file, as the program sees it.
 
-    ``file`` is the driver's side of it. ``hidden`` holds the contents of
+    ``file`` is the driver's side of it, ``guest`` that of a virtual EPC. ``hidden`` holds the contents of
     resident pages that no access may reach (TCS, PENDING, TRIM …): they are kept
     out of the memfd and count as resident all the same.
     """
@@ -65,6 +69,7 @@ class Device:
         "file",
         "filled",
         "group",
+        "guest",
         "hidden",
         "inode",
         "kind",
@@ -79,6 +84,7 @@ class Device:
     def __init__(self, kind: Kind, file: EnclaveFile | None, pid: int, command: str, group: str) -> None:
         self.kind = kind
         self.file = file
+        self.guest: VepcFile | None = None
         self.opened_by = pid
         self.command = command
         self.group = group
@@ -112,6 +118,12 @@ class Device:
     def size(self) -> int:
         """Bytes of the enclave's address range; 0 before ECREATE."""
         return self.file.size if self.file is not None else 0
+
+    def hold_guest(self, file: VepcFile) -> None:
+        """This is a virtual EPC: it can be mapped at any offset."""
+        self.guest = file
+        os.ftruncate(self.memfd, VEPC_SIZE)
+        fcntl.fcntl(self.memfd, fcntl.F_ADD_SEALS, F_SEAL_SIZE)
 
     def path(self) -> bytes:
         """Path through which a traced process of ours opens this memfd."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from epcgroup.driver import BusError
-from epcgroup.live import cpuid, exits, memory, ptrace, traps
+from epcgroup.live import cpuid, exits, memory, ptrace, spin, traps
 from epcgroup.live.task import Trap
 from epcgroup.live.threads import Restart, attempt, enter, from_registers, leave, to_registers
 from epcgroup.sgx import thread
@@ -139,12 +139,14 @@ def from_enclave(tracer: Tracer, task: Task, regs: UserRegs) -> Job:
             values.rax = result.rax
             values.rflags = values.rflags & ~_ZF | (_ZF if result.zf else 0)
             values.rip += len(traps.ENCLU)
+            if result.zf:
+                spin.by_leaf(task, leaf, result.rax, regs.rip)
     except Restart:
         restart(tracer, task, regs, leaf)
         return
     except (LeafFault, BusError) as fault:
         tracer.world.debug(f"task {task.tid}: ENCLU leaf {leaf} at {regs.rip:#x}: {fault}")
-        yield from exits.exception(tracer, task, regs, *exits.vector_of(fault))
+        yield from exits.exception(tracer, task, regs, *exits.vector_of(fault), leaf)
         return
     from_registers(values, regs)
     ptrace.setregs(task.tid, regs)

@@ -12,7 +12,7 @@ import signal
 from typing import TYPE_CHECKING
 
 from epcgroup.driver import BusError
-from epcgroup.live import ptrace, threads
+from epcgroup.live import ptrace, spin, threads
 from epcgroup.sgx import thread
 from epcgroup.sgx.faults import (
     PF_P,
@@ -88,9 +88,20 @@ def asynchronous_exit(
 
 
 def exception(
-    tracer: Tracer, task: Task, regs: UserRegs, vector: int, code: int, addr: int, sigbus: bool
+    tracer: Tracer,
+    task: Task,
+    regs: UserRegs,
+    vector: int,
+    code: int,
+    addr: int,
+    sigbus: bool,
+    leaf: int | None = None,
 ) -> Job:
-    """Leave the enclave with an exception, by the vDSO's fix-up or with a signal."""
+    """Leave the enclave with an exception, by the vDSO's fix-up or with a signal.
+
+    ``leaf``: of the ENCLU that raised it, if it was one.
+    """
+    spin.by_vector(task, vector, regs.rip, leaf)
     tracer.world.debug(
         f"task {task.tid}: vector {vector} code {code:#x} address {addr:#x} at {regs.rip:#x} in the enclave"
     )

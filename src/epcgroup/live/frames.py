@@ -61,6 +61,10 @@ class MemfdFrames:
         """The enclave was released."""
         self._devices.pop(enclave, None)
 
+    def inhabited(self) -> dict[int, Device]:
+        """The devices that hold an enclave, by its id."""
+        return self._devices
+
     def touch(self, enclave: int, index: int) -> None:
         """The processor accessed a page on the enclave's behalf: it is young."""
         self._devices[enclave].touched.add(index)

@@ -14,8 +14,8 @@ import fcntl
 import os
 from typing import TYPE_CHECKING
 
-from epcgroup.live import answers, mappings, memory, procfs, seccomp, threads
-from epcgroup.live.devices import Kind
+from epcgroup.live import answers, filters, guests, mappings, procfs, threads
+from epcgroup.live.devices import F_SEAL_SIZE, Kind
 from epcgroup.live.mm import PROT_EXEC
 from epcgroup.live.user_memory import ProcessMemory
 from epcgroup.sgx.layouts import X
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from epcgroup.live.tracer import Job, Tracer
 
 _CREATE, _RESTRICT = 0x00, 0x05
-_SYS_MMAP, _SYS_MUNMAP = 9, 11
-_PAGE_PRIVATE_ANON = 0x22
-_F_SEAL_SIZE = 0x0002 | 0x0004  # F_SEAL_SHRINK | F_SEAL_GROW
 
 
 def ioctl(tracer: Tracer, task: Task, regs: UserRegs) -> None:
@@ -38,6 +35,8 @@ def ioctl(tracer: Tracer, task: Task, regs: UserRegs) -> None:
     device = tracer.world.devices.of_fd(task.pid, regs.rdi & 0xFFFFFFFF)
     if device is None:
         tracer.resume(task)
+    elif device.guest is not None:
+        guests.ioctl(tracer, task, regs, device)
     elif device.kind is not Kind.ENCLAVE:
         answers.emulate(tracer, task, regs, -errno.ENOTTY)
     else:
@@ -76,25 +75,12 @@ def _answer(tracer: Tracer, task: Task, regs: UserRegs, device: Device) -> Job:
 def _created(tracer: Tracer, task: Task, device: Device, fd: int) -> None:
     """ECREATE succeeded: the enclave has a place."""
     os.ftruncate(device.memfd, device.size)
-    fcntl.fcntl(device.memfd, fcntl.F_ADD_SEALS, _F_SEAL_SIZE)
+    fcntl.fcntl(device.memfd, fcntl.F_ADD_SEALS, F_SEAL_SIZE)
     assert device.file is not None
     tracer.world.frames.bind(device.file.enclave.id, device)
     mappings.adopt_early(tracer, task, device, fd)
     task.mm.ignored = int(procfs.status(task.pid)["SigIgn"], 16) & threads.FORCED
-    _trap_range(tracer, task, device)
-
-
-def _trap_range(tracer: Tracer, task: Task, device: Device) -> None:
-    """Install the filter for this address range in all threads of the process."""
-    place = (device.base, device.size)
-    if place in task.mm.trap_ranges:
-        return
-    scratch = tracer.inject(task, _SYS_MMAP, 0, 4096, 3, _PAGE_PRIVATE_ANON, -1 & 0xFFFFFFFFFFFFFFFF, 0)
-    program = seccomp.enclave_filter(*place)
-    memory.write(task.pid, scratch, seccomp.image(program, scratch))
-    tracer.inject(task, seccomp.SYS["seccomp"], seccomp.SET_MODE_FILTER, seccomp.FILTER_FLAG_TSYNC, scratch)
-    tracer.inject(task, _SYS_MUNMAP, scratch, 4096)
-    task.mm.trap_ranges.add(place)
+    filters.watch_range(tracer, task, device.base, device.size)
 
 
 def _take_execute(tracer: Tracer, task: Task, device: Device) -> None:

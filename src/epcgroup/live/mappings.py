@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from epcgroup.live import answers, procfs, traps
+from epcgroup.live import answers, guests, procfs, traps
 from epcgroup.live.devices import Kind
 from epcgroup.live.mm import PROT_EXEC, EnclaveVma
 from epcgroup.units import PAGE_SHIFT, PAGE_SIZE
@@ -31,7 +31,7 @@ MAP_FIXED_NOREPLACE = 0x100000
 _MAP_PRIVATE = 0x02
 # Advice that would reach through the mapping into the memfd, or promise what a
 # mapping of device memory cannot give.
-_MADV_REFUSED = {9, 12, 14, 21, 22, 23, 25}
+_MADV_REFUSED = {9, 11, 12, 14, 21, 22, 23, 25}
 
 
 def page_ceil(length: int) -> int:
@@ -56,6 +56,8 @@ def mmap(tracer: Tracer, task: Task, regs: UserRegs) -> None:
         _library(tracer, task, regs, fd, regs.r9)
     elif device is None:
         _replace(tracer, task, regs, addr, length, flags)
+    elif device.guest is not None:
+        guests.mmap(tracer, task, regs, device, length)
     elif device.kind is not Kind.ENCLAVE or device.file is None:
         answers.emulate(tracer, task, regs, -errno.ENODEV)
     elif flags & MAP_TYPE == _MAP_PRIVATE:
@@ -163,7 +165,8 @@ def mprotect(tracer: Tracer, task: Task, regs: UserRegs) -> None:
     real = prot
     for vma in vmas:
         low, high = max(start, vma.start), min(end, vma.end)
-        assert vma.device.file is not None
+        if vma.device.file is None:
+            continue  # a virtual EPC: any protection
         try:
             vma.device.file.may_protect(low, high - low, prot)
         except OSError as refused:

@@ -35,17 +35,21 @@ PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
 
 @dataclass(frozen=True, slots=True)
 class EnclaveVma:
-    """``[start, end)`` of one mm maps ``device``; protections as PROT_* bits."""
+    """``[start, end)`` of one mm maps ``device``; protections as PROT_* bits.
+
+    In a virtual EPC the place in the file counts, at ``bias`` bytes above the address.
+    """
 
     start: int
     end: int
     device: Device
     prot: int
     real: int
+    bias: int = 0
 
     def index(self, addr: int) -> int:
-        """Index of the enclave page at ``addr``; may lie outside the enclave."""
-        return (addr - self.device.base) >> PAGE_SHIFT
+        """Index of the page at ``addr``; may lie outside the enclave."""
+        return (addr - self.device.base + self.bias) >> PAGE_SHIFT
 
 
 class AddressSpace:
@@ -55,6 +59,7 @@ class AddressSpace:
         "_starts",
         "_vmas",
         "alive",
+        "followed",
         "ignored",
         "pagemap",
         "pid",
@@ -80,6 +85,8 @@ class AddressSpace:
         self.trap_ranges: set[tuple[int, int]] = set()
         # Addresses where we replaced an instruction by `int $0x80`.
         self.traps: dict[int, Trap] = {}
+        # Descriptors of some process's memory that the program opened, see `debugmem`.
+        self.followed: set[int] = set()
         self._vmas: list[EnclaveVma] = []
         self._starts: list[int] = []
 
@@ -166,8 +173,10 @@ class AddressSpace:
         child.trap_ranges = set(self.trap_ranges)
         child.traps = dict(self.traps)
         child.ignored = self.ignored
+        child.followed = set(self.followed)
         for vma in self._vmas:
-            child.map(vma)
+            if vma.device.guest is None:  # else the kernel does not copy it either
+                child.map(vma)
         return child
 
     def register(self, start: int, end: int) -> None:

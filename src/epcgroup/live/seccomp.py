@@ -28,11 +28,10 @@ _AUDIT_ARCH_X86_64 = 0xC000003E
 _NR, _ARCH, _IP = 0, 4, 8
 
 SYS = {
-    "open": 2, "close": 3, "stat": 4, "lstat": 6, "mmap": 9, "mprotect": 10, "munmap": 11,
-    "rt_sigaction": 13, "ioctl": 16, "access": 21, "mremap": 25, "madvise": 28, "creat": 85, "prctl": 157,
-    "openat": 257,
-    "newfstatat": 262, "faccessat": 269, "seccomp": 317, "pkey_mprotect": 329, "statx": 332,
-    "close_range": 436, "openat2": 437, "faccessat2": 439,
+    "read": 0, "write": 1, "open": 2, "close": 3, "stat": 4, "lstat": 6, "mmap": 9, "mprotect": 10,
+    "munmap": 11, "rt_sigaction": 13, "ioctl": 16, "pread64": 17, "pwrite64": 18, "access": 21, "mremap": 25,
+    "madvise": 28, "creat": 85, "prctl": 157, "openat": 257, "newfstatat": 262, "faccessat": 269,
+    "seccomp": 317, "pkey_mprotect": 329, "statx": 332, "close_range": 436, "openat2": 437, "faccessat2": 439,
 }  # fmt: skip
 _PATH_CALLS = (
     "open", "openat", "openat2", "creat", "stat", "lstat", "access", "faccessat", "faccessat2",
@@ -140,6 +139,24 @@ def base_filter(*, private: bool = False, closes: bool = False, int80: bool = Fa
     program.op(_LD, _args(3))
     program.jump(_JSET, 0x20, yes="allow")
     program.jump(_JSET, 0x3 if private else 0x1, yes="trace")
+    program.close()
+    return program.assemble()
+
+
+def descriptor_filter(fd: int) -> bytes:
+    """The filter to add when descriptor ``fd`` shows a process's memory.
+
+    Stops: read, write, pread64 and pwrite64 on it.
+    """
+    program = _Program()
+    program.only_x86_64()
+    program.op(_LD, _NR)
+    for name in ("read", "write", "pread64", "pwrite64"):
+        program.jump(_JEQ, SYS[name], yes="descriptor")
+    program.jump(_JEQ, 0, yes="allow", no="allow")
+    program.label("descriptor")
+    program.op(_LD, _args(0))
+    program.jump(_JEQ, fd, yes="trace", no="allow")
     program.close()
     return program.assemble()
 

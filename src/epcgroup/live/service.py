@@ -22,7 +22,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 from epcgroup.driver import Fault
-from epcgroup.live import affinity, uffd
+from epcgroup.live import affinity, guests, uffd
 from epcgroup.live.task import Kick
 from epcgroup.sgx.faults import PF_W
 from epcgroup.units import PAGE_SIZE
@@ -88,10 +88,13 @@ class PageService(threading.Thread):
         while True:
             with world.lock:
                 vma = mm.find(addr)
-                if vma is None or vma.device.file is None:
+                if vma is not None and vma.device.guest is not None:
+                    fault = guests.resolve(world, mm, vma, addr, caller)
+                elif vma is None or vma.device.file is None:
                     uffd.wake(mm.uffd, addr & _PAGE_MASK, PAGE_SIZE)  # unmapped meanwhile
                     return
-                fault = self._resolve(vma, vma.device.file, flags, addr, caller)
+                else:
+                    fault = self._resolve(vma, vma.device.file, flags, addr, caller)
             if fault is None:
                 return
             if fault is not Fault.RETRY:

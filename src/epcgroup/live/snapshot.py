@@ -33,7 +33,7 @@ def take(world: World) -> Snapshot:
 def _group(world: World, group: Group) -> GroupView:
     resource = world.machine.groups.resource(SGX_EPC)
     limit = group.max[resource]
-    stall = world.stalls.get(group.path)
+    stall, guest = world.stalls.get(group.path), world.guests.of(group.path)
     return GroupView(
         path=group.path,
         limit=None if limit == U64_MAX else limit,
@@ -45,6 +45,8 @@ def _group(world: World, group: Group) -> GroupView:
         pages_out=group.counters.evicted,
         faults=stall.faults if stall else 0,
         stall_s=stall.seconds if stall else 0.0,
+        vepc=guest.now,
+        vepc_peak=guest.peak,
     )
 
 

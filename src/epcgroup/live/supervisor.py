@@ -28,6 +28,7 @@ from epcgroup.driver.attacks import HostileStore
 from epcgroup.driver.attacks import parse as parse_attack
 from epcgroup.errors import BadInput
 from epcgroup.live import loader, members, platform, snapshot
+from epcgroup.live import paranoid as suspicion
 from epcgroup.live.devices import DeviceTable
 from epcgroup.live.frames import MemfdFrames
 from epcgroup.live.service import END_SIGNAL
@@ -52,6 +53,7 @@ class Supervisor:
         seed: bytes | None = None,
         log: TextIO | None = None,
         attacks: Sequence[str] = (),
+        paranoid: bool = False,
         resources: Mapping[str, int] | None = None,
     ) -> None:
         """``seed`` (16 bytes) makes the machine's keys reproducible; by default they are random.
@@ -59,6 +61,8 @@ class Supervisor:
         ``resources``: capacities of other misc resources, by key.
 
         ``attacks``: "tamper@PAGE" or "replay@PAGE" (see driver.attacks).
+        ``paranoid``: check every invariant after every operation; ``run`` raises
+        InternalError at the first that does not hold.
 
         Raises BadInput for an EPC of no pages or an unknown policy,
         MissingCapability where this machine cannot do what is needed.
@@ -84,6 +88,8 @@ class Supervisor:
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
         self._end_handler = signal.signal(END_SIGNAL, lambda *_: None)
         self._tracer = Tracer(self.world)
+        if paranoid:
+            suspicion.watch(self.world)
 
     def _log(self, message: str) -> None:
         print(f"epcgroup: {message}", file=self._log_file, flush=True)

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import stat
 import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from epcgroup.live import enclu, exits, faults, ioctls, mappings, memory, ptrace
+from epcgroup.live import answers, debugmem, enclu, exits, faults, ioctls, mappings, memory, ptrace
 from epcgroup.live.answers import emulate, rewrite
 from epcgroup.live.devices import PATHS, Device, Kind
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 _AT_FDCWD = -100 & 0xFFFFFFFFFFFFFFFF
 _SYS_OPENAT = 257
 _ACCESS_MODE = os.O_ACCMODE | os.O_CLOEXEC
-_LONGEST = max(len(path) for path in PATHS) + 1
+_LONGEST = 48  # bytes; the longest path of ours is /proc/PID/task/TID/mem
 _STAT = struct.Struct("<QQQIIIIQqqqQQQQQQ24x")
 _STATX = struct.Struct("<IIQIIIHHQQQQ")
 _SIG_IGN = (1).to_bytes(8, "little")
@@ -55,17 +56,26 @@ def answer(tracer: Tracer, task: Task) -> None:
             handler(tracer, task, regs)
 
 
-def _kind_of(task: Task, path: int) -> Kind | None:
+def _path(task: Task, addr: int) -> str:
+    """The path at ``addr``; "" if it is none of ours, being too long or not there."""
     try:
-        return PATHS.get(memory.read_cstring(task.pid, path, _LONGEST).decode("ascii", "replace"))
+        return memory.read_cstring(task.pid, addr, _LONGEST).decode("ascii", "replace")
     except OSError:
-        return None
+        return ""
+
+
+def _kind_of(task: Task, path: int) -> Kind | None:
+    return PATHS.get(_path(task, path))
 
 
 def _open(tracer: Tracer, task: Task, regs: UserRegs, path: int, flags: int) -> None:
-    kind = _kind_of(task, path)
+    name = _path(task, path)
+    kind = PATHS.get(name)
     if kind is None:
-        tracer.resume(task)
+        if debugmem.names_memory(name) and task.mm.devices():
+            answers.rewrite(tracer, task, regs, {}, functools.partial(_opened_memory, tracer))
+        else:
+            tracer.resume(task)
         return
     if flags & (os.O_CREAT | os.O_EXCL) == os.O_CREAT | os.O_EXCL:
         emulate(tracer, task, regs, -errno.EEXIST)
@@ -73,6 +83,8 @@ def _open(tracer: Tracer, task: Task, regs: UserRegs, path: int, flags: int) -> 
     with tracer.world.lock:
         file = tracer.world.driver.open() if kind is Kind.ENCLAVE else None
     device = Device(kind, file, task.pid, task.command, task.caller.group.path)
+    if kind is Kind.VEPC:
+        device.hold_guest(tracer.world.driver.open_vepc())
     tracer.world.devices.add(device)
 
     def opened(_: Task, result: int) -> int:
@@ -89,6 +101,12 @@ def _open(tracer: Tracer, task: Task, regs: UserRegs, path: int, flags: int) -> 
         "r10": 0,
     }
     rewrite(tracer, task, regs, changes, opened)
+
+
+def _opened_memory(tracer: Tracer, task: Task, fd: int) -> int:
+    if fd >= 0:
+        debugmem.opened(tracer, task, fd)
+    return fd
 
 
 def _open2(tracer: Tracer, task: Task, regs: UserRegs) -> None:
@@ -160,6 +178,10 @@ _HANDLERS: dict[int, Handler] = {
     21: lambda tracer, task, regs: _access(tracer, task, regs, regs.rdi, regs.rsi),
     269: lambda tracer, task, regs: _access(tracer, task, regs, regs.rsi, regs.rdx),
     439: lambda tracer, task, regs: _access(tracer, task, regs, regs.rsi, regs.rdx),
+    0: debugmem.access,
+    1: debugmem.access,
+    17: debugmem.access,
+    18: debugmem.access,
     16: ioctls.ioctl,
     9: mappings.mmap,
     13: _sigaction,

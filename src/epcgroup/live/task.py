@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from epcgroup.epc import Caller
     from epcgroup.live.devices import Device
     from epcgroup.live.mm import AddressSpace
+    from epcgroup.live.spin import Surprise
     from epcgroup.live.vdso import VdsoInfo
     from epcgroup.sgx import thread
 
@@ -64,6 +65,7 @@ class Task:
         "phase",
         "pid",
         "saved_mask",
+        "surprise",
         "tid",
         "vdso",
     )
@@ -84,6 +86,8 @@ class Task:
         self.saved_mask: int | None = None
         # Blocked signals (siginfo) that came while only we had unblocked them.
         self.held: list[bytes] = []
+        # What it was last given inside an enclave that it may not have expected.
+        self.surprise: Surprise | None = None
         # A signal that we sent in the kernel's stead, and what it shall say.
         self.forced: tuple[int, bytes] | None = None
 

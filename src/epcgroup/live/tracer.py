@@ -23,7 +23,7 @@ from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING
 
 from epcgroup.errors import EpcgroupError
-from epcgroup.live import faults, loader, memory, procfs, ptrace, syscalls, threads, uffd
+from epcgroup.live import faults, loader, memory, procfs, ptrace, spin, syscalls, threads, uffd
 from epcgroup.live.inject import Injector
 from epcgroup.live.mm import AddressSpace
 from epcgroup.live.service import PageService
@@ -70,6 +70,8 @@ class Tracer:
         self._warned = False
         self._jobs: list[tuple[Task, Job]] = []
         self._ending: list[PageService] = []
+        self._watch = spin.Watch(world.log)
+        self._told = False  # that an invariant broke
 
     # ---- the loop -------------------------------------------------------
 
@@ -81,13 +83,16 @@ class Tracer:
     ) -> None:
         """Serve until no traced task is left and ``serving``, called every round, says no.
 
+        Raises InternalError if an invariant broke (`paranoid`).
         WAKE_SIGNAL to this thread ends a wait: the next round begins at once.
         """
         next_tick = time.monotonic() + interval
         while (more := serving()) or self.tasks:
+            self._stop_if_broken()
             progress = self._answer_stops()
             progress |= self._run_jobs()
             progress |= self.world.slice()
+            self._watch.look(self.tasks.values(), time.monotonic())
             if on_tick is not None and time.monotonic() >= next_tick:
                 on_tick()
                 next_tick = time.monotonic() + interval
@@ -98,6 +103,12 @@ class Tracer:
         self.release_closed()
         while self.world.slice():
             pass
+        self._stop_if_broken()
+
+    def _stop_if_broken(self) -> None:
+        if self.world.broken is not None and not self._told:
+            self._told = True
+            raise self.world.broken
 
     def _answer_stops(self) -> bool:
         answered = False
@@ -301,6 +312,7 @@ class Tracer:
         task = self.tasks.pop(tid, None)
         self._early.discard(tid)
         self.injector.forget(tid)
+        self._watch.forget(tid)
         if task is None:
             return
         if tid == task.pid:

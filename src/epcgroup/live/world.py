@@ -22,16 +22,19 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from epcgroup.live import snapshot
+from epcgroup.live import guests, snapshot
+from epcgroup.live.guests import GuestCounts
 from epcgroup.live.members import Members, TreeMembers
 from epcgroup.live.processor import Processor
 from epcgroup.units import PAGE_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from epcgroup.driver import Driver
     from epcgroup.epc import Caller, Machine
+    from epcgroup.errors import InternalError
     from epcgroup.live.devices import Device, DeviceTable
     from epcgroup.live.frames import MemfdFrames
     from epcgroup.live.task import Kick, Task
@@ -58,17 +61,26 @@ class World:
     frames: MemfdFrames
     devices: DeviceTable
     log: Callable[[str], None]
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    lock: AbstractContextManager[object] = field(default_factory=threading.Lock)
     tasks: dict[int, Task] = field(default_factory=dict)
     stalls: dict[str, Stall] = field(default_factory=dict)
     kicks: deque[tuple[int, Kick]] = field(default_factory=deque)
     tracer_thread: int = 0
     ended: list[EnclaveView] = field(default_factory=list)
+    guests: GuestCounts = field(default_factory=GuestCounts)
     started: float = field(default_factory=time.monotonic)
+    #: The first invariant that was found broken; see `paranoid`.
+    broken: InternalError | None = None
     members: Members = field(init=False)
 
     def __post_init__(self) -> None:
         self.members = TreeMembers(self.machine.groups)
+
+    def broke(self, error: InternalError) -> None:
+        """An invariant does not hold: the machine is to end."""
+        self.broken = error
+        self.log(f"internal error: {error}")
+        signal.pthread_kill(self.tracer_thread, WAKE_SIGNAL)
 
     def debug(self, message: str) -> None:
         """One line for whoever looks for the cause of a surprise (EPCGROUP_DEBUG=1)."""
@@ -105,6 +117,9 @@ class World:
                     self.ended.append(snapshot.view_of(device, ended=True))
                     self.driver.release(device.file)
                     self.frames.unbind(device.file.enclave.id)
+        if device.guest is not None:
+            with self.lock:
+                guests.release(self, device.guest)
         device.close()
 
     def stalled(self, path: str, seconds: float) -> None:

@@ -11,6 +11,7 @@ class GroupView:
 
     ``events`` counts refusals in the group and below, ``events_local`` those at
     the group itself; pages in are loads (ELDU), pages out evictions (EWB).
+    ``vepc``: pages of virtual EPC (of guests), now and at most; they are in current.
     """
 
     path: str
@@ -23,6 +24,8 @@ class GroupView:
     pages_out: int = 0
     faults: int = 0
     stall_s: float = 0.0
+    vepc: int = 0
+    vepc_peak: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,9 @@ def group_table(snapshot: Snapshot, *, title: str | None = None) -> Table:
     table.add_column("cgroup", no_wrap=True)
     for name in ("limit", "current", "peak", "events", "pages in", "pages out", "faults", "stalled"):
         table.add_column(name, justify="right", no_wrap=True)
+    guests = any(group.vepc_peak for group in snapshot.groups)
+    for name in ("vEPC", "vEPC peak") if guests else ():
+        table.add_column(name, justify="right", no_wrap=True)
     for group in snapshot.groups:
         table.add_row(
             escape(indented(group.path)),
@@ -70,6 +73,7 @@ def group_table(snapshot: Snapshot, *, title: str | None = None) -> Table:
             _count(group.pages_out),
             _count(group.faults),
             seconds(group.stall_s),
+            *((_pages(group.vepc), _pages(group.vepc_peak)) if guests else ()),
         )
     return table
 

@@ -19,6 +19,8 @@ from epcgroup.live import procfs
 from epcgroup.live.members import charge_to
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from epcgroup.cgroupfs import Cgroup, CgroupTree
     from epcgroup.epc.group import Group
     from epcgroup.live.world import World
@@ -85,7 +87,7 @@ class CgroupMembers:
 class Outsiders(threading.Thread):
     """Waits for the end of processes that are not traced."""
 
-    def __init__(self, lock: threading.Lock) -> None:
+    def __init__(self, lock: AbstractContextManager[object]) -> None:
         super().__init__(name="outsiders", daemon=True)
         self._lock = lock
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)

@@ -60,12 +60,12 @@ def program() -> Path:
 class Machine:
     """What runs the selftest: so many EPC pages, a policy, and a place for the report."""
 
-    def __init__(self, pages: int, policy: str, scratch: Path) -> None:
-        self.pages, self.policy, self.report = pages, policy, scratch / "report.json"
+    def __init__(self, pages: int, policy: str, scratch: Path, *extra: str) -> None:
+        self.pages, self.policy, self.report, self.extra = pages, policy, scratch / "report.json", extra
 
     def options(self) -> list[str]:
         """The options of ``epcgroup run``."""
-        size = ["--epc", f"{self.pages} pages", "--policy", self.policy]
+        size = ["--epc", f"{self.pages} pages", "--policy", self.policy, *self.extra]
         return [*size, "--report", "json", "--report-file", str(self.report)]
 
     def snapshot(self) -> dict[str, Any]:
@@ -136,6 +136,13 @@ def test_all_cases_pass(program: Path, tmp_path: Path, pages: int, policy: str) 
 @pytest.mark.parametrize("pages", [16, 64])
 def test_all_cases_pass_on_the_smallest_machines(program: Path, tmp_path: Path, pages: int) -> None:
     machine = Machine(pages, "standard", tmp_path)
+    expect_all(run(machine, program))
+    expect_paging(machine)
+
+
+def test_all_cases_pass_while_every_step_is_checked(program: Path, tmp_path: Path) -> None:
+    """--paranoid finds nothing: no invariant breaks between any two operations."""
+    machine = Machine(128, "standard", tmp_path, "--paranoid")
     expect_all(run(machine, program))
     expect_paging(machine)
 

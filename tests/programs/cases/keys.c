@@ -86,6 +86,21 @@ static void bad_operands(void)
 	}
 }
 
+/* `keys seal`: print a sealing key, to be compared with that of another run. */
+static int print_sealing_key(void)
+{
+	struct enclave a = load((struct spec){ .heap = 3 });
+	u8 request[512] = { 0 }, key[16];
+
+	request[0] = 4;		/* SEAL */
+	request[2] = 1;		/* policy MRENCLAVE */
+	CHECK_EQ(must(by_vdso(&a, 0), OP_KEY, (u64)request, (u64)key, 0, 0), 0);
+	for (unsigned i = 0; i < sizeof key; i++)
+		printf("%02x", key[i]);
+	printf("\n");
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	static const struct test tests[] = {
@@ -94,5 +109,7 @@ int main(int argc, char **argv)
 		{ "bad_operands", bad_operands },
 	};
 
+	if (argc == 2 && !strcmp(argv[1], "seal"))
+		return print_sealing_key();
 	return RUN(argc, argv, tests);
 }

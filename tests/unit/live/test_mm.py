@@ -66,13 +66,33 @@ def test_mappings_are_what_a_page_table_would_say(script: list[Any]) -> None:
 
 
 def test_a_forked_address_space_maps_the_same_and_is_counted_with_the_device() -> None:
-    device: Any = SetDevice(mms=set(), base=0)
+    device: Any = SetDevice(mms=set(), base=0, guest=None)
     parent = AddressSpace(1)
     parent.map(EnclaveVma(0, PAGE_SIZE, device, 3, 3))
     child = parent.forked(2)
     child.unmap(0, PAGE_SIZE)
     assert parent.find(0) is not None
     assert device.mms == {parent}
+
+
+def test_a_forked_address_space_has_no_virtual_epc() -> None:
+    """VM_DONTCOPY: the kernel does not copy that mapping either."""
+    device: Any = SetDevice(mms=set(), base=0, guest=object())
+    parent = AddressSpace(1)
+    parent.map(EnclaveVma(0, PAGE_SIZE, device, 3, 3, 7 * PAGE_SIZE))
+    assert parent.forked(2).find(0) is None
+    assert device.mms == {parent}
+
+
+def test_a_mapping_of_virtual_epc_that_is_cut_shows_the_same_pages() -> None:
+    device: Any = SetDevice(mms=set(), base=0, guest=object())
+    space = AddressSpace(1)
+    start, offset = 16 * PAGE_SIZE, 100 * PAGE_SIZE
+    space.map(EnclaveVma(start, start + 8 * PAGE_SIZE, device, 3, 3, offset - start))
+    space.unmap(start, start + 3 * PAGE_SIZE)
+    vma = space.find(start + 3 * PAGE_SIZE)
+    assert vma is not None
+    assert vma.index(start + 3 * PAGE_SIZE + 5) == 103
 
 
 def test_an_address_space_that_ends_is_forgotten_by_its_devices() -> None:

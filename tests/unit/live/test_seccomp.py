@@ -14,7 +14,11 @@ MAP_SHARED, MAP_PRIVATE, MAP_SHARED_VALIDATE, MAP_FIXED, MAP_ANONYMOUS = 1, 2, 3
 PROT_EXEC = 4
 BASE, SIZE = 0x7F_F000_0000, 0x1_2000_0000  # its end differs from its start in both halves
 
-filters = pytest.mark.parametrize("program", [seccomp.base_filter(), seccomp.enclave_filter(BASE, SIZE)])
+FD = 7
+
+filters = pytest.mark.parametrize(
+    "program", [seccomp.base_filter(), seccomp.enclave_filter(BASE, SIZE), seccomp.descriptor_filter(FD)]
+)
 
 
 @pytest.mark.parametrize(
@@ -135,3 +139,17 @@ def test_the_image_points_at_the_filter_behind_it() -> None:
     assert int.from_bytes(image[:2], "little") == len(program) // 8
     assert int.from_bytes(image[8:16], "little") == 0x1010
     assert image[16:] == program
+
+
+@given(
+    st.sampled_from(["read", "write", "pread64", "pwrite64"]), st.integers(0, 20), st.integers(0, 2**32 - 1)
+)
+def test_reads_and_writes_of_one_descriptor_stop(name: str, fd: int, upper: int) -> None:
+    """The kernel looks at the lower half of the argument alone."""
+    verdict = seccomp.run(seccomp.descriptor_filter(FD), SYS[name], [upper << 32 | fd, 0, 8, 0])
+    assert verdict == (RET_TRACE if fd == FD else RET_ALLOW)
+
+
+@pytest.mark.parametrize("name", ["close", "ioctl", "open", "mmap"])
+def test_other_calls_with_that_descriptor_pass(name: str) -> None:
+    assert seccomp.run(seccomp.descriptor_filter(FD), SYS[name], [FD]) == RET_ALLOW

@@ -30,6 +30,15 @@ def test_group_rows_hold_every_figure() -> None:
     assert row(text, "/")[:4] == ["/", "max", "10M", "12M"]
 
 
+def test_virtual_epc_has_columns_only_where_there_was_any() -> None:
+    assert "vEPC" not in report.to_text(SNAPSHOT)
+    guest = replace(SNAPSHOT, groups=(ROOT, replace(FULL, vepc=1234, vepc_peak=2048)))
+    text = report.to_text(guest)
+    assert "vEPC peak" in text
+    assert row(text, "a")[-2:] == ["1,234", "2,048"]
+    assert row(text, "/")[-2:] == ["0", "0"]
+
+
 def test_groups_are_set_in_by_depth() -> None:
     lines = report.to_text(SNAPSHOT).splitlines()
     pods, below = (next(line for line in lines if line.split()[:1] == [name]) for name in ("pods", "a"))

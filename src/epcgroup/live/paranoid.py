@@ -1,0 +1,149 @@
+"""A machine that distrusts itself: every invariant, after every operation.
+
+All that changes a machine (a step of an ioctl, a fault, an ENCLU leaf, a slice
+of background work, a release) does so while it holds `World.lock`. So a lock
+that looks around before it lets go sees the machine after each operation, and
+no caller has to think of it. Rejected: calls of a check at every such place,
+one of which would be forgotten.
+
+What is looked at: the engine's own invariants (`epc.invariants`), and those that
+only a live machine has, counted by the kernel where that is possible.
+
+LIVE-1  The blocks of all memfds and the hidden pages never exceed the EPC.
+LIVE-2  A page is in the memfd, or hidden, exactly if the engine and the EPCM say
+        that it is resident. So an evicted page exists only sealed.
+LIVE-3  VA slots in use = sealed pages = evicted pages.
+
+A violation is noted, not raised: whoever holds the lock may be a page service,
+whose exception would reach nobody. The tracer raises it and the machine ends.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from typing import TYPE_CHECKING
+
+from epcgroup.epc import invariants
+from epcgroup.errors import InternalError
+from epcgroup.units import PAGE_SHIFT, PAGE_SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from epcgroup.driver import EnclaveFile
+    from epcgroup.live.devices import Device
+    from epcgroup.live.world import World
+
+_BLOCK = 512  # bytes in a block of st_blocks
+
+
+class CheckedLock:
+    """A lock that calls ``check`` each time before it is released."""
+
+    def __init__(self, check: Callable[[], None]) -> None:
+        self._lock = threading.Lock()
+        self._check = check
+
+    def __enter__(self) -> bool:
+        return self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._check()
+        finally:
+            self._lock.release()
+
+
+def watch(world: World) -> None:
+    """Have ``world`` checked from now on; the first violation goes to ``world.broken``."""
+
+    def look() -> None:
+        if world.broken is None:
+            try:
+                check(world)
+            except InternalError as error:
+                world.broke(error)
+            except Exception as error:  # the check itself stumbles over what it finds
+                world.broke(InternalError(f"the machine cannot be checked: {error!r}"))
+
+    world.lock = CheckedLock(look)
+
+
+def check(world: World) -> None:
+    """Raise InternalError, naming the invariant, if one does not hold. Hold the lock."""
+    invariants.check(world.machine)
+    inhabited = world.frames.inhabited()
+    guests = [device for device in world.devices if device.guest is not None]
+    shown = sum(_blocks(device) for device in [*inhabited.values(), *guests])
+    hidden = sum(len(device.hidden) for device in inhabited.values())
+    size = world.machine.epc_pages
+    _must(shown + hidden <= size, "LIVE-1", f"{shown} pages shown and {hidden} hidden in an EPC of {size}")
+    for number, device in inhabited.items():
+        file = world.driver.files.get(number)
+        if file is not None:
+            _check_residence(file, device)
+            _check_seals(world, file)
+    for device in guests:
+        _check_guest(device)
+
+
+def _must(holds: bool, name: str, what: str) -> None:
+    if not holds:
+        raise InternalError(f"{name} does not hold: {what}")
+
+
+def _blocks(device: Device) -> int:
+    return os.fstat(device.memfd).st_blocks * _BLOCK // PAGE_SIZE
+
+
+def _check_residence(file: EnclaveFile, device: Device) -> None:
+    enclave, words = file.enclave, set(file.words)
+    shown, hidden = set(present(device.memfd)), set(device.hidden)
+    resident = {index for index, page in enclave.pages.items() if page is not None}
+    _must(resident == words, "LIVE-2", f"{enclave}: {_odd(words, resident)} in the EPCM")
+    _must(not shown & hidden, "LIVE-2", f"{enclave}: {sorted(shown & hidden)[:8]} both shown and hidden")
+    there = shown | hidden
+    _must(there == resident, "LIVE-2", f"{enclave}: {_odd(there, resident)} where only resident pages may be")
+
+
+def _odd(one: set[int], other: set[int]) -> str:
+    """The first pages that only one of two sets has."""
+    extra, missing = sorted(one - other)[:8], sorted(other - one)[:8]
+    return f"pages {extra} too many, {missing} missing"
+
+
+def _check_guest(device: Device) -> None:
+    """A guest's page that was just allocated may not be in its memfd yet, never the reverse."""
+    assert device.guest is not None
+    shown, pages = set(present(device.memfd)), device.guest.guest.pages.keys()
+    _must(shown <= pages, "LIVE-2", f"virtual EPC: pages {sorted(shown - pages)[:8]} were never allocated")
+
+
+def _check_seals(world: World, file: EnclaveFile) -> None:
+    pager, enclave = world.driver.pager, file.enclave
+    slots, sealed = pager.slots_in_use(enclave), len(pager.store.pages(enclave.id))
+    _must(
+        slots == sealed == enclave.evicted,
+        "LIVE-3",
+        f"{enclave}: {slots} VA slots in use, {sealed} pages sealed, {enclave.evicted} evicted",
+    )
+
+
+def present(memfd: int) -> Iterator[int]:
+    """Indices of the pages that a memfd really has, by the kernel's own account."""
+    at = 0
+    while True:
+        try:
+            at = os.lseek(memfd, at, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            return
+        end = os.lseek(memfd, at, os.SEEK_HOLE)
+        yield from range(at >> PAGE_SHIFT, end >> PAGE_SHIFT)
+        at = end
+
+
+__all__ = ["CheckedLock", "check", "present", "watch"]

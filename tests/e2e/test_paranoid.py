@@ -1,0 +1,71 @@
+"""`--paranoid`: a sound machine passes every check, an unsound one ends at once, with status 70."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from tests.e2e.machine import NEEDS, command, run
+
+pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(180)]
+
+# What breaks the machine, and the invariant that must notice.
+BREAKS = {
+    "an evicted page stays in the memfd": (
+        "import epcgroup.live.frames as frames; frames._punch = lambda device, index: None",
+        "LIVE-",
+    ),
+    "a page is hidden and shown at once": (
+        "import epcgroup.live.frames as frames; put = frames.MemfdFrames.put\n"
+        "def both(self, enclave, index, contents, word):\n"
+        "    put(self, enclave, index, contents, word)\n"
+        "    self._devices[enclave].hidden[index] = bytearray(contents)\n"
+        "frames.MemfdFrames.put = both",
+        "LIVE-2",
+    ),
+    "an evicted page leaves no version behind": (
+        "import epcgroup.driver.pager as pager; pager.SealingPager.slots_in_use = lambda self, enclave: 0",
+        "LIVE-3",
+    ),
+    "the engine forgets to charge": (
+        "import epcgroup.epc.machine as m; add = m.Machine.add_page\n"
+        "def cheap(self, caller, enclave, index):\n"
+        "    page = add(self, caller, enclave, index)\n"
+        "    caller.group.usage[self.resource] -= 4096\n"
+        "    return page\n"
+        "m.Machine.add_page = cheap",
+        "INV-1",
+    ),
+}
+
+
+@pytest.mark.parametrize("policy", ["standard", "v5", "v17"])
+def test_a_sound_machine_passes_every_check(policy: str) -> None:
+    """More heap than the limit, so that pages come and go all the time."""
+    ended = run("load", "once", 60, epc=128, limit=40, policy=policy, options=("--paranoid",))
+    assert ended.status == 0, ended.errors[-3000:]
+    assert "does not hold" not in ended.errors
+    assert ended.report is not None
+    assert ended.report["groups"][-1]["pages_in"] > 0, "nothing was paged: the test proves little"
+
+
+@pytest.mark.parametrize("program", ["processes", "t2_epcm"])
+def test_permissions_and_processes_keep_the_invariants(program: str) -> None:
+    ended = run(program, epc=128, options=("--paranoid",))
+    assert set(ended.cases.values()) == {"ok"}, f"{ended.output}\n{ended.errors[-3000:]}"
+
+
+@pytest.mark.parametrize("what", BREAKS)
+def test_a_broken_invariant_ends_the_machine(what: str) -> None:
+    """One line names the invariant, the command is killed, the status is that of a bug."""
+    breaking, name = BREAKS[what]
+    words = command("load", "hold", 60, epc=128, limit=40, options=("--paranoid",))
+    script = f"import sys\n{breaking}\nfrom epcgroup.cli.main import main\nsys.exit(main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", script, *words[1:]], capture_output=True, text=True, timeout=60, check=False,
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == 70, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
+    assert f"internal error: {name}" in done.stderr
+    assert "does not hold" in done.stderr

@@ -1,0 +1,62 @@
+"""What an enclave seals in one run it can open in another: EGETKEY gives the same key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.e2e.machine import NEEDS, Ended, run
+
+pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(120)]
+
+SEED, OTHER = "000102030405060708090a0b0c0d0e0f", "ff" * 16
+
+
+def seal(*options: str) -> Ended:
+    ended = run("keys", "seal", epc=128, options=options)
+    assert ended.status == 0, ended.errors
+    return ended
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    return tmp_path
+
+
+def test_two_runs_derive_the_same_sealing_key(state: Path) -> None:
+    first = seal().output
+    assert len(first) == 33
+    assert (state / "epcgroup" / "root.key").stat().st_mode & 0o777 == 0o600
+    assert seal().output == first
+
+
+def test_another_machine_derives_another_key(state: Path) -> None:
+    first = seal().output
+    (state / "epcgroup" / "root.key").unlink()
+    assert seal().output != first
+
+
+def test_a_seed_overrides_the_kept_key_and_leaves_it_alone(state: Path, tmp_path: Path) -> None:
+    file = tmp_path / "seed"
+    file.write_text(SEED)
+    named = seal("--seed", SEED).output
+    assert not (state / "epcgroup").exists()
+    assert seal("--seed", str(file)).output == named
+    assert seal("--seed", OTHER).output != named
+    assert seal().output not in (named, seal("--seed", OTHER).output)
+
+
+def test_a_run_without_a_place_for_its_key_says_so_and_goes_on(state: Path) -> None:
+    (state / "epcgroup").write_text("in the way")
+    ended = seal()
+    assert len(ended.output) == 33
+    assert "key cannot be kept" in ended.errors
+    assert "--seed" in ended.errors
+
+
+def test_a_bad_seed_is_refused_before_anything_runs() -> None:
+    ended = run("keys", "seal", epc=128, options=("--seed", "12ab"))
+    assert ended.status == 2
+    assert "--seed '12ab': give 32 hexadecimal digits" in ended.errors
+    assert ended.output == ""
