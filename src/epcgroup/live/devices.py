@@ -65,6 +65,7 @@ class Device:
     """
 
     __slots__ = (
+        "base",
         "command",
         "file",
         "filled",
@@ -94,6 +95,7 @@ class Device:
         self.mms: set[AddressSpace] = set()
         self.hidden: dict[int, bytearray] = {}
         self.threads = 0  # that are inside the enclave
+        self.base = 0  # first address of the enclave, from ECREATE on
         # Pages that the processor itself accessed (TCS, SSA, operands of ENCLU), and pages
         # that were given to a waiting thread, whose PTE is there without looking.
         self.touched: set[int] = set()
@@ -108,11 +110,6 @@ class Device:
     def state(self) -> EnclaveState | None:
         """The processor's view of the enclave; None before ECREATE."""
         return self.file.state if self.file is not None and self.file.created else None
-
-    @property
-    def base(self) -> int:
-        """First address of the enclave; 0 before ECREATE."""
-        return self.file.base if self.file is not None else 0
 
     @property
     def size(self) -> int:

@@ -56,6 +56,8 @@ class MemfdFrames:
     def bind(self, enclave: int, device: Device) -> None:
         """Enclave ``enclave`` of the engine lives in ``device``."""
         self._devices[enclave] = device
+        assert device.file is not None
+        device.base = device.file.base
 
     def unbind(self, enclave: int) -> None:
         """The enclave was released."""

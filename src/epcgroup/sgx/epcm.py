@@ -3,10 +3,13 @@
 An entry is one integer in the encoding of SECINFO.flags (R, W, X, PENDING,
 MODIFIED, PR, type in bits 15:8) plus BLOCKED. Presence in the map is the VALID
 bit; the owner is the enclave whose map it is; the linear address is the key.
-A plain integer because one entry comes and goes with every load and eviction.
+A plain integer because one entry comes and goes with every load and eviction;
+for the same reason answers about a word are remembered (few words ever occur).
 """
 
 from __future__ import annotations
+
+import functools
 
 from epcgroup.sgx.layouts import (
     MODIFIED,
@@ -32,6 +35,7 @@ def page_type(word: int) -> int:
     return (word & TYPE_MASK) >> TYPE_SHIFT
 
 
+@functools.lru_cache(maxsize=4096)
 def allows(word: int, access: str) -> bool:
     """Whether enclave code may make this access (``"r"``, ``"w"``, ``"x"``).
 
@@ -41,6 +45,7 @@ def allows(word: int, access: str) -> bool:
     return word & (TYPE_MASK | PENDING | MODIFIED | BLOCKED) == _REG and bool(word & _NEEDED[access])
 
 
+@functools.lru_cache(maxsize=4096)
 def hidden(word: int) -> bool:
     """Whether no access at all may reach the page, not even a read."""
     return not allows(word & ~BLOCKED, "r")
