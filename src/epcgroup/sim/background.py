@@ -8,13 +8,13 @@ from __future__ import annotations
 from epcgroup.sim import columns as c
 from epcgroup.sim import tables
 from epcgroup.sim.charge import effort, excess
-from epcgroup.sim.jit import compiled
+from epcgroup.sim.jit import part
 from epcgroup.sim.lists import behind, nothing, reorder, settle_group
 from epcgroup.sim.reclaim import reclaim, unlist
 from epcgroup.sim.tables import State
 
 
-@compiled
+@part
 def disable(s: State, enclave: int) -> None:
     """Every mapping of an enclave is zapped, for good."""
     en = tables.enclaves(s)
@@ -25,7 +25,7 @@ def disable(s: State, enclave: int) -> None:
         fl[page] &= c.EXISTS | c.RESIDENT
 
 
-@compiled
+@part
 def disable_first(s: State, top: int) -> bool:
     """v5: unlink the first entry of the first list; its enclave is the victim."""
     cg = tables.groups(s)
@@ -49,7 +49,7 @@ def disable_first(s: State, top: int) -> bool:
     return False
 
 
-@compiled
+@part
 def disable_and_wait(s: State, top: int) -> None:
     """Disable one enclave, or wait for one that is disabled already."""
     cg = tables.groups(s)
@@ -87,7 +87,7 @@ def disable_and_wait(s: State, top: int) -> None:
     en[waited, c.FLAGS] |= c.AWAITED
 
 
-@compiled
+@part
 def worker(s: State, group: int) -> None:
     """Bring a group's usage down to its goal."""
     cg = tables.groups(s)
@@ -114,7 +114,7 @@ def worker(s: State, group: int) -> None:
         fruitless, idle, ignore = effort(s, False, below, scanned, written, fruitless, idle, ignore)
 
 
-@compiled
+@part
 def ksgxd(s: State) -> None:
     """Reclaim from the whole machine until enough is free."""
     cg = tables.groups(s)
@@ -134,7 +134,7 @@ def ksgxd(s: State) -> None:
         fruitless, idle, ignore = effort(s, True, cg[0, c.BELOW], scanned, written, fruitless, idle, ignore)
 
 
-@compiled
+@part
 def release_group(s: State) -> None:
     """Release the group that has waited longest."""
     cg = tables.groups(s)
@@ -170,7 +170,7 @@ def release_group(s: State) -> None:
         settle_group(s, parent)
 
 
-@compiled
+@part
 def cancel_work(s: State, group: int) -> None:
     """Take a group's worker out of the queue."""
     cg = tables.groups(s)
@@ -187,7 +187,7 @@ def cancel_work(s: State, group: int) -> None:
     cg[group, c.QUEUED] = 0
 
 
-@compiled
+@part
 def settle(s: State) -> None:
     """Background work until none is left: releases, then the oldest work, then ksgxd."""
     cg = tables.groups(s)

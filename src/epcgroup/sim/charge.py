@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from epcgroup.sim import columns as c
 from epcgroup.sim import tables
-from epcgroup.sim.jit import compiled
+from epcgroup.sim.jit import part
 from epcgroup.sim.lists import nothing
 from epcgroup.sim.reclaim import reclaim
 from epcgroup.sim.tables import State
@@ -20,7 +20,7 @@ OK = 0
 BUSY = -16
 NO_EPC = -12
 
-@compiled
+@part
 def queue_work(s: State, group: int) -> None:
     """Queue a group's worker, unless it is in the queue."""
     cg = tables.groups(s)
@@ -32,7 +32,7 @@ def queue_work(s: State, group: int) -> None:
         s[c.PENDING] += 1
 
 
-@compiled
+@part
 def wake_ksgxd(s: State) -> None:
     """Wake ksgxd, if anything is reclaimable."""
     if not s[c.WOKEN] and not nothing(s, 0):
@@ -40,7 +40,7 @@ def wake_ksgxd(s: State) -> None:
         s[c.PENDING] += 1
 
 
-@compiled
+@part
 def excess(s: State, group: int, wanted: int) -> int:
     """Pages by which a group is above the goal of its worker."""
     cg = tables.groups(s)
@@ -59,7 +59,7 @@ def excess(s: State, group: int, wanted: int) -> int:
     return cg[group, c.USAGE] - goal  # type: ignore[no-any-return]
 
 
-@compiled
+@part
 def effort(
     s: State,
     machine_wide: bool,
@@ -85,7 +85,7 @@ def effort(
     return 0, 0, True
 
 
-@compiled
+@part
 def count_event(s: State, failed: int) -> None:
     """Count one refused charge at the level that refused, and above."""
     cg = tables.groups(s)
@@ -98,7 +98,7 @@ def count_event(s: State, failed: int) -> None:
         level = cg[level, c.PARENT]
 
 
-@compiled
+@part
 def try_charge(s: State, group: int, pages: int) -> int:
     """Charge a group and all its ancestors: -1, or the level that refused."""
     cg = tables.groups(s)
@@ -120,7 +120,7 @@ def try_charge(s: State, group: int, pages: int) -> int:
     return -1
 
 
-@compiled
+@part
 def refused(s: State, group: int, failed: int, pages: int) -> int:
     """A fault's charge was refused: ask the worker and say busy, or nothing can be had."""
     cg = tables.groups(s)
@@ -132,7 +132,7 @@ def refused(s: State, group: int, failed: int, pages: int) -> int:
     return BUSY
 
 
-@compiled
+@part
 def allocate(s: State, group: int, pages: int, may_reclaim: bool) -> int:
     """``pages`` charged and pinned, all or none: OK, BUSY or NO_EPC."""
     cg = tables.groups(s)

@@ -138,6 +138,7 @@ SKIPPED: Final = 28  # accesses to enclaves that are gone
 FAILED: Final = 29
 HITS: Final = 30
 AUGMENTED_TOTAL: Final = 31
+RESULT: Final = 32
 # Scalars: the policy's knobs.
 K_REFUSING: Final = 40
 K_RESTART: Final = 41
@@ -195,3 +196,16 @@ AWAY: Final = 8  # share of background eviction that the faulter pays
 STALL_NS: Final = 9  # out: time lost to paging
 BEHIND_NS: Final = 10  # out: time of background eviction (another core's)
 TIMES: Final = 16
+
+# Operations that Python asks the kernel for.
+REPLAY: Final = 0
+SETTLE: Final = 1
+CREATE: Final = 2
+ADD_PAGES: Final = 3
+RELEASE: Final = 4
+PURGE: Final = 5
+SETTLE_GROUP: Final = 6
+QUEUE_WORK: Final = 7
+FAULT_VEPC: Final = 8
+FILL_VEPC: Final = 9
+UNCHARGE: Final = 10

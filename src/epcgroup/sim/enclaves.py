@@ -6,13 +6,13 @@ from epcgroup.sim import columns as c
 from epcgroup.sim import tables
 from epcgroup.sim.background import settle
 from epcgroup.sim.charge import OK, allocate, queue_work
-from epcgroup.sim.jit import compiled
+from epcgroup.sim.jit import part
 from epcgroup.sim.lists import append, mark, new_chunk, uncharge
 from epcgroup.sim.reclaim import free_node, log
 from epcgroup.sim.tables import State
 
 
-@compiled
+@part
 def new_node(s: State, enclave: int, group: int, is_secs: bool) -> int:
     """A SECS or VA page, at the tail of its group's list of unreclaimable pages."""
     cg = tables.groups(s)
@@ -40,7 +40,7 @@ def new_node(s: State, enclave: int, group: int, is_secs: bool) -> int:
     return node  # type: ignore[no-any-return]
 
 
-@compiled
+@part
 def grow(s: State, enclave: int, group: int) -> None:
     """A VA page (charged by the caller) for an enclave."""
     en = tables.enclaves(s)
@@ -56,7 +56,7 @@ def grow(s: State, enclave: int, group: int) -> None:
     s[c.ADDED_VA] += 1
 
 
-@compiled
+@part
 def create(s: State, enclave: int) -> int:
     """The first VA page, then the SECS; on error neither."""
     en = tables.enclaves(s)
@@ -79,7 +79,7 @@ def create(s: State, enclave: int) -> int:
     return OK
 
 
-@compiled
+@part
 def insert(s: State, enclave: int, group: int, page: int, flags: int) -> None:
     """A charged page becomes resident: at the tail of its group's list."""
     cg = tables.groups(s)
@@ -101,7 +101,7 @@ def insert(s: State, enclave: int, group: int, page: int, flags: int) -> None:
         level = cg[level, c.PARENT]
 
 
-@compiled
+@part
 def new_page(s: State, enclave: int, page: int, may_reclaim: bool, flags: int) -> int:
     """A page that did not exist, and the VA page when one is due."""
     en = tables.enclaves(s)
@@ -123,7 +123,7 @@ def new_page(s: State, enclave: int, page: int, may_reclaim: bool, flags: int) -
     return OK
 
 
-@compiled
+@part
 def add_page(s: State, enclave: int, index: int) -> int:
     """EADD. The caller has checked the enclave's state and that the page does not exist."""
     cg = tables.groups(s)
@@ -136,7 +136,7 @@ def add_page(s: State, enclave: int, index: int) -> int:
     return result
 
 
-@compiled
+@part
 def add_pages(s: State, enclave: int, first: int, pages: int, settle_each: bool) -> tuple[int, int]:
     """EADD of many pages: (how many, result of the last)."""
     for done in range(pages):
@@ -152,7 +152,7 @@ def add_pages(s: State, enclave: int, first: int, pages: int, settle_each: bool)
     return pages, OK
 
 
-@compiled
+@part
 def load_secs(s: State, enclave: int, more: int) -> int:
     """ELDU of the SECS, and ``more`` pages charged with it where the policy takes all at once."""
     cg = tables.groups(s)
@@ -171,7 +171,7 @@ def load_secs(s: State, enclave: int, more: int) -> int:
     return OK
 
 
-@compiled
+@part
 def augment(s: State, enclave: int, page: int) -> int:
     """EAUG: a new page in an initialised enclave, mapped; never reclaims."""
     cg = tables.groups(s)
@@ -200,13 +200,13 @@ def augment(s: State, enclave: int, page: int) -> int:
     return result
 
 
-@compiled
+@part
 def fault_vepc(s: State, group: int) -> int:
     """A guest touches a page that it has not: OK, BUSY or NO_EPC."""
     return allocate(s, group, 1, False)
 
 
-@compiled
+@part
 def fill_vepc(s: State, group: int, pages: int) -> int:
     """A guest touches so many new pages, each tried as often as an access; how many it got."""
     for done in range(pages):
@@ -221,7 +221,7 @@ def fill_vepc(s: State, group: int, pages: int) -> int:
     return pages
 
 
-@compiled
+@part
 def release(s: State, enclave: int) -> None:
     """Free every page: children in ascending order, then the SECS, then the VA pages."""
     en = tables.enclaves(s)
@@ -255,7 +255,7 @@ def release(s: State, enclave: int) -> None:
         end_wait(s, enclave)
 
 
-@compiled
+@part
 def end_wait(s: State, enclave: int) -> None:
     """Groups that waited for an enclave's release run their workers again, in their order."""
     cg = tables.groups(s)
@@ -273,7 +273,7 @@ def end_wait(s: State, enclave: int) -> None:
             queue_work(s, first)
 
 
-@compiled
+@part
 def drop_pages(s: State, group: int, pages: int) -> None:
     """Pages on a group's list are gone; their entries stay and are passed over."""
     cg = tables.groups(s)
@@ -288,7 +288,7 @@ def drop_pages(s: State, group: int, pages: int) -> None:
     uncharge(s, group, pages)
 
 
-@compiled
+@part
 def release_mixed(s: State, enclave: int) -> None:
     """The same for an enclave whose pages are charged to several groups.
 
@@ -334,7 +334,7 @@ def release_mixed(s: State, enclave: int) -> None:
         scratch[first] = 0
 
 
-@compiled
+@part
 def purge(s: State) -> None:
     """Drop every list entry whose page is dead; then their numbers may be used again."""
     cg = tables.groups(s)

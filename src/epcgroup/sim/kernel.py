@@ -28,12 +28,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from epcgroup.sim import charge, enclaves, lists, tables
 from epcgroup.sim import columns as c
-from epcgroup.sim import tables
 from epcgroup.sim.background import settle
 from epcgroup.sim.charge import count_event, refused, wake_ksgxd
 from epcgroup.sim.enclaves import augment, load_secs
-from epcgroup.sim.jit import compiled
+from epcgroup.sim.jit import entry, part
 from epcgroup.sim.lists import append
 from epcgroup.sim.reclaim import log
 from epcgroup.sim.tables import State
@@ -41,7 +41,7 @@ from epcgroup.sim.tables import State
 _CALLS = 8  # fault-handler calls for one access before it counts as endless
 
 
-@compiled
+@part
 def replay(
     s: State, pages: Any, base: int, start: int, stop: int, k: Any, until_failure: bool, times: Any
 ) -> int:
@@ -221,3 +221,36 @@ def replay(
     times[c.CLOCK] = origin + (i - start) * per + stalled
     times[c.STALL_NS] += stalled
     return i
+
+
+@entry("int64(int64[::1], int64, int64, int64, int64, int32[::1], int8[::1], float64[::1])")
+def operate(s: State, what: int, a: int, b: int, more: int, pages: Any, k: Any, times: Any) -> int:
+    """What Python asks for, by number (columns, "Operations"); one function, so one compilation.
+
+    The second result, where there is one, is in ``s[RESULT]``.
+    """
+    if what == c.REPLAY:
+        return replay(s, pages, a, b, pages.shape[0], k, more != 0, times)
+    if what == c.SETTLE:
+        settle(s)
+    elif what == c.CREATE:
+        return enclaves.create(s, a)
+    elif what == c.ADD_PAGES:
+        done, result = enclaves.add_pages(s, a, b, more & 0xFFFFFFFF, more >> 32 != 0)
+        s[c.RESULT] = result
+        return done
+    elif what == c.RELEASE:
+        enclaves.release(s, a)
+    elif what == c.PURGE:
+        enclaves.purge(s)
+    elif what == c.SETTLE_GROUP:
+        lists.settle_group(s, a)
+    elif what == c.QUEUE_WORK:
+        charge.queue_work(s, a)
+    elif what == c.FAULT_VEPC:
+        return enclaves.fault_vepc(s, a)
+    elif what == c.FILL_VEPC:
+        return enclaves.fill_vepc(s, a, b)
+    elif what == c.UNCHARGE:
+        lists.uncharge(s, a, b)
+    return 0

@@ -35,7 +35,7 @@ import numpy as np
 
 from epcgroup.sim import columns as c
 from epcgroup.sim import tables
-from epcgroup.sim.jit import compiled
+from epcgroup.sim.jit import part
 from epcgroup.sim.tables import State
 
 _LOWEST = np.zeros(64, np.int64)
@@ -45,7 +45,7 @@ _DE_BRUIJN = np.uint64(0x03F79D71B4CB0A89)
 _ONE = np.uint64(1)
 
 
-@compiled
+@part
 def settle_group(s: State, group: int) -> None:
     """Queue a removed group for release if nothing pins it any more."""
     cg = tables.groups(s)
@@ -60,7 +60,7 @@ def settle_group(s: State, group: int) -> None:
     s[c.PENDING] += 1
 
 
-@compiled
+@part
 def uncharge(s: State, group: int, pages: int) -> None:
     """Take pages back from a group and its ancestors."""
     cg = tables.groups(s)
@@ -73,7 +73,7 @@ def uncharge(s: State, group: int, pages: int) -> None:
         settle_group(s, group)
 
 
-@compiled
+@part
 def reorder(s: State) -> None:
     """Number all groups in pre-order, and set the bits of non-empty lists anew."""
     cg = tables.groups(s)
@@ -106,7 +106,7 @@ def reorder(s: State) -> None:
     s[c.DIRTY] = 0
 
 
-@compiled
+@part
 def mark(s: State, group: int, full: bool) -> None:
     """A group's list became empty, or stopped being so."""
     cg = tables.groups(s)
@@ -124,13 +124,13 @@ def mark(s: State, group: int, full: bool) -> None:
             bm[1, word >> 6] &= ~(_ONE << np.uint64(word & 63))
 
 
-@compiled
+@part
 def lowest(word: Any) -> int:
     """Number of the lowest bit that is set."""
     return _LOWEST[((word & (~word + _ONE)) * _DE_BRUIJN) >> np.uint64(58)]  # type: ignore[no-any-return]
 
 
-@compiled
+@part
 def next_list(bm: Any, start: int, stop: int) -> int:
     """The first place in [start, stop) whose group's list is not empty, or -1."""
     if start >= stop:
@@ -155,7 +155,7 @@ def next_list(bm: Any, start: int, stop: int) -> int:
     return -1
 
 
-@compiled
+@part
 def end_of_walk(s: State, top: int) -> int:
     """Where a walk over a subtree ends: v5's ends at a group that waits for its release."""
     cg = tables.groups(s)
@@ -171,7 +171,7 @@ def end_of_walk(s: State, top: int) -> int:
     return stop  # type: ignore[no-any-return]
 
 
-@compiled
+@part
 def nothing(s: State, top: int) -> bool:
     """Whether a walk over the subtree meets no reclaimable page."""
     cg = tables.groups(s)
@@ -185,7 +185,7 @@ def nothing(s: State, top: int) -> bool:
     return False
 
 
-@compiled
+@part
 def isolate(s: State, group: int, want: int, buf: Any, at: int) -> int:
     """Take up to ``want`` pages off the head of a group's list into ``buf``; how many."""
     cg = tables.groups(s)
@@ -225,7 +225,7 @@ def isolate(s: State, group: int, want: int, buf: Any, at: int) -> int:
     return take  # type: ignore[no-any-return]
 
 
-@compiled
+@part
 def new_chunk(s: State) -> int:
     """A chunk that no list uses."""
     nx = tables.links(s)
@@ -239,7 +239,7 @@ def new_chunk(s: State) -> int:
     return chunk  # type: ignore[no-any-return]
 
 
-@compiled
+@part
 def append(s: State, group: int, page: int) -> None:
     """Put a page at the tail of a group's list; BELOW is the caller's business."""
     cg = tables.groups(s)
@@ -265,7 +265,7 @@ def append(s: State, group: int, page: int) -> None:
         mark(s, group, True)
 
 
-@compiled
+@part
 def behind(cg: Any, tb: Any, group: int, top: int) -> int:
     """What follows a group in the turn of ``top``, passing over groups that wait for release."""
     place = cg[group, c.POS] + 1

@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from epcgroup.epc.policy import OnMaxWritten, Target
 from epcgroup.errors import EnclaveDisabled, InternalError, NoEpc, OutOfRange, Refused
-from epcgroup.sim import background, charge, enclaves, kernel, lists
 from epcgroup.sim import columns as c
+from epcgroup.sim import kernel
 from epcgroup.sim.store import NO_LIMIT, Ints, Store
 from epcgroup.units import PAGE_SHIFT
 
@@ -62,7 +62,7 @@ class CompiledMachine(Store):
             raise Refused(f"{path!r} is in use", errno.EBUSY)
         row[c.ONLINE] = 0
         del self.online[path]
-        lists.settle_group(self.g, number)
+        self._ask(c.SETTLE_GROUP, number)
 
     def group(self, path: str) -> int:
         """The number of a live group; raises OutOfRange (ENOENT)."""
@@ -79,7 +79,7 @@ class CompiledMachine(Store):
         what = self.policy.on_max_written
         usage, pages = self.cg[group, c.USAGE], self._own_limit(group)
         if what is OnMaxWritten.WORKER or (what is OnMaxWritten.WORKER_IF_ABOVE and usage > pages):
-            charge.queue_work(self.g, group)
+            self._ask(c.QUEUE_WORK, group)
 
     def attach(self, group: int) -> None:
         """A process enters a group."""
@@ -89,18 +89,18 @@ class CompiledMachine(Store):
         """A process leaves a group."""
         self.cg[group, c.TASKS] -= 1
         if not self.cg[group, c.ONLINE]:
-            lists.settle_group(self.g, group)
+            self._ask(c.SETTLE_GROUP, group)
 
     def settle(self) -> None:
         """Run background work until none is left."""
-        background.settle(self.g)
+        self._ask(c.SETTLE)
 
     # -- enclaves --------------------------------------------------------------
 
     def create_enclave(self, group: int, size: int) -> int:
         """An enclave of ``size`` pages of address range; raises NoEpc."""
         number = self._new_enclave(group, size)
-        if enclaves.create(self.g, number):
+        if self._ask(c.CREATE, number):
             self._forget(number)
             raise NoEpc("no EPC for the control page and its version array")
         return number
@@ -117,8 +117,8 @@ class CompiledMachine(Store):
         if first < 0 or pages < 0 or first + pages > self.en[enclave, c.SIZE]:
             raise OutOfRange(f"pages {first} to {first + pages} of {self.en[enclave, c.SIZE]}")
         self._reserve_nodes(pages // 512 + 2)
-        done, result = enclaves.add_pages(self.g, enclave, first, pages, settle_each)
-        return int(done), int(result)
+        done = self._ask(c.ADD_PAGES, enclave, first, pages | settle_each << 32)
+        return done, int(self.g[c.RESULT])
 
     def initialise(self, enclave: int) -> None:
         """EINIT. Raises OutOfRange (twice), EnclaveDisabled."""
@@ -131,7 +131,7 @@ class CompiledMachine(Store):
 
     def release(self, enclave: int) -> None:
         """The last reference is gone: every page is freed."""
-        enclaves.release(self.g, enclave)
+        self._ask(c.RELEASE, enclave)
         self._dead.append((self._blocks(enclave), int(self.en[enclave, c.BASE])))
         if self.g[c.STALE] > self._stale_room or len(self._dead) > 4096:
             self._purge()
@@ -183,16 +183,16 @@ class CompiledMachine(Store):
 
     def fault_vepc(self, group: int) -> int:
         """A guest's process in ``group`` touches a page it has not: 0 or -errno (EBUSY: settle, retry)."""
-        return int(enclaves.fault_vepc(self.g, group))
+        return self._ask(c.FAULT_VEPC, group)
 
     def fill_vepc(self, group: int, pages: int) -> int:
         """A guest touches so many new pages; how many it got before a SIGBUS."""
-        return int(enclaves.fill_vepc(self.g, group, pages))
+        return self._ask(c.FILL_VEPC, group, pages)
 
     def free_vepc(self, group: int, pages: int) -> None:
         """Pages of a guest that are charged to this group are freed."""
         self.cg[group, c.REMOVED] += pages
-        lists.uncharge(self.g, group, pages)
+        self._ask(c.UNCHARGE, group, pages)
 
     # -- what can be seen --------------------------------------------------------
 
@@ -255,7 +255,9 @@ class CompiledMachine(Store):
         self._reserve_nodes(self.enclaves + 2)
         clock = untimed() if times is None else times
         same = np.ascontiguousarray(pages, np.int32)  # one type, one version of machine code
-        return int(kernel.replay(self.g, same, base, start, len(same), k, until_failure, clock))
+        if not same.flags.writeable:
+            same = same.copy()
+        return int(kernel.operate(self.g, c.REPLAY, base, start, until_failure, same, k, clock))
 
     def _own_limit(self, group: int) -> int:
         if self.policy.target is Target.REFUSING:

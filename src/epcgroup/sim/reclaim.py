@@ -14,7 +14,7 @@ from typing import Any
 
 from epcgroup.sim import columns as c
 from epcgroup.sim import tables
-from epcgroup.sim.jit import compiled
+from epcgroup.sim.jit import part
 from epcgroup.sim.lists import (
     behind,
     end_of_walk,
@@ -30,7 +30,7 @@ from epcgroup.sim.tables import State
 _OLDER = 0xFF ^ c.ACCESSED
 
 
-@compiled
+@part
 def unlist(s: State, node: int) -> None:
     """Take a SECS or VA page off its group's list of unreclaimable pages, if it is on it."""
     cg = tables.groups(s)
@@ -50,7 +50,7 @@ def unlist(s: State, node: int) -> None:
         cg[group, c.UNREC_TAIL] = before
 
 
-@compiled
+@part
 def free_node(s: State, node: int) -> None:
     """A SECS or VA page is freed: off its list, uncharged."""
     nd = tables.nodes(s)
@@ -61,7 +61,7 @@ def free_node(s: State, node: int) -> None:
     uncharge(s, group, 1)
 
 
-@compiled
+@part
 def log(s: State, enclave: int, page: int) -> None:
     """One line of the log; ``~enclave`` for a page written out."""
     lg = tables.log_lines(s)
@@ -72,7 +72,7 @@ def log(s: State, enclave: int, page: int) -> None:
     s[c.LOGGED] = at + 1
 
 
-@compiled
+@part
 def evict_secs(s: State, enclave: int) -> None:
     """Write out the SECS after the last resident page."""
     cg = tables.groups(s)
@@ -90,7 +90,7 @@ def evict_secs(s: State, enclave: int) -> None:
     free_node(s, node)
 
 
-@compiled
+@part
 def put_back_young(s: State, group: int, buf: Any, start: int, stop: int) -> int:
     """Young pages of a batch to the tail, older than before; the others stay, closed up.
 
@@ -138,7 +138,7 @@ def put_back_young(s: State, group: int, buf: Any, start: int, stop: int) -> int
     return kept
 
 
-@compiled
+@part
 def write_out(s: State, group: int, buf: Any, start: int, stop: int) -> None:
     """Evict pages that are charged to one group, each SECS behind its last page."""
     cg = tables.groups(s)
@@ -163,7 +163,7 @@ def write_out(s: State, group: int, buf: Any, start: int, stop: int) -> None:
     uncharge(s, group, pages)
 
 
-@compiled
+@part
 def reclaim_from_top(s: State, top: int, pages: int, ignore_age: bool) -> tuple[int, int]:
     """One round, list after list in pre-order, in one batch (v3 to v6)."""
     cg = tables.groups(s)
@@ -200,7 +200,7 @@ def reclaim_from_top(s: State, top: int, pages: int, ignore_age: bool) -> tuple[
     return taken, written
 
 
-@compiled
+@part
 def reclaim_by_cursor(s: State, top: int, pages: int, ignore_age: bool) -> tuple[int, int]:
     """One round, a batch a list, going on where the last round stopped (v16, v17)."""
     cg = tables.groups(s)
@@ -232,7 +232,7 @@ def reclaim_by_cursor(s: State, top: int, pages: int, ignore_age: bool) -> tuple
     return scanned, written
 
 
-@compiled
+@part
 def reclaim(s: State, top: int, pages: int, ignore_age: bool) -> tuple[int, int]:
     """One round over a subtree: (pages looked at, pages written)."""
     if s[c.K_RESTART]:

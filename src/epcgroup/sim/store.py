@@ -16,7 +16,7 @@ from epcgroup.epc.policy import Disable, Dying, Policy, Target, Walk
 from epcgroup.errors import BadInput
 from epcgroup.misc.rules import EventRule
 from epcgroup.sim import columns as c
-from epcgroup.sim import enclaves
+from epcgroup.sim import kernel
 
 Ints = npt.NDArray[np.int64]
 
@@ -30,6 +30,10 @@ _GOALS: dict[Callable[[int, int, int], int], int] = {
 }
 _DISABLE = {Disable.NEVER: 0, Disable.CASCADE: 1, Disable.ONE_AND_WAIT: 2}
 
+
+_NO_PAGES = np.zeros(0, np.int32)
+_NO_RESULTS = np.zeros(0, np.int8)
+_NO_TIMES = np.zeros(0)
 
 Item = TypeVar("Item", np.int64, np.int32, np.uint8)
 
@@ -185,10 +189,13 @@ class Store:
         self._vacant.setdefault(self._blocks(number), []).append(base)
 
     def _purge(self) -> None:
-        enclaves.purge(self.g)
+        self._ask(c.PURGE)
         for blocks, base in self._dead:
             self._vacant.setdefault(blocks, []).append(base)
         self._dead.clear()
+
+    def _ask(self, what: int, a: int = 0, b: int = 0, more: int = 0) -> int:
+        return int(kernel.operate(self.g, what, a, b, more, _NO_PAGES, _NO_RESULTS, _NO_TIMES))
 
     def _gather(self) -> None:
         # Tell the kernel where everything is.
