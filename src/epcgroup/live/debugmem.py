@@ -119,9 +119,7 @@ class _Unreachable(Exception):
     """Nobody may see that memory, or it is not there."""
 
 
-def _fetch(
-    tracer: Tracer, task: Task, target: Task, addr: int, length: int
-) -> Generator[bool, None, bytes]:
+def _fetch(tracer: Tracer, task: Task, target: Task, addr: int, length: int) -> Generator[bool, None, bytes]:
     vma = target.mm.find(addr)
     if vma is None:
         return _reached(lambda: memory.peek_text(target.pid, addr, length))

@@ -20,6 +20,7 @@ OK = 0
 BUSY = -16
 NO_EPC = -12
 
+
 @part
 def queue_work(s: State, group: int) -> None:
     """Queue a group's worker, unless it is in the queue."""

@@ -106,9 +106,7 @@ FORMATS: dict[str, Callable[[Path], Iterator[Access]]] = {
 }
 
 
-def convert(
-    source: Path, form: str, target: Path, progress: Callable[[int], None] | None = None
-) -> int:
+def convert(source: Path, form: str, target: Path, progress: Callable[[int], None] | None = None) -> int:
     """Read a trace of another format into one of ours; the number of accesses.
 
     ``progress`` is called now and then with the accesses so far.
@@ -192,9 +190,7 @@ def _like(trace: Trace, target: Path, what: str) -> Writer:
     return writer
 
 
-def _compact(
-    accesses: Iterable[Access], writer: Writer, progress: Callable[[int], None] | None
-) -> None:
+def _compact(accesses: Iterable[Access], writer: Writer, progress: Callable[[int], None] | None) -> None:
     frames: dict[Access, int] = {}
     counts: dict[int, int] = {}
     numbers: dict[int, int] = {}

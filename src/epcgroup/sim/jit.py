@@ -90,9 +90,7 @@ class _Fold(FunctionPass):  # type: ignore[misc]
                 if isinstance(value, ir.Expr) and value.op == "getattr" and value.value.name in modules:
                     found = getattr(modules[value.value.name], value.attr)
                     made = ir.Const if isinstance(found, int) else None
-                    one.value = (
-                        made(found, value.loc) if made else ir.Global(value.attr, found, value.loc)
-                    )
+                    one.value = made(found, value.loc) if made else ir.Global(value.attr, found, value.loc)
                 kept.append(one)
             block.body = kept
         return True
@@ -179,9 +177,9 @@ _PARTS = _parts_pipeline()
 
 def part(function: F) -> F:
     """``function`` for use by other compiled functions only."""
-    made = numba.njit(
-        pipeline_class=_PARTS or _Entries, no_cpython_wrapper=_PARTS is not None, **_OPTIONS
-    )(function)
+    made = numba.njit(pipeline_class=_PARTS or _Entries, no_cpython_wrapper=_PARTS is not None, **_OPTIONS)(
+        function
+    )
     by_type = made.get_call_template
     # One version per function, not one for each constant that it is called with.
     unliteral = types.unliteral  # type: ignore[attr-defined]
