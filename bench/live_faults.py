@@ -29,7 +29,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from tests.programs.build import build  # noqa: E402 - the path first
 
-EPCGROUP = os.environ.get("EPCG") or str(Path(sys.executable).parent / "epcgroup")
+EPCGROUP = str(Path(sys.executable).parent / "epcgroup")
 LIMIT = 3.0  # times the peer
 PAGES, RESIDENT, TOUCHES, SEED = 2048, 1024, 20_000, 88172645463325252
 NO_FAULT = 5.0  # µs; an access to a page that is there takes less, a load takes more
