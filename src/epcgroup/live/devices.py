@@ -39,7 +39,7 @@ _IN_NONBLOCK_CLOEXEC = os.O_NONBLOCK | os.O_CLOEXEC
 _EVENT = struct.Struct("iIII")
 _MFD_ALLOW_SEALING = 2
 _MFD_EXEC = 0x10
-F_SEAL_SIZE = 0x0002 | 0x0004  # F_SEAL_SHRINK | F_SEAL_GROW
+_F_SEAL_SIZE = 0x0002 | 0x0004  # F_SEAL_SHRINK | F_SEAL_GROW
 
 
 class Kind(Enum):
@@ -119,8 +119,12 @@ class Device:
     def hold_guest(self, file: VepcFile) -> None:
         """This is a virtual EPC: it can be mapped at any offset."""
         self.guest = file
-        os.ftruncate(self.memfd, VEPC_SIZE)
-        fcntl.fcntl(self.memfd, fcntl.F_ADD_SEALS, F_SEAL_SIZE)
+        self.fix_size(VEPC_SIZE)
+
+    def fix_size(self, size: int) -> None:
+        """Give the memfd its size in bytes, for good: the program cannot change it."""
+        os.ftruncate(self.memfd, size)
+        fcntl.fcntl(self.memfd, fcntl.F_ADD_SEALS, _F_SEAL_SIZE)
 
     def path(self) -> bytes:
         """Path through which a traced process of ours opens this memfd."""

@@ -10,12 +10,10 @@ reports system calls made from inside.
 from __future__ import annotations
 
 import errno
-import fcntl
-import os
 from typing import TYPE_CHECKING
 
 from epcgroup.live import answers, filters, guests, mappings, procfs, threads
-from epcgroup.live.devices import F_SEAL_SIZE, Kind
+from epcgroup.live.devices import Kind
 from epcgroup.live.mm import PROT_EXEC
 from epcgroup.live.user_memory import ProcessMemory
 from epcgroup.sgx.layouts import X
@@ -74,8 +72,7 @@ def _answer(tracer: Tracer, task: Task, regs: UserRegs, device: Device) -> Job:
 
 def _created(tracer: Tracer, task: Task, device: Device, fd: int) -> None:
     """ECREATE succeeded: the enclave has a place."""
-    os.ftruncate(device.memfd, device.size)
-    fcntl.fcntl(device.memfd, fcntl.F_ADD_SEALS, F_SEAL_SIZE)
+    device.fix_size(device.size)
     assert device.file is not None
     tracer.world.frames.bind(device.file.enclave.id, device)
     mappings.adopt_early(tracer, task, device, fd)
