@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from epcgroup.live import answers, guests, procfs, traps
 from epcgroup.live.devices import Kind
 from epcgroup.live.mm import PROT_EXEC, EnclaveVma
-from epcgroup.units import PAGE_SHIFT, PAGE_SIZE
+from epcgroup.units import PAGE_SHIFT, PAGE_SIZE, page_ceil
 
 if TYPE_CHECKING:
     from epcgroup.live.devices import Device
@@ -34,9 +34,9 @@ _MAP_PRIVATE = 0x02
 _MADV_REFUSED = {9, 11, 12, 14, 21, 22, 23, 25}
 
 
-def page_ceil(length: int) -> int:
+def whole_pages(length: int) -> int:
     """``length`` rounded up to whole pages, in bytes."""
-    return (length + PAGE_SIZE - 1) & -PAGE_SIZE
+    return page_ceil(length) << PAGE_SHIFT
 
 
 def real_protection(device: Device, start: int, end: int, prot: int) -> int:
@@ -49,7 +49,7 @@ def real_protection(device: Device, start: int, end: int, prot: int) -> int:
 
 def mmap(tracer: Tracer, task: Task, regs: UserRegs) -> None:
     """A shared file mapping, or any mapping that may cover enclave memory."""
-    addr, length, prot, flags = regs.rdi, page_ceil(regs.rsi), regs.rdx & 7, regs.r10
+    addr, length, prot, flags = regs.rdi, whole_pages(regs.rsi), regs.rdx & 7, regs.r10
     fd = regs.r8 & 0xFFFFFFFF
     device = None if flags & MAP_ANONYMOUS else tracer.world.devices.of_fd(task.pid, fd)
     if device is None and flags & (MAP_ANONYMOUS | MAP_TYPE) == _MAP_PRIVATE and prot & PROT_EXEC:
@@ -85,7 +85,7 @@ def _map_enclave(
     real = real_protection(device, addr, addr + length, prot) if inside else prot
     # Outside the enclave's range nothing is ever there: beyond the end of the
     # memfd, a touch is a SIGBUS.
-    offset = addr - device.base if inside else page_ceil(device.size)
+    offset = addr - device.base if inside else whole_pages(device.size)
 
     def mapped(stopped: Task, result: int) -> int:
         if result < 0:
@@ -108,7 +108,7 @@ def _attach(tracer: Tracer, task: Task, device: Device, start: int, end: int, pr
 
 def _library(tracer: Tracer, task: Task, regs: UserRegs, fd: int, offset: int) -> None:
     """Code is mapped from a file: its CPUID and ENCLU shall come to us."""
-    length, flags = page_ceil(regs.rsi), regs.r10
+    length, flags = whole_pages(regs.rsi), regs.r10
 
     def mapped(stopped: Task, result: int) -> int:
         if result >= 0:
@@ -142,7 +142,7 @@ def _forget(tracer: Tracer, space: AddressSpace, start: int, end: int) -> None:
 
 def munmap(tracer: Tracer, task: Task, regs: UserRegs) -> None:
     """munmap of a range that may hold enclave memory."""
-    start, end = regs.rdi, regs.rdi + page_ceil(regs.rsi)
+    start, end = regs.rdi, regs.rdi + whole_pages(regs.rsi)
     if not task.mm.overlapping(start, end):
         tracer.resume(task)
         return
@@ -157,7 +157,7 @@ def munmap(tracer: Tracer, task: Task, regs: UserRegs) -> None:
 
 def mprotect(tracer: Tracer, task: Task, regs: UserRegs) -> None:
     """mprotect: the driver's rule first, then the kernel without forbidden X."""
-    start, end, prot = regs.rdi, regs.rdi + page_ceil(regs.rsi), regs.rdx & 7
+    start, end, prot = regs.rdi, regs.rdi + whole_pages(regs.rsi), regs.rdx & 7
     vmas = task.mm.overlapping(start, end)
     if not vmas:
         tracer.resume(task)
@@ -185,7 +185,7 @@ def mprotect(tracer: Tracer, task: Task, regs: UserRegs) -> None:
 
 def mremap(tracer: Tracer, task: Task, regs: UserRegs) -> None:
     """Enclave mappings do not move or grow (VM_DONTEXPAND): EFAULT."""
-    if task.mm.overlapping(regs.rdi, regs.rdi + page_ceil(regs.rsi)):
+    if task.mm.overlapping(regs.rdi, regs.rdi + whole_pages(regs.rsi)):
         answers.emulate(tracer, task, regs, -errno.EFAULT)
     else:
         tracer.resume(task)
@@ -193,7 +193,7 @@ def mremap(tracer: Tracer, task: Task, regs: UserRegs) -> None:
 
 def madvise(tracer: Tracer, task: Task, regs: UserRegs) -> None:
     """Advice that cannot hold for device memory is refused as the kernel does."""
-    known = task.mm.overlapping(regs.rdi, regs.rdi + page_ceil(regs.rsi))
+    known = task.mm.overlapping(regs.rdi, regs.rdi + whole_pages(regs.rsi))
     if known and regs.rdx in _MADV_REFUSED:
         answers.emulate(tracer, task, regs, -errno.EINVAL)
     else:
