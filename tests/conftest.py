@@ -73,14 +73,26 @@ def _ptrace() -> bool:
     return not scope.exists() or scope.read_text().strip() != "3"
 
 
+def _installed(tool: str, package: str) -> tuple[Callable[[], bool], str]:
+    return _tool(tool), f"run `make test`, which installs it, or: apt-get install {package}"
+
+
 CAPABILITIES: dict[str, tuple[Callable[[], bool], str]] = {
     "x86-64": (lambda: os.uname().machine == "x86_64", "SGX programs are x86-64 programs"),
-    "gcc": (_tool("gcc"), "run `make test`, which installs it, or: apt-get install gcc libc6-dev"),
+    "gcc": _installed("gcc", "gcc libc6-dev"),
     "make": (_tool("make"), "apt-get install make"),
-    "qemu": (
-        _tool("qemu-system-x86_64"),
-        "run `make test`, which installs it, or: apt-get install --no-install-recommends qemu-system-x86",
-    ),
+    "qemu": _installed("qemu-system-x86_64", "--no-install-recommends qemu-system-x86"),
+    "runc": _installed("runc", "runc"),
+    "crun": _installed("crun", "crun"),
+    "podman": _installed("podman", "podman"),
+    "containerd": _installed("ctr", "containerd"),
+    "busybox": _installed("busybox", "busybox-static"),
+    "systemd-cgls": _installed("systemd-cgls", "systemd"),
+    "valgrind": _installed("valgrind", "valgrind"),
+    "promtool": _installed("promtool", "prometheus"),
+    "chromium": _installed("chromedriver", "chromium chromium-driver"),
+    "go": _installed("go", "golang-go"),
+    "rustc": _installed("rustc", "rustc"),
     "userfaultfd": (
         _userfaultfd,
         "userfaultfd(2) is refused: run as root, or sysctl vm.unprivileged_userfaultfd=1; "
@@ -91,8 +103,8 @@ CAPABILITIES: dict[str, tuple[Callable[[], bool], str]] = {
         "run `make test`, which installs it, or: apt-get install fuse3; a container needs /dev/fuse too",
     ),
     "root": (lambda: os.geteuid() == 0, "this test mounts and changes users: run it as root"),
-    "cgroup-tools": (_tool("cgset"), "run `make test`, which installs it, or: apt-get install cgroup-tools"),
-    "inotifywait": (_tool("inotifywait"), "run `make test`, or: apt-get install inotify-tools"),
+    "cgroup-tools": _installed("cgset", "cgroup-tools"),
+    "inotifywait": _installed("inotifywait", "inotify-tools"),
     "ptrace": (_ptrace, "tracing is off: sysctl kernel.yama.ptrace_scope=1"),
 }
 

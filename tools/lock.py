@@ -2,8 +2,8 @@
 """Compile the lock files from pyproject.toml: `make lock`.
 
 ``requirements/demo.txt`` holds what `make demo` needs: the dependencies, the
-``plot`` extra and the build backend. ``requirements/test.txt`` adds the ``sim``,
-``serve`` and ``test`` extras and is compiled under the first, so that a package has one version.
+``plot`` extra and the build backend. ``requirements/test.txt`` adds the other
+extras and is compiled under the first, so that a package has one version.
 
 One version of each package serves every supported Python (``--universal``
 with the fewest forks), and the hashes are those of all its files. The files
@@ -35,7 +35,7 @@ def main() -> int:
     project, backend = pyproject["project"], pyproject["build-system"]["requires"]
     extras = project["optional-dependencies"]
     demo = [*backend, EDITABLE, *project["dependencies"], *extras["plot"]]
-    test = demo + extras["sim"] + extras["serve"] + extras["test"]
+    test = demo + [need for name in ("audit", "observe", "serve", "sim", "test") for need in extras[name]]
     with tempfile.TemporaryDirectory() as directory:
         venv = Path(directory) / "venv"
         subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)

@@ -108,6 +108,18 @@ def missing_for_tests() -> list[tuple[str, str]]:
         ("cgset", "cgroup-tools", "is a client that the cgroup files are tested with"),
         ("inotifywait", "inotify-tools", "watches the cgroup files in a test"),
         ("qemu-system-x86_64", "qemu-system-x86", "the virtual machine monitor of the contract tests"),
+        ("runc", "runc", "is a container runtime that the machine is tested with"),
+        ("crun", "crun", "is a container runtime that the machine is tested with"),
+        ("podman", "podman", "is a container engine that the machine is tested with"),
+        ("ctr", "containerd", "is a container engine that the machine is tested with"),
+        ("busybox", "busybox-static", "is the user land of the containers in the tests"),
+        ("systemd-cgls", "systemd", "is a client that the cgroup files are tested with"),
+        ("valgrind", "valgrind", "records memory traces of real programs"),
+        ("promtool", "prometheus", "checks the exporter's output"),
+        ("chromium", "chromium", "shows the web page in a test"),
+        ("chromedriver", "chromium-driver", "drives the browser in a test"),
+        ("go", "golang-go", "builds a static program in a test"),
+        ("rustc", "rustc", "builds a static program in a test"),
         ("git", "git", "lists the files that the house tests look through"),
     ]
     missing = {package: why for tool, package, why in wanted if shutil.which(tool) is None}

@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -22,12 +23,20 @@ LOCKS = [ROOT / "requirements" / name for name in ("demo.txt", "test.txt")]
 DOCUMENTS = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md"))]
 LONGEST = 400  # lines of one module
 
-# Third-party packages that run-time code may import, by place.
+# Third-party packages that run-time code may import: everywhere, and by place (paths below epcgroup).
 CORE = {"cryptography", "rich"}
-PLOT = {"matplotlib"}  # observe/plot.py
-STRATEGIES = {"hypothesis"}  # testing/strategies.py
-SERVE = {"mfusepy"}  # cgroupfs/fuse.py; cli/serve.py looks whether it is there
-SIM = {"numba", "numpy", "polars", "pyarrow"}  # the room sim, and conform's replay on the compiled engine
+EXTRAS = {
+    "*/plot.py": {"matplotlib"},
+    "testing/strategies.py": {"hypothesis"},
+    "cgroupfs/fuse.py": {"mfusepy"},
+    "cli/serve.py": {"mfusepy"},  # looks whether it is there
+    "sim/*": {"numba", "numpy", "polars", "pyarrow"},
+    "conform/compiled_replay.py": {"numba", "numpy", "polars", "pyarrow"},
+    "observe/exporter.py": {"prometheus_client"},
+    "observe/top/*": {"textual"},
+    "observe/web/*": {"starlette", "uvicorn"},
+    "*/audit/*": {"yaml"},
+}
 
 # Never in a tracked file: where packages come from, where the author's machine keeps things.
 # Written in pieces, so that this file does not hold what it looks for.
@@ -90,22 +99,21 @@ def test_a_module_is_short_and_says_what_it_is(path: Path) -> None:
 
 
 def test_run_time_code_needs_cryptography_and_rich_only() -> None:
-    """Plots may use matplotlib and strategies hypothesis: extras, and one module's business each."""
+    """What an extra brings is the business of the places that are named with it."""
     strangers = []
     for path in MODULES:
-        extra = {"plot": PLOT, "strategies": STRATEGIES, "fuse": SERVE, "serve": SERVE}.get(path.stem, set())
-        if in_sim(path):
-            extra = extra | SIM
+        may = CORE | {"epcgroup"} | extras_of(path)
         for name in imported(path):
             top = name.partition(".")[0]
-            if top not in sys.stdlib_module_names and top not in CORE | extra | {"epcgroup"}:
+            if top not in sys.stdlib_module_names and top not in may:
                 strangers.append(f"{path.relative_to(ROOT)} imports {name}")
     assert strangers == []
 
 
-def in_sim(path: Path) -> bool:
-    """Whether a module may need the extra ``sim``."""
-    return "sim" in path.relative_to(SOURCE).parts or path.stem == "compiled_replay"
+def extras_of(path: Path) -> set[str]:
+    """The packages of extras that one module may import."""
+    place = path.relative_to(SOURCE).as_posix()
+    return {package for pattern, some in EXTRAS.items() if fnmatch(place, pattern) for package in some}
 
 
 def imported(path: Path) -> list[str]:
@@ -121,9 +129,9 @@ def imported(path: Path) -> list[str]:
 
 def test_extras_are_loaded_only_by_the_module_that_is_about_them() -> None:
     """A command must not fail, nor wait, for a package that it does not use."""
-    plain = [path for path in MODULES if path.stem not in ("plot", "strategies", "fuse", "__main__")]
-    modules = [dotted(path) for path in plain if not in_sim(path)] + ["epcgroup.sim"]
-    assert loaded_by(modules, PLOT | STRATEGIES | SERVE | SIM) == []
+    plain = [path for path in MODULES if path.stem != "__main__" and not extras_of(path)]
+    modules = [*map(dotted, plain), "epcgroup.sim", "epcgroup.cli.serve"]  # these load theirs when called
+    assert loaded_by(modules, set().union(*EXTRAS.values())) == []
 
 
 def test_the_stress_client_loads_nothing_of_the_emulator() -> None:
@@ -172,7 +180,7 @@ def test_the_locks_hold_what_the_project_asks_for() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     extras = project["project"]["optional-dependencies"]
     demo = [*project["build-system"]["requires"], *project["project"]["dependencies"], *extras["plot"]]
-    test = demo + extras["sim"] + extras["serve"] + extras["test"]
+    test = [need for name in extras for need in extras[name]] + demo
     for lock, wanted in zip(LOCKS, (demo, test), strict=True):
         names = {re.split(r"[<>=!~ ]", requirement)[0] for requirement in wanted}
         assert names <= pins(lock).keys()

