@@ -30,6 +30,8 @@ COMMANDS = {
     "set": "set the limit of a cgroup",
     "watch": "follow usage and events of cgroups",
     "events": "wait for limits to be hit",
+    "audit": "asked, set, used: every gap between pod specs, bundles and the live tree",
+    "annotate": "write the annotation or OCI entry that hands an EPC limit over",
     "doctor": "what this machine has, what is missing, how to get it",
     "stress": "load a real SGX enclave and touch its heap by pattern",
     "demo": "three tenants, three limits, real paging: a table and a picture",

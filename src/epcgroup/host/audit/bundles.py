@@ -1,0 +1,63 @@
+"""OCI bundles: the limit in ``linux.resources.unified``, and where the container's cgroup is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from epcgroup.errors import BadInput
+from epcgroup.host.audit import handover
+from epcgroup.host.audit.workloads import Workload, documents, state
+
+CONFIG = "config.json"
+
+
+def is_bundle(document: Any) -> bool:
+    """Whether a parsed file is an OCI runtime configuration."""
+    return isinstance(document, dict) and "ociVersion" in document
+
+
+def read(config: Path) -> Workload:
+    """The workload of a bundle's config.json. Raises BadInput."""
+    (document,) = documents(config)
+    if not is_bundle(document):
+        raise BadInput(f"{config}: no ociVersion; an OCI runtime configuration is expected")
+    return workload(str(config), document)
+
+
+def workload(source: str, document: dict[str, Any]) -> Workload:
+    """What a configuration asks, by its unified entry or by annotations that CRI-O would read."""
+    annotations = document.get("annotations") or {}
+    name = str(annotations.get("io.kubernetes.container.name") or Path(source).parent.name or source)
+    made = Workload(source, name, container=name)
+    linux = document.get("linux") or {}
+    unified = (linux.get("resources") or {}).get("unified") or {}
+    if handover.MISC_MAX in unified:
+        where = f'linux.resources.unified["{handover.MISC_MAX}"]'
+        made.limits.append(state(where, unified[handover.MISC_MAX], handover.misc_max))
+    if linux.get("cgroupsPath"):
+        made.cgroup = cgroup_of(str(linux["cgroupsPath"]))
+    elif not is_unlimited_by_design(made):
+        made.notes.append("no linux.cgroupsPath: the runtime chooses the cgroup, so it is not looked up")
+    return made
+
+
+def is_unlimited_by_design(made: Workload) -> bool:
+    """No EPC is mentioned anywhere: nothing to look up."""
+    return not made.limits and not made.asked
+
+
+def cgroup_of(path: str) -> str:
+    """The cgroup of a cgroupsPath: a path, or systemd's ``slice:prefix:name``.
+
+    >>> cgroup_of("/pods/a"), cgroup_of("kube-pod.slice:runc:1f")
+    ('/pods/a', '/kube.slice/kube-pod.slice/runc-1f.scope')
+    """
+    if path.count(":") != 2:
+        return path if path.startswith("/") else f"/{path}"
+    slice_, prefix, name = path.split(":")
+    stem = slice_.removesuffix(".slice")
+    parts = stem.split("-") if stem else []
+    nested = ["-".join(parts[: depth + 1]) + ".slice" for depth in range(len(parts))]
+    unit = name if name.endswith(".slice") else f"{prefix}-{name}.scope" if prefix else f"{name}.scope"
+    return "/" + "/".join([*(each for each in nested if each != ".slice"), unit])
