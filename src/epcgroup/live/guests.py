@@ -80,7 +80,7 @@ def mmap(tracer: Tracer, task: Task, regs: UserRegs, device: Device, length: int
 
     def mapped(stopped: Task, start: int) -> int:
         if start >= 0:
-            tracer.serve(stopped)
+            tracer.life.serve(stopped)
             tracer.inject(stopped, _SYS_MADVISE, start, length, _MADV_DONTFORK)
             uffd.register(stopped.mm.uffd, start, length, uffd.MODE_MISSING)
             filters.watch_range(tracer, stopped, start, length)

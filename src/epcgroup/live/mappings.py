@@ -99,7 +99,7 @@ def _map_enclave(
 
 def _attach(tracer: Tracer, task: Task, device: Device, start: int, end: int, prot: int, real: int) -> None:
     """``[start, end)`` of the stopped task now maps the enclave: serve its faults."""
-    tracer.serve(task)
+    tracer.life.serve(task)
     task.mm.register(start, end)
     with tracer.world.lock:
         task.mm.map(EnclaveVma(start, end, device, prot, real))

@@ -135,7 +135,7 @@ class Supervisor:
         member = self.world.machine.groups.lookup(group)
         pid = loader.spawn(argv, env, stdout, stderr, cwd, stdin=stdin, session=session)
         with self.world.lock:
-            task = self._tracer.adopt(pid, members.caller_of(pid, member))
+            task = self._tracer.life.adopt(pid, members.caller_of(pid, member))
             self.world.members.started(pid, member)
         task.command = Path(argv[0]).name
         loader.release(pid)
@@ -155,12 +155,12 @@ class Supervisor:
         tick = None if on_tick is None else lambda: on_tick(self.snapshot())
         with _rare_collections():
             self._tracer.run(tick, interval, serving)
-        return dict(self._tracer.statuses)
+        return dict(self._tracer.life.statuses)
 
     @property
     def statuses(self) -> dict[int, int]:
         """pid → wait status of programs and their children that ended; take out what you have seen."""
-        return self._tracer.statuses
+        return self._tracer.life.statuses
 
     def snapshot(self) -> Snapshot:
         """Groups and enclaves as they are now."""

@@ -20,19 +20,14 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterator
-from typing import TYPE_CHECKING
 
 from epcgroup.errors import EpcgroupError
-from epcgroup.live import faults, loader, memory, procfs, ptrace, spin, syscalls, threads, uffd
+from epcgroup.live import faults, memory, ptrace, spin, syscalls, threads
 from epcgroup.live.inject import Injector
-from epcgroup.live.mm import AddressSpace
-from epcgroup.live.service import PageService
+from epcgroup.live.lifecycle import Lifecycle
 from epcgroup.live.task import Phase, Task
 from epcgroup.live.world import WAKE_SIGNAL, World
 from epcgroup.units import PAGE_SIZE
-
-if TYPE_CHECKING:
-    from epcgroup.epc import Caller
 
 # A job says whether it got anywhere since its last slice.
 Job = Generator[bool, None, None]
@@ -41,16 +36,6 @@ _SIGTRAP_SYSCALL = signal.SIGTRAP | 0x80
 _GROUP_STOPS = {signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
 _NEW_TASK = {ptrace.EVENT_FORK, ptrace.EVENT_VFORK, ptrace.EVENT_CLONE}
 _WAITED = {signal.SIGCHLD, WAKE_SIGNAL}
-_OPTIONS = (
-    ptrace.O_TRACESYSGOOD
-    | ptrace.O_TRACEFORK
-    | ptrace.O_TRACEVFORK
-    | ptrace.O_TRACECLONE
-    | ptrace.O_TRACEEXEC
-    | ptrace.O_TRACEEXIT
-    | ptrace.O_TRACESECCOMP
-    | ptrace.O_EXITKILL
-)
 _POLL = 0.05  # s; how late the close of an enclave file may be noticed
 _BLOCKED_PAUSE = 0.0005
 _SYS_SIGACTION = 13
@@ -65,12 +50,9 @@ class Tracer:
         self.world = world
         self.tasks = world.tasks
         self.injector = Injector()
-        self.statuses: dict[int, int] = {}
-        self._early: set[int] = set()
-        self._warned = False
+        self.life = Lifecycle(self)
+        self.watch = spin.Watch(world.log)
         self._jobs: list[tuple[Task, Job]] = []
-        self._ending: list[PageService] = []
-        self._watch = spin.Watch(world.log)
         self._told = False  # that an invariant broke
 
     # ---- the loop -------------------------------------------------------
@@ -92,7 +74,7 @@ class Tracer:
             progress = self._answer_stops()
             progress |= self._run_jobs()
             progress |= self.world.slice()
-            self._watch.look(self.tasks.values(), time.monotonic())
+            self.watch.look(self.tasks.values(), time.monotonic())
             if on_tick is not None and time.monotonic() >= next_tick:
                 on_tick()
                 next_tick = time.monotonic() + interval
@@ -190,26 +172,26 @@ class Tracer:
 
     def _answer(self, tid: int, status: int) -> None:
         if not os.WIFSTOPPED(status):
-            self._gone(tid, status)
+            self.life.gone(tid, status)
             return
         sig, event = (status >> 8) & 0xFF, status >> 16
         task = self.tasks.get(tid)
         if task is None:
             # The first stop of a child may come before its parent's report.
-            self._early.add(tid)
+            self.life.early.add(tid)
             return
         if task.phase is Phase.BORN:
-            self._first_stop(task)
+            self.life.first_stop(task)
             return
         task.phase = Phase.STOPPED
         if event != ptrace.EVENT_STOP:
             # This stop answers a pending PTRACE_INTERRUPT as well; the fault will come again.
             task.kick = None
         if event in _NEW_TASK:
-            self._born(task, ptrace.geteventmsg(tid))
+            self.life.born(task, ptrace.geteventmsg(tid))
             self.resume(task)
         elif event == ptrace.EVENT_EXEC:
-            self._execed(task)
+            self.life.execed(task)
         elif event == ptrace.EVENT_EXIT:
             threads.abandon(self.world, task)
             self.resume(task)
@@ -234,105 +216,6 @@ class Tracer:
             faults.kicked(self, task, kick)
         else:
             self.resume(task)
-
-    # ---- life of tasks ---------------------------------------------------
-
-    def adopt(self, pid: int, caller: Caller) -> Task:
-        """Take over a freshly forked child that waits to be traced."""
-        ptrace.seize(pid, _OPTIONS)
-        task = Task(pid, pid, AddressSpace(pid), caller)
-        task.mm.users.add(pid)
-        task.phase = Phase.RUNNING
-        self.tasks[pid] = task
-        return task
-
-    def _born(self, parent: Task, tid: int) -> None:
-        pid = procfs.tgid(tid)
-        shares = procfs.same_mm(parent.tid, tid)
-        space = parent.mm if shares else parent.mm.forked(pid)
-        space.users.add(tid)
-        with self.world.lock:  # whoever moves the parent finds this task, or has moved it already
-            task = self.tasks[tid] = Task(tid, pid, space, parent.caller)
-            if tid == pid:
-                self.world.members.forked(parent.pid, pid)
-        task.vdso = parent.vdso
-        task.command = parent.command
-        if tid in self._early:
-            self._early.discard(tid)
-            self._first_stop(task)
-
-    def _first_stop(self, task: Task) -> None:
-        if task.mm.uffd < 0 and task.mm.devices():
-            self.serve(task)
-            with self.world.lock:
-                for vma in task.mm:
-                    task.mm.register(vma.start, vma.end)
-                for device in task.mm.devices():
-                    self.world.frames.join(task.mm, device)
-        self.resume(task)
-
-    def serve(self, task: Task) -> None:
-        """Start the page service of the mm of ``task``, which is stopped here."""
-        space = task.mm
-        if space.uffd < 0:
-            space.uffd, kernel_faults = uffd.create_in(task.tid, self.injector, task.syscall_insn())
-            if not kernel_faults and not self._warned:
-                self._warned = True
-                self.world.log(
-                    "system calls that are given evicted enclave pages fail with EFAULT; "
-                    "run as root or set vm.unprivileged_userfaultfd=1"
-                )
-            space.service = PageService(self.world, space, task.caller)
-            space.service.start()
-
-    def _execed(self, task: Task) -> None:
-        former = ptrace.geteventmsg(task.tid)
-        if former != task.tid and former in self.tasks:
-            # A thread that is not the leader execs: it takes over the leader's id.
-            task = self._replace(self.tasks.pop(former), task)
-        self.injector.forget(former)
-        threads.abandon(self.world, task)
-        self._leave(task)
-        task.mm = AddressSpace(task.pid)
-        task.mm.users.add(task.tid)
-        task.vdso = None
-        self.resume_to_exit(task, lambda stopped: loader.prepare(self, stopped))
-
-    def _replace(self, thread: Task, leader: Task) -> Task:
-        thread.mm.users.discard(thread.tid)
-        threads.abandon(self.world, leader)
-        leader.mm.users.discard(leader.tid)
-        thread.tid = leader.tid
-        thread.mm.users.add(thread.tid)
-        thread.phase = Phase.STOPPED
-        self.tasks[thread.tid] = thread
-        return thread
-
-    def _gone(self, tid: int, status: int) -> None:
-        task = self.tasks.pop(tid, None)
-        self._early.discard(tid)
-        self.injector.forget(tid)
-        self._watch.forget(tid)
-        if task is None:
-            return
-        if tid == task.pid:
-            self.statuses[tid] = status
-            with self.world.lock:
-                self.world.members.ended(tid)
-        threads.abandon(self.world, task)
-        self._leave(task)
-        self.release_closed()
-
-    def _leave(self, task: Task) -> None:
-        """``task`` no longer runs in its mm."""
-        space = task.mm
-        space.users.discard(task.tid)
-        if not space.users:
-            with self.world.lock:
-                space.close()
-            if space.service is not None:
-                self._ending.append(space.service)
-        self._ending = [service for service in self._ending if service.end()]
 
     def release_closed(self) -> None:
         """Release the enclaves whose device file nobody holds any more."""
