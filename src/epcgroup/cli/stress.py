@@ -33,6 +33,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     add = parser.add_argument
     add("--heap", default="16M", metavar="SIZE", help="size of the heap (16M)")
+    add("--touch", metavar="SIZE", help="touch only so much of the heap, from its start (all)")
     add("--threads", type=int, default=1, metavar="N", help="threads, each with its part of the heap (1)")
     add("--seconds", type=float, metavar="S", help="stop after so long (10, if there is no --passes)")
     add("--passes", type=int, metavar="N", help="stop after N touches per heap page")
@@ -51,14 +52,14 @@ def stress(args: argparse.Namespace) -> int:
     from epcgroup.stress.device import Enclave
     from epcgroup.stress.image import Image
 
-    plan = _plan(args)
     image = Image(threads=args.threads, heap_pages=page_ceil(parse_size(args.heap)))
+    plan = _plan(args, image.heap_pages)
     with Enclave(image) as enclave:
         key = _key(args.key)
         began = time.monotonic()
         enclave.load(key)
         loading = time.monotonic() - began
-        progress = _Progress(image.heap_pages) if sys.stderr.isatty() else None
+        progress = _Progress(plan.touched(image)) if sys.stderr.isatty() else None
         finish = threading.Event()
         signal.signal(signal.SIGTERM, lambda *_: finish.set())
         outcome = load.run(enclave, plan, progress, finish)
@@ -72,7 +73,7 @@ def stress(args: argparse.Namespace) -> int:
     return 130 if outcome.interrupted else 0
 
 
-def _plan(args: argparse.Namespace) -> load.Plan:
+def _plan(args: argparse.Namespace, heap_pages: int) -> load.Plan:
     from epcgroup.stress import load
 
     for name in ("seconds", "passes", "rate"):
@@ -82,7 +83,10 @@ def _plan(args: argparse.Namespace) -> load.Plan:
     if not 0 <= args.seed < 1 << 63:
         raise BadInput(f"--seed {args.seed}: must be from 0 to 2^63-1")
     seconds = 10.0 if args.seconds is None and args.passes is None else args.seconds
-    return load.Plan(args.pattern, args.seed, seconds, args.passes, args.rate)
+    pages = None if args.touch is None else page_ceil(parse_size(args.touch))
+    if pages is not None and not args.threads <= pages <= heap_pages:
+        raise BadInput(f"--touch {args.touch}: must be from a page per thread to the whole heap, {args.heap}")
+    return load.Plan(args.pattern, args.seed, seconds, args.passes, args.rate, pages)
 
 
 def _key(path: Path | None) -> SigningKey:

@@ -19,6 +19,7 @@ from epcgroup.stress import patterns
 from epcgroup.stress.code import Call
 from epcgroup.stress.device import Enclave
 from epcgroup.stress.enter import Door, EnclaveLost
+from epcgroup.stress.image import Image
 
 SAMPLE_S = 0.25
 MAX_DESCRIBED = 10  # mismatches told in full; all are counted
@@ -32,8 +33,9 @@ _PACE_S = 0.05  # with a rate: at least so many batches a second are spread over
 class Plan:
     """What to do. ``seconds`` or ``passes`` ends it, whichever comes first.
 
-    A pass is as many touches as there are heap pages. ``rate`` is touches per
-    second over all threads, None for as fast as possible.
+    A pass is as many touches as there are pages to touch: the first ``pages`` of
+    the heap, None for all. ``rate`` is touches per second over all threads, None
+    for as fast as possible.
     """
 
     pattern: str
@@ -41,6 +43,11 @@ class Plan:
     seconds: float | None = None
     passes: int | None = None
     rate: float | None = None
+    pages: int | None = None
+
+    def touched(self, image: Image) -> int:
+        """How many heap pages the load is about."""
+        return image.heap_pages if self.pages is None else self.pages
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +144,7 @@ class _Crew:
     """All threads of one load."""
 
     def __init__(self, enclave: Enclave, plan: Plan, finish: threading.Event) -> None:
-        threads, pages = enclave.image.threads, enclave.image.heap_pages
+        threads, pages = enclave.image.threads, plan.touched(enclave.image)
         self.plan = plan
         self.finish = finish  # of the load proper
         self.stop = threading.Event()  # of everything

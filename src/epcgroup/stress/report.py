@@ -24,7 +24,8 @@ def to_json(image: Image, plan: Plan, outcome: Outcome, load_seconds: float) -> 
         "started": outcome.started,
         "seconds": round(outcome.seconds, 6),
         "touches": outcome.touches,
-        "passes": round(outcome.touches / image.heap_pages, 3),
+        "touched_pages": plan.touched(image),
+        "passes": round(outcome.touches / plan.touched(image), 3),
         "pages_per_second": round(_per_second(outcome), 1),
         "checked": outcome.checked,
         "mismatches": outcome.mismatches,
@@ -42,11 +43,12 @@ def to_text(image: Image, plan: Plan, outcome: Outcome, load_seconds: float) -> 
     """Aligned lines for a person."""
     heap = format_size(image.heap_pages * PAGE_SIZE)
     threads = "1 thread" if image.threads == 1 else f"{image.threads} threads"
+    pages = plan.touched(image)
     rows = [
         ("enclave", f"{heap} heap ({image.heap_pages} pages), {threads}, pattern {plan.pattern}"),
         ("loaded", f"in {load_seconds:.2f} s, heap filled in {outcome.fill_seconds:.2f} s"),
-        ("touched", f"{outcome.touches} pages in {outcome.seconds:.2f} s: {_speed(image, outcome)}"),
-        ("verified", _verdict(image, outcome)),
+        ("touched", f"{outcome.touches} pages in {outcome.seconds:.2f} s: {_speed(pages, outcome)}"),
+        ("verified", _verdict(pages, outcome)),
     ]
     rows += [("", str(bad)) for bad in outcome.described]
     if outcome.mismatches > len(outcome.described):
@@ -65,16 +67,16 @@ def _per_second(outcome: Outcome) -> float:
     return outcome.touches / outcome.seconds if outcome.seconds > 0 else 0.0
 
 
-def _speed(image: Image, outcome: Outcome) -> str:
-    passes = outcome.touches / image.heap_pages
+def _speed(pages: int, outcome: Outcome) -> str:
+    passes = outcome.touches / pages
     end = ", interrupted" if outcome.interrupted else ""
     return f"{_per_second(outcome):,.0f} pages/s, {passes:.1f} passes{end}"
 
 
-def _verdict(image: Image, outcome: Outcome) -> str:
+def _verdict(pages: int, outcome: Outcome) -> str:
     if outcome.mismatches:
-        pages = "page" if outcome.mismatches == 1 else "pages"
-        return f"FAILED: {outcome.mismatches} {pages} did not hold what was written"
-    if outcome.checked < image.heap_pages:
-        return f"every touch; of the final check only {outcome.checked} of {image.heap_pages} pages"
-    return f"every touch, and all {image.heap_pages} pages at the end"
+        wrong = "page" if outcome.mismatches == 1 else "pages"
+        return f"FAILED: {outcome.mismatches} {wrong} did not hold what was written"
+    if outcome.checked < pages:
+        return f"every touch; of the final check only {outcome.checked} of {pages} pages"
+    return f"every touch, and all {pages} pages at the end"

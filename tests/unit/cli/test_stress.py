@@ -16,6 +16,7 @@ from epcgroup.stress import device
     ("words", "said"),
     [
         (["--heap", "lots"], "'lots' is not a size"),
+        (["--heap", "8K", "--touch", "12K"], "--touch 12K"),
         (["--heap", "0"], "0 pages of heap"),
         (["--threads", "0"], "0 threads: from 1 to 256"),
         (["--heap", "8K", "--threads", "3"], "take at least 12K for 3"),

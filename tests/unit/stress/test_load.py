@@ -35,6 +35,14 @@ def test_passes_are_done_and_verified(pattern: str, threads: int) -> None:
     assert (outcome.touches, outcome.checked) == (5 * 64, 64)
 
 
+def test_a_part_of_the_heap_can_be_left_alone() -> None:
+    plan = Plan("random", passes=3, pages=16)
+    outcome = run(plan, threads=2)
+    assert outcome.good
+    assert (outcome.touches, outcome.checked) == (3 * 16, 16)
+    assert "all 16 pages at the end" in report.to_text(Image(2, 64), plan, outcome, 0.0)
+
+
 def test_time_ends_a_load() -> None:
     outcome = run(Plan("seq", seconds=0.1))
     assert 0.1 <= outcome.seconds < 2
