@@ -35,6 +35,7 @@ COMMANDS = {
     "doctor": "what this machine has, what is missing, how to get it",
     "stress": "load a real SGX enclave and touch its heap by pattern",
     "demo": "three tenants, three limits, real paging: a table and a picture",
+    "selftest": "the scenarios of the series' own test scripts, on a kernel's tree or ours",
     "conform": "replay recorded kernel behaviour against the engine",
     "sim": "run a scenario in virtual time: tenants, limits, events, what they cost",
     "report": "show the result of a simulation: a table and a picture",
