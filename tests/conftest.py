@@ -102,6 +102,10 @@ CAPABILITIES: dict[str, tuple[Callable[[], bool], str]] = {
         lambda: os.access("/dev/fuse", os.R_OK | os.W_OK) and shutil.which("fusermount3") is not None,
         "run `make test`, which installs it, or: apt-get install fuse3; a container needs /dev/fuse too",
     ),
+    "cgroup2": (
+        lambda: "\tcgroup2\n" in Path("/proc/filesystems").read_text(),
+        "this kernel has no cgroup2, beside which our files are held",
+    ),
     "root": (lambda: os.geteuid() == 0, "this test mounts and changes users: run it as root"),
     "cgroup-tools": _installed("cgset", "cgroup-tools"),
     "inotifywait": _installed("inotifywait", "inotify-tools"),

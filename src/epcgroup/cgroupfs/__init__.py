@@ -7,6 +7,7 @@ who polls or watches.
 
 from epcgroup.cgroupfs import files
 from epcgroup.cgroupfs.access import ROOT_USER, Credentials
-from epcgroup.cgroupfs.tree import NO_LIMIT, Cgroup, CgroupTree, Processes
+from epcgroup.cgroupfs.cgroup import NO_LIMIT, Cgroup
+from epcgroup.cgroupfs.tree import CgroupTree, Processes
 
 __all__ = ["NO_LIMIT", "ROOT_USER", "Cgroup", "CgroupTree", "Credentials", "Processes", "files"]

@@ -7,8 +7,8 @@ note. One thread here applies the rate limit and does the waking:
 * poll: libfuse tells the kernel that the file is to be asked again.
 * inotify: FUSE has no call that raises IN_MODIFY, but a local write through the
   mount does. So the thread writes a token through its own open file, which the
-  file system recognises and ignores. It needs write access to a file of mode
-  0444: without being root there is poll alone.
+  file system recognises and ignores. The files have mode 0444; to this thread
+  the file system shows them writable, for as long as the opening takes.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ Key = tuple[str, str]
 
 
 class Announcer(threading.Thread):
-    """Call `changed` from anywhere; `wake` is called here, and the token is written under ``root``."""
+    """Call `changed` from anywhere; `wake` is called here, and a token is written."""
 
-    def __init__(self, wake: Callable[[str, str], None], root: str | None) -> None:
-        """``root``: the mount point; None to write no tokens."""
+    def __init__(self, wake: Callable[[str, str], None], open_file: Callable[[str, str], int] | None) -> None:
+        """``open_file(path, file)``: a descriptor to write tokens to; None to write none."""
         super().__init__(name="announcer", daemon=True)
         self._wake = wake
-        self._root = root
+        self._open = open_file
         self._noted: set[Key] = set()
         self._removed: list[str] = []
         self._note = threading.Event()
@@ -99,15 +99,14 @@ class Announcer(threading.Thread):
 
     def _announce(self, key: Key) -> None:
         self._wake(*key)
-        if self._root is not None:
-            with contextlib.suppress(OSError):  # removed meanwhile, or not ours to open
-                os.write(self._fd(self._root, key), _TOKEN)
+        if self._open is not None:
+            with contextlib.suppress(OSError):  # removed meanwhile
+                os.write(self._fd(self._open, key), _TOKEN)
 
-    def _fd(self, root: str, key: Key) -> int:
+    def _fd(self, opened: Callable[[str, str], int], key: Key) -> int:
         fd = self._fds.get(key)
         if fd is None:
-            path, file = key
-            fd = os.open(f"{root}{path.rstrip('/')}/{file}", os.O_WRONLY | os.O_CLOEXEC)
+            fd = opened(*key)
             self._fds[key] = fd
             if len(self._fds) > _OPEN_FILES:
                 os.close(self._fds.popitem(last=False)[1])

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 from epcgroup.cgroupfs import names as core
 from epcgroup.cgroupfs.access import Credentials
-from epcgroup.cgroupfs.tree import MISC, NO_LIMIT, Cgroup, CgroupTree
+from epcgroup.cgroupfs.cgroup import NO_LIMIT, Cgroup
+from epcgroup.cgroupfs.tree import MISC, CgroupTree
 from epcgroup.errors import OutOfRange, Refused
 from epcgroup.misc import files as misc_files
 from epcgroup.misc.tree import G
@@ -74,7 +75,7 @@ def write(tree: CgroupTree[G], cgroup: Cgroup[G], name: str, data: bytes, writer
         raise Refused("more than 4096 bytes in one write", errno.E2BIG)
     if name.startswith("misc.") and cgroup.group is not None:
         done = misc_files.write(tree.misc, cgroup.group, name[5:], data)
-        tree.changes += 1
+        tree.touch(cgroup)
         return done
     handler = _WRITERS.get(name)
     if handler is None:
@@ -103,7 +104,7 @@ def _core_text(tree: CgroupTree[G], cgroup: Cgroup[G], name: str) -> str:
     if name == "cgroup.events":
         return f"populated {int(cgroup.populated > 0)}\nfrozen {int(cgroup.frozen)}\n"
     if name == "cgroup.stat":
-        return f"nr_descendants {cgroup.descendants}\nnr_dying_descendants {_dying(tree, cgroup)}\n"
+        return _stat(tree, cgroup)
     if name == "cgroup.freeze":
         return f"{int(cgroup.freeze)}\n"
     if name == "cgroup.type":
@@ -114,11 +115,11 @@ def _core_text(tree: CgroupTree[G], cgroup: Cgroup[G], name: str) -> str:
     return "max\n" if limit == NO_LIMIT else f"{limit}\n"
 
 
-def _dying(tree: CgroupTree[G], cgroup: Cgroup[G]) -> int:
-    """Removed groups of the subtree that charges still keep."""
-    if cgroup.group is None:
-        return 0
-    return sum(1 for group in tree.misc.walk(cgroup.group) if not group.online)
+def _stat(tree: CgroupTree[G], cgroup: Cgroup[G]) -> str:
+    live, dying = f"nr_descendants {cgroup.descendants}\n", f"nr_dying_descendants {cgroup.dying}\n"
+    if not tree.misc.rules.counts_subsystems:
+        return live + dying
+    return f"{live}nr_subsys_{MISC} {cgroup.groups}\n{dying}nr_dying_subsys_{MISC} {cgroup.dying_groups}\n"
 
 
 # -- writing -----------------------------------------------------------------
@@ -160,6 +161,8 @@ def _write_threads(tree: CgroupTree[G], cgroup: Cgroup[G], text: bytes, writer: 
     pid = tree.processes.leader(_task(text, writer))
     if pid is None:
         raise Refused("no such task", errno.ESRCH)
+    if tree.processes.unmovable(pid):
+        raise Refused("a thread of the kernel that stays where it is", errno.EINVAL)
     if tree.of(pid) is not cgroup:
         raise Refused(f"{cgroup.path} is not threaded", errno.EOPNOTSUPP)
 
@@ -204,12 +207,12 @@ def _limit(text: bytes) -> int:
 
 def _write_depth(tree: CgroupTree[G], cgroup: Cgroup[G], text: bytes, _: Writer) -> None:
     cgroup.max_depth = _limit(text)
-    tree.changes += 1
+    tree.touch(cgroup)
 
 
 def _write_descendants(tree: CgroupTree[G], cgroup: Cgroup[G], text: bytes, _: Writer) -> None:
     cgroup.max_descendants = _limit(text)
-    tree.changes += 1
+    tree.touch(cgroup)
 
 
 _WRITERS = {

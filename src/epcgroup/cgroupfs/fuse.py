@@ -10,6 +10,10 @@ One thread serves all requests (``nothreads``): measured three times as fast
 here as a pool, and the lock would serialise them anyway. That thread must never
 itself touch the mount.
 
+The announcer writes tokens to files of mode 0444. Where it is not root, its own
+looks at a file show it writable; the kernel then opens it, and is told the true
+mode again at once. Nobody else can use that moment: `open` asks the true mode.
+
 poll(2) says POLLERR|POLLPRI while a file was announced as changed since this
 open file last read it, as kernfs does. libfuse's poll handles are not wrapped by
 mfusepy, so the two calls are made through the library it loaded.
@@ -38,12 +42,17 @@ from epcgroup.errors import Refused
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from epcgroup.cgroupfs.tree import Cgroup, CgroupTree
+    from epcgroup.cgroupfs.cgroup import Cgroup
+    from epcgroup.cgroupfs.tree import CgroupTree
     from epcgroup.misc import Group
 
 SIZE = 4096
 _ALWAYS = select.POLLIN | select.POLLOUT | select.POLLRDNORM | select.POLLWRNORM
 _CHANGED = select.POLLERR | select.POLLPRI
+_AT_FDCWD, _AT_STATX_FORCE_SYNC, _STATX_BASIC_STATS = -100, 0x2000, 0x7FF
+_libc = ctypes.CDLL(None)
+_statx = ctypes.create_string_buffer(256)
+_WRITABLE = 0o222
 _UNCHANGED_ID = (-1, 2**32 - 1)
 
 _libfuse = mfusepy._libfuse
@@ -85,11 +94,12 @@ class CgroupFs(mfusepy.Operations):  # type: ignore[misc]  # mfusepy has no type
         self._removed = removed
         self._files: dict[int, _File] = {}
         self._next = 1
-        self._changes: dict[tuple[str, str], int] = {}
+        self._changes: dict[str, dict[str, int]] = {}  # by path and file: how often it was announced
         self._waiting = threading.Lock()  # of poll handles and change numbers
         self._born = time.time_ns()
         self.ready = threading.Event()
         self.announcer = 0  # native id of the thread whose writes are tokens
+        self._lending = False  # it is opening a file
 
     def init(self, path: str) -> None:
         """The kernel is connected."""
@@ -114,7 +124,13 @@ class CgroupFs(mfusepy.Operations):  # type: ignore[misc]  # mfusepy has no type
             cgroup, name = self._find(path)
             if name is None:
                 return self._stat(stat.S_IFDIR, cgroup.directory, 2 + len(cgroup.children), 0)
-            return self._stat(stat.S_IFREG, self._tree.attributes(cgroup, name), 1, SIZE)
+            at = self._tree.attributes(cgroup, name)
+            if self._lending and self._is_announcer():
+                at = Attributes(at.uid, at.gid, at.mode | _WRITABLE)
+            return self._stat(stat.S_IFREG, at, 1, SIZE)
+
+    def _is_announcer(self) -> bool:
+        return self.announcer != 0 and mfusepy.fuse_get_context()[2] == self.announcer
 
     def _stat(self, kind: int, at: Attributes, links: int, size: int) -> dict[str, Any]:
         return {
@@ -155,8 +171,7 @@ class CgroupFs(mfusepy.Operations):  # type: ignore[misc]  # mfusepy has no type
         with self._lock:
             self._tree.rmdir(path)
         with self._waiting:
-            for key in [key for key in self._changes if key[0] == path]:
-                del self._changes[key]
+            self._changes.pop(path, None)
         self._removed(path)
         self._written()  # a group may now be released
 
@@ -184,8 +199,8 @@ class CgroupFs(mfusepy.Operations):  # type: ignore[misc]  # mfusepy has no type
         raise OSError(errno.EACCES, path)
 
     def mknod(self, path: str, mode: int, dev: int) -> None:
-        """As create."""
-        raise OSError(errno.EACCES, path)
+        """As create; no devices, no pipes."""
+        raise OSError(errno.EACCES if stat.S_ISREG(mode) else errno.EPERM, path)
 
     def unlink(self, path: str) -> None:
         """Nor can anybody remove one."""
@@ -209,9 +224,14 @@ class CgroupFs(mfusepy.Operations):  # type: ignore[misc]  # mfusepy has no type
         """An open file of its own; mode bits are checked by the kernel (default_permissions)."""
         with self._lock:
             cgroup, name = self._find(path)
-        if name is None:
-            raise OSError(errno.EISDIR, path)
-        own = self.announcer != 0 and mfusepy.fuse_get_context()[2] == self.announcer
+            if name is None:
+                raise OSError(errno.EISDIR, path)
+            at = self._tree.attributes(cgroup, name)
+        own = self._is_announcer()
+        if not own and flags & os.O_ACCMODE != os.O_RDONLY and not at.mode & _WRITABLE:
+            uid, _, _ = mfusepy.fuse_get_context()
+            if uid:  # the kernel may know the mode that was lent to the announcer
+                raise OSError(errno.EACCES, path)
         handle, self._next = self._next, self._next + 1
         self._files[handle] = _File(cgroup, name, own)
         return handle
@@ -227,7 +247,7 @@ class CgroupFs(mfusepy.Operations):  # type: ignore[misc]  # mfusepy has no type
         file = self._files[fh]
         if offset == 0:
             with self._waiting:
-                file.seen = self._changes.get((file.path, file.name), 0)
+                file.seen = self._changed(file)
             with self._lock:
                 if not self._there(file):
                     raise OSError(errno.ENODEV, file.path)
@@ -258,10 +278,20 @@ class CgroupFs(mfusepy.Operations):  # type: ignore[misc]  # mfusepy has no type
         """Ready always; POLLERR and POLLPRI when the file changed since it was read."""
         file = self._files[fh]
         with self._waiting:
-            changed = file.seen != self._changes.get((file.path, file.name), 0) or not self._there(file)
+            changed = file.seen != self._changed(file) or not self._there(file)
             reventsp[0] = _ALWAYS | _CHANGED if changed else _ALWAYS
             self._drop_handle(file)
             file.handle = ph or None
+
+    def open_token(self, root: str, path: str, name: str) -> int:
+        """Called by the announcer: a descriptor of the file under mount point ``root``, for tokens."""
+        where = f"{root}{path.rstrip('/')}/{name}"
+        self._lending = True
+        try:
+            return os.open(where, os.O_WRONLY | os.O_CLOEXEC)
+        finally:
+            self._lending = False
+            _libc.statx(_AT_FDCWD, os.fsencode(where), _AT_STATX_FORCE_SYNC, _STATX_BASIC_STATS, _statx)
 
     def wake(self, path: str, name: str) -> None:
         """The file changed, or its cgroup is gone (no name): wake who polls.
@@ -270,11 +300,15 @@ class CgroupFs(mfusepy.Operations):  # type: ignore[misc]  # mfusepy has no type
         """
         with self._waiting:
             if name:
-                self._changes[(path, name)] = self._changes.get((path, name), 0) + 1
+                names = self._changes.setdefault(path, {})
+                names[name] = names.get(name, 0) + 1
             for file in list(self._files.values()):
                 if file.path == path and (not name or file.name == name) and file.handle is not None:
                     _libfuse.fuse_notify_poll(file.handle)
                     self._drop_handle(file)
+
+    def _changed(self, file: _File) -> int:
+        return self._changes.get(file.path, {}).get(file.name, 0)
 
     def _drop_handle(self, file: _File) -> None:
         if file.handle is not None:

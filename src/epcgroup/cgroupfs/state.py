@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from epcgroup.cgroupfs.access import Attributes, Credentials
-from epcgroup.cgroupfs.tree import Cgroup, CgroupTree
+from epcgroup.cgroupfs.cgroup import Cgroup
+from epcgroup.cgroupfs.tree import CgroupTree
 from epcgroup.errors import BadInput, EpcgroupError
 from epcgroup.misc.files import set_max
 from epcgroup.misc.tree import G

@@ -17,17 +17,16 @@ Nothing here is thread-safe; the owner holds one lock around every call.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Generic, Protocol
 
 from epcgroup.cgroupfs import names
 from epcgroup.cgroupfs.access import ROOT_USER, Attributes, Credentials
+from epcgroup.cgroupfs.cgroup import Cgroup
 from epcgroup.errors import OutOfRange, Refused
 from epcgroup.misc.tree import G, Tree
 
 MISC = "misc"
-NO_LIMIT = 2**31 - 1  # "max" of cgroup.max.depth and cgroup.max.descendants
-_DIR_MODE = 0o755
 
 
 class Processes(Protocol):
@@ -35,6 +34,9 @@ class Processes(Protocol):
 
     def leader(self, pid: int) -> int | None:
         """The process that task ``pid`` belongs to; None when there is no such task."""
+
+    def unmovable(self, pid: int) -> bool:
+        """Whether it is a kernel thread that no cgroup may be given."""
 
     def threads(self, pid: int) -> list[int]:
         """Task ids of a process; empty when it is gone."""
@@ -46,59 +48,6 @@ class Processes(Protocol):
         """End a process (SIGKILL); nothing happens when it is gone."""
 
 
-class Cgroup(Generic[G]):
-    """One directory. ``members`` are processes, in the order in which they came."""
-
-    __slots__ = (
-        "attributes", "children", "delegates", "descendants", "directory", "freeze", "frozen", "group",
-        "maker", "max_depth", "max_descendants", "members", "name", "parent", "path", "populated",
-    )  # fmt: skip
-
-    def __init__(self, parent: Cgroup[G] | None, name: str, group: G | None, owner: Credentials) -> None:
-        self.parent = parent
-        self.name = name
-        self.path: str = "/" if parent is None else f"{parent.path.rstrip('/')}/{name}"
-        self.group = group  # the misc group, while the parent delegates
-        self.children: dict[str, Cgroup[G]] = {}
-        self.members: dict[int, None] = {}
-        self.delegates = False  # "misc" stands in cgroup.subtree_control
-        self.populated = 0  # processes here and below
-        self.descendants = 0  # directories below
-        self.max_depth = NO_LIMIT
-        self.max_descendants = NO_LIMIT
-        self.freeze = False  # what cgroup.freeze says
-        self.frozen = False  # what holds: ours or an ancestor's
-        self.maker = owner  # owns the files; a later chown of the directory does not change that
-        self.directory = Attributes(owner.uid, owner.gid, _DIR_MODE)
-        self.attributes: dict[str, Attributes] = {}  # files whose owner or mode was set
-
-    def __repr__(self) -> str:
-        return f"<cgroup {self.path}>"
-
-    @property
-    def effective(self) -> G:
-        """The misc group that processes of this cgroup are charged to."""
-        level: Cgroup[G] | None = self
-        while level is not None:
-            if level.group is not None:
-                return level.group
-            level = level.parent
-        raise AssertionError("the root always has a group")
-
-    def ancestors(self) -> Iterator[Cgroup[G]]:
-        """This cgroup, its parent, … the root."""
-        level: Cgroup[G] | None = self
-        while level is not None:
-            yield level
-            level = level.parent
-
-    def subtree(self) -> Iterator[Cgroup[G]]:
-        """This cgroup and all below, parents first."""
-        yield self
-        for child in list(self.children.values()):
-            yield from child.subtree()
-
-
 class CgroupTree(Generic[G]):
     """All cgroups over one misc tree, which nobody else makes groups in.
 
@@ -106,17 +55,32 @@ class CgroupTree(Generic[G]):
     ``announce(path, file)`` when a file's contents were announced as changed.
     """
 
-    def __init__(self, misc: Tree[G], processes: Processes, *, auto_delegate: bool = False) -> None:
-        """``auto_delegate``: mkdir enables misc in the parent, for tools that never do."""
+    def __init__(
+        self,
+        misc: Tree[G],
+        processes: Processes,
+        *,
+        auto_delegate: bool = False,
+        owner: Credentials = ROOT_USER,
+    ) -> None:
+        """``auto_delegate``: mkdir enables misc in the parent, for tools that never do.
+
+        ``owner``: of the root's directory and files.
+        """
         self.misc = misc
         self.processes = processes
         self.auto_delegate = auto_delegate
         self.moved: Callable[[int, G], None] | None = None
         self.announce: Callable[[str, str], None] | None = None
         self.changes = 0  # of what is kept over a restart
-        self.root: Cgroup[G] = Cgroup(None, "", misc.root, ROOT_USER)
+        self.root: Cgroup[G] = Cgroup(None, "", misc.root, owner)
+        self.root.groups = 1
         self._by_path: dict[str, Cgroup[G]] = {"/": self.root}
         self._of: dict[int, Cgroup[G]] = {}
+        self._ended: dict[
+            G, tuple[Cgroup[G], bool]
+        ] = {}  # groups that charges keep: where, and was it removed
+        self._group_freed, misc.group_freed = misc.group_freed, self._freed
         misc.notify = self._counted
 
     # -- names ---------------------------------------------------------------
@@ -135,6 +99,11 @@ class CgroupTree(Generic[G]):
     def of(self, pid: int) -> Cgroup[G] | None:
         """The cgroup of a process; None when it was never seen here."""
         return self._of.get(pid)
+
+    def touch(self, cgroup: Cgroup[G]) -> None:
+        """Something of the cgroup that is kept over a restart changed."""
+        cgroup.saved = None
+        self.changes += 1
 
     # -- directories ---------------------------------------------------------
 
@@ -161,11 +130,13 @@ class CgroupTree(Generic[G]):
         group = self.misc.mkdir(path) if parent.delegates else None
         cgroup = Cgroup(parent, name, group, owner)
         cgroup.frozen = parent.frozen
+        cgroup.groups = int(group is not None)
         parent.children[name] = cgroup
         self._by_path[path] = cgroup
         for ancestor in parent.ancestors():
             ancestor.descendants += 1
-        self.changes += 1
+            ancestor.groups += cgroup.groups
+        self.touch(cgroup)
         return cgroup
 
     def rmdir(self, path: str) -> None:
@@ -176,12 +147,12 @@ class CgroupTree(Generic[G]):
             raise Refused("the root cgroup cannot be removed", errno.EBUSY)
         if cgroup.populated or cgroup.children:
             raise Refused(f"{path!r} has processes or child cgroups", errno.EBUSY)
-        if cgroup.group is not None:
-            self.misc.rmdir(path)
         del parent.children[cgroup.name], self._by_path[path]
         for ancestor in parent.ancestors():
             ancestor.descendants -= 1
-        self.changes += 1
+        if cgroup.group is not None:
+            self._end_group(cgroup, removed=True)
+        self.touch(cgroup)
 
     # -- the controller ------------------------------------------------------
 
@@ -205,7 +176,7 @@ class CgroupTree(Generic[G]):
             cgroup.delegates = False
             for child in cgroup.children.values():
                 self._regroup(child, None)
-        self.changes += 1
+        self.touch(cgroup)
 
     def _delegate(self, cgroup: Cgroup[G]) -> None:
         cgroup.delegates = True
@@ -214,15 +185,38 @@ class CgroupTree(Generic[G]):
 
     def _regroup(self, child: Cgroup[G], group: G | None) -> None:
         """The child's own group comes or goes; processes in its subtree are charged elsewhere."""
-        before = child.group
         pids = [pid for cgroup in child.subtree() for pid in cgroup.members]
         for pid in pids:
             self.misc.detach(self._of[pid].effective)
-        child.group = group
+        before, child.group = child.group, group
         for pid in pids:
             self._charge_to(pid, self._of[pid].effective)
-        if before is not None:
-            self.misc.rmdir(child.path)
+        if group is not None:
+            for level in child.ancestors():
+                level.groups += 1
+        elif before is not None:
+            child.group = before
+            self._end_group(child, removed=False)
+        child.saved = None
+
+    def _end_group(self, cgroup: Cgroup[G], *, removed: bool) -> None:
+        """The cgroup's misc group goes offline; charges may keep it for a while."""
+        group, cgroup.group = cgroup.group, None
+        assert group is not None
+        self._ended[group] = (cgroup, removed)
+        for level in cgroup.ancestors():
+            level.groups -= 1
+            level.dying += removed
+            level.dying_groups += 1
+        self.misc.rmdir(cgroup.path)
+
+    def _freed(self, group: G) -> None:
+        cgroup, removed = self._ended.pop(group)
+        for level in cgroup.ancestors():
+            level.dying -= removed
+            level.dying_groups -= 1
+        if self._group_freed is not None:
+            self._group_freed(group)
 
     def _charge_to(self, pid: int, group: G) -> None:
         self.misc.attach(group)
@@ -251,12 +245,14 @@ class CgroupTree(Generic[G]):
     def migrate(self, task: int, cgroup: Cgroup[G], who: Credentials) -> None:
         """Write of ``task`` to cgroup.procs: its whole process moves, its charges stay (spec 8.3).
 
-        Raises Refused: ESRCH, no such task; EACCES, cgroup.procs of the common
-        ancestor may not be written; EBUSY as enter does.
+        Raises Refused: ESRCH, no such task; EINVAL, a thread of the kernel; EACCES, cgroup.procs of the
+        common ancestor may not be written; EBUSY as enter does.
         """
         pid = self.processes.leader(task)
         if pid is None:
             raise Refused(f"no process {task}", errno.ESRCH)
+        if self.processes.unmovable(pid):
+            raise Refused(f"{task} is a thread of the kernel that stays where it is", errno.EINVAL)
         source = self._of.get(pid, self.root)
         above = set(source.ancestors())
         common = next(level for level in cgroup.ancestors() if level in above)
@@ -299,7 +295,7 @@ class CgroupTree(Generic[G]):
     def set_freeze(self, cgroup: Cgroup[G], freeze: bool) -> None:
         """Stop or continue every process of the subtree."""
         cgroup.freeze = freeze
-        self.changes += 1
+        self.touch(cgroup)
         for level in cgroup.subtree():
             frozen = level.freeze or (level.parent is not None and level.parent.frozen)
             if frozen != level.frozen:
@@ -327,7 +323,7 @@ class CgroupTree(Generic[G]):
         at.uid = at.uid if uid == -1 else uid
         at.gid = at.gid if gid == -1 else gid
         at.mode = at.mode if mode == -1 else mode & 0o7777
-        self.changes += 1
+        self.touch(cgroup)
 
     # -- who is told -----------------------------------------------------------
 

@@ -99,6 +99,15 @@ def tgid(tid: int) -> int:
     return int(status(tid)["Tgid"])
 
 
+def flags(pid: int) -> int:
+    """The kernel's flags of a task (PF_*); 0 when it is gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return 0
+    return int(stat.rpartition(b")")[2].split()[6])
+
+
 def pending_signals(tid: int) -> int:
     """Unblocked signals that wait for the thread: bit n-1 stands for signal n."""
     fields = status(tid)

@@ -34,6 +34,7 @@ class Rules:
     root_files: frozenset[str]
     group_files: frozenset[str]
     event_rule: EventRule
+    counts_subsystems: bool = False  # nr_subsys_misc and nr_dying_subsys_misc in cgroup.stat (6.12)
 
     def index(self, resource: str) -> int:
         """Number of a resource; raises ValueError for a key that is not compiled in."""
@@ -53,6 +54,7 @@ V6_12 = Rules(
     root_files=frozenset({"capacity", "current", "peak"}),
     group_files=frozenset({"max", "current", "peak", "events", "events.local"}),
     event_rule=EventRule.LOCAL,
+    counts_subsystems=True,
 )
 V17 = Rules(
     name="v17",
@@ -67,6 +69,7 @@ STANDARD = Rules(
     root_files=V17.root_files,
     group_files=V17.group_files,
     event_rule=EventRule.LOCAL,
+    counts_subsystems=True,
 )
 
 VARIANTS = {rules.name: rules for rules in (V5, V6_12, V17, STANDARD)}

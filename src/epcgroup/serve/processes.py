@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from epcgroup.epc.group import Group
     from epcgroup.live.world import World
 
+_PF_NO_SETAFFINITY = 0x0400_0000
+
 
 class SystemProcesses:
     """The Processes of this system, by /proc and signals."""
@@ -35,6 +37,10 @@ class SystemProcesses:
             return procfs.tgid(pid)
         except (OSError, KeyError):
             return None
+
+    def unmovable(self, pid: int) -> bool:
+        """Kernel threads bound to a processor, and the one that makes them."""
+        return pid == 2 or procfs.flags(pid) & _PF_NO_SETAFFINITY != 0
 
     def threads(self, pid: int) -> list[int]:
         """Task ids of a process."""

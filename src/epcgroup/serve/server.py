@@ -17,6 +17,7 @@ tree and limits are read back.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -29,7 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from epcgroup import epc
-from epcgroup.cgroupfs import CgroupTree, state
+from epcgroup.cgroupfs import CgroupTree, Credentials, state
 from epcgroup.cgroupfs.announce import Announcer
 from epcgroup.errors import BadInput, EpcgroupError, Refused
 from epcgroup.host import mounts
@@ -78,7 +79,10 @@ class Server:
         self._machine = Supervisor(options.epc_pages, policy, resources=options.resources)
         self._world = self._machine.world
         self.tree: CgroupTree[Group] = CgroupTree(
-            self._world.machine.groups, SystemProcesses(), auto_delegate=options.auto_delegate
+            self._world.machine.groups,
+            SystemProcesses(),
+            auto_delegate=options.auto_delegate,
+            owner=Credentials(os.geteuid(), os.getegid()),
         )
         self._outsiders = Outsiders(self._world.lock)
         self._outsiders.tree = self.tree
@@ -100,7 +104,7 @@ class Server:
         for number in _END_SIGNALS:
             signal.signal(number, self._stop)  # before libfuse, which leaves handlers alone
         fs = self._mount()
-        announcer = Announcer(fs.wake, str(self._options.mount) if os.geteuid() == 0 else None)
+        announcer = Announcer(fs.wake, functools.partial(fs.open_token, str(self._options.mount)))
         self._announcer = announcer
         self.tree.announce = announcer.changed
         announcer.start()

@@ -18,12 +18,13 @@ from tests.e2e.served import EPCGROUP, NEEDS, Served, eventually, served
 pytestmark = pytest.mark.needs(*NEEDS, "root", "cgroup-tools")
 
 MIB = 1 << 20
-SCRIPT = """
+SCRIPT = r"""
 set -e
 tree=$1; shift
 mount --make-rprivate /
 mount --bind "$tree" /sys/fs/cgroup
-grep -v ' cgroup2 ' /proc/self/mounts | grep -v "$tree" | sed 's/fuse[.]epcgroup/cgroup2/' > "$tree/../mounts"
+awk '$3 != "cgroup2" && ($3 !~ /epcgroup/ || $2 == "/sys/fs/cgroup") { sub("fuse.epcgroup", "cgroup2"); print }' \
+    /proc/self/mounts > "$tree/../mounts"
 mount --bind "$tree/../mounts" /proc/$$/mounts
 exec "$@"
 """

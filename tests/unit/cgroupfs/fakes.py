@@ -7,7 +7,7 @@ from epcgroup.misc import STANDARD, Group, Rules, Tree
 
 
 class FakeProcesses:
-    """Every multiple of ten below 1000 is a process with two threads."""
+    """Every multiple of ten below 1000 is a process with two threads, 990 one of the kernel's."""
 
     def __init__(self) -> None:
         self.stopped: set[int] = set()
@@ -15,6 +15,9 @@ class FakeProcesses:
 
     def leader(self, pid: int) -> int | None:
         return pid // 10 * 10 if 10 <= pid < 1000 and pid % 10 < 2 else None
+
+    def unmovable(self, pid: int) -> bool:
+        return pid == 990
 
     def threads(self, pid: int) -> list[int]:
         return [pid, pid + 1]

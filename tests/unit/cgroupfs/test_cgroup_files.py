@@ -7,9 +7,9 @@ import errno
 import pytest
 from tests.unit.cgroupfs.fakes import WRITER, make, read, write
 
-from epcgroup.cgroupfs import Credentials, files, state
+from epcgroup.cgroupfs import CgroupTree, Credentials, files, state
 from epcgroup.errors import BadInput
-from epcgroup.misc import V5, try_charge
+from epcgroup.misc import V5, Group, try_charge
 from epcgroup.misc import files as misc_files
 
 
@@ -61,6 +61,8 @@ def test_misc_files_exist_only_where_the_parent_delegates() -> None:
         ("/a", "cgroup.procs", "-5", errno.EINVAL),
         ("/a", "cgroup.procs", "word", errno.EINVAL),
         ("/a", "cgroup.procs", "5000", errno.ESRCH),
+        ("/a", "cgroup.procs", "990", errno.EINVAL),
+        ("/a", "cgroup.threads", "990", errno.EINVAL),
         ("/a", "cgroup.threads", "20", errno.EOPNOTSUPP),
         ("/a", "cgroup.kill", "2", errno.ERANGE),
         ("/a", "cgroup.freeze", "2", errno.ERANGE),
@@ -147,10 +149,35 @@ def test_stat_counts_descendants_and_those_that_charges_keep() -> None:
     group = tree.lookup("/a").effective
     assert try_charge(tree.misc, group, epc, 4096) is None
     tree.misc.pin(group)
-    assert read(tree, "/", "cgroup.stat") == "nr_descendants 1\nnr_dying_descendants 0\n"
+    assert _stat(tree) == [1, 2, 0, 0]
     tree.rmdir("/a")
-    assert read(tree, "/", "cgroup.stat") == "nr_descendants 0\nnr_dying_descendants 1\n"
+    assert _stat(tree) == [0, 1, 1, 1]
     assert misc_files.read(tree.misc, tree.misc.root, "current") == b"sev 0\nsgx_epc 4096\n"
+    tree.misc.unpin(group)
+    assert tree.misc.release_next()
+    assert _stat(tree) == [0, 1, 0, 0]
+
+
+def test_a_group_that_ended_with_the_controller_is_dying_and_its_directory_is_not() -> None:
+    tree = make()
+    tree.mkdir("/a")
+    tree.misc.pin(tree.lookup("/a").effective)
+    write(tree, "/", "cgroup.subtree_control", "-misc")
+    assert _stat(tree) == [1, 1, 0, 1]
+    assert _stat(tree, "/a") == [0, 0, 0, 1]
+
+
+def test_a_kernel_before_6_12_counts_no_subsystems() -> None:
+    tree = make(V5)
+    assert read(tree, "/", "cgroup.stat") == "nr_descendants 0\nnr_dying_descendants 0\n"
+
+
+def _stat(tree: CgroupTree[Group], path: str = "/") -> list[int]:
+    """Descendants, misc groups, dying descendants, dying misc groups."""
+    lines = dict(line.split() for line in read(tree, path, "cgroup.stat").splitlines())
+    names = ("nr_descendants", "nr_subsys_misc", "nr_dying_descendants", "nr_dying_subsys_misc")
+    assert tuple(lines) == names
+    return [int(lines[name]) for name in names]
 
 
 def test_the_state_of_a_tree_survives_and_processes_do_not() -> None:
