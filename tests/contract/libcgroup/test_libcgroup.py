@@ -23,8 +23,8 @@ set -e
 tree=$1; shift
 mount --make-rprivate /
 mount --bind "$tree" /sys/fs/cgroup
-awk '$3 != "cgroup2" && ($3 !~ /epcgroup/ || $2 == "/sys/fs/cgroup") { sub("fuse.epcgroup", "cgroup2"); print }' \
-    /proc/self/mounts > "$tree/../mounts"
+awk '$3 == "cgroup2" || ($3 ~ /epcgroup/ && $2 != "/sys/fs/cgroup") { next }
+    { sub("fuse.epcgroup", "cgroup2"); print }' /proc/self/mounts > "$tree/../mounts"
 mount --bind "$tree/../mounts" /proc/$$/mounts
 exec "$@"
 """
