@@ -17,7 +17,7 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from epcgroup.live import answers, debugmem, enclu, exits, faults, ioctls, mappings, memory, ptrace
+from epcgroup.live import answers, debugmem, enclu, exits, faults, handover, ioctls, mappings, memory, ptrace
 from epcgroup.live.answers import emulate, rewrite
 from epcgroup.live.devices import PATHS, Device, Kind
 
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     Handler = Callable[[Tracer, Task, UserRegs], None]
 
 _AT_FDCWD = -100 & 0xFFFFFFFFFFFFFFFF
-_SYS_OPENAT = 257
+_SYS_CLOSE, _SYS_OPENAT = 3, 257
+# What an open of our /proc/PID/fd gives to whom it is not visible.
+_NOT_TO_BE_SEEN = {-errno.ENOENT, -errno.EACCES, -errno.EPERM, -errno.ELOOP}
 _ACCESS_MODE = os.O_ACCMODE | os.O_CLOEXEC
 _LONGEST = 48  # bytes; the longest path of ours is /proc/PID/task/TID/mem
 _STAT = struct.Struct("<QQQIIIIQqqqQQQQQQ24x")
@@ -87,12 +89,23 @@ def _open(tracer: Tracer, task: Task, regs: UserRegs, path: int, flags: int) -> 
         device.hold_guest(tracer.world.driver.open_vepc())
     tracer.world.devices.add(device)
 
-    def opened(_: Task, result: int) -> int:
+    def opened(stopped: Task, result: int) -> int:
+        if result >= 0 and tracer.world.devices.of_fd(stopped.pid, result) is not device:
+            tracer.inject(stopped, _SYS_CLOSE, result)  # another /proc than ours
+            result = -errno.ENOENT
+        if result in _NOT_TO_BE_SEEN:
+            try:
+                result = handover.give(tracer, stopped, device, flags)
+            except OSError as refused:
+                result = -(refused.errno or errno.EMFILE)
         if result < 0:
             tracer.world.devices.forget(device)
             tracer.world.release(device)
         return result
 
+    if not handover.same_pids(task.pid):
+        emulate(tracer, task, regs, opened(task, -errno.ENOENT))
+        return
     changes = {
         "orig_rax": _SYS_OPENAT,
         "rdi": _AT_FDCWD,
