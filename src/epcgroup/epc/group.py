@@ -32,6 +32,7 @@ class Group(tree.Group):
         "counters",
         "cursor",
         "hopeless",
+        "past",
         "queued",
         "reclaimable",
         "unreclaimable",
@@ -54,6 +55,7 @@ class Group(tree.Group):
         self.hopeless = False  # the worker's last run ended with nothing that can be written
         self.victim: Enclave | None = None  # disabled for this group's sake and not closed yet
         self.counters = Counters()
+        self.past = Counters()  # of children that are released: a subtree's sums never fall
 
     def count(self, pages: int) -> None:
         """So many reclaimable pages more on this group's list."""

@@ -174,6 +174,11 @@ class Counters:
         self.scanned = 0  # pages a reclaim round looked at
         self.young = 0  # of those, how many were young
 
+    def add(self, other: Counters) -> None:
+        """Take over what ``other`` counted."""
+        for name in self.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
     def as_dict(self) -> dict[str, int]:
         """All counters by name."""
         return {name: getattr(self, name) for name in self.__slots__}

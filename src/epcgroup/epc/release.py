@@ -83,6 +83,9 @@ def group_freed(epc: Epc, group: Group) -> None:
     if group.victim is not None:
         epc.waiting_for[group.victim].remove(group)
     above = group.parent
+    if above is not None:
+        above.past.add(group.counters)
+        above.past.add(group.past)
     while above is not None:
         if above.cursor is group:
             above.cursor = behind(epc, group, above)

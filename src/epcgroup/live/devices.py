@@ -19,6 +19,7 @@ import ctypes
 import fcntl
 import os
 import struct
+import time
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -76,6 +77,7 @@ class Device:
         "kind",
         "memfd",
         "mms",
+        "opened",
         "opened_by",
         "threads",
         "touched",
@@ -87,6 +89,7 @@ class Device:
         self.file = file
         self.guest: VepcFile | None = None
         self.opened_by = pid
+        self.opened = time.monotonic()
         self.command = command
         self.group = group
         self.memfd = _memfd(kind.value)

@@ -30,6 +30,7 @@ from epcgroup.units import PAGE_SIZE
 if TYPE_CHECKING:
     from epcgroup.driver import EnclaveFile
     from epcgroup.epc import Caller
+    from epcgroup.epc.group import Group
     from epcgroup.live.mm import AddressSpace, EnclaveVma
     from epcgroup.live.task import Task
     from epcgroup.live.world import World
@@ -49,6 +50,8 @@ class PageService(threading.Thread):
         self._world = world
         self._mm = mm
         self.caller = caller
+        self._group = caller.group
+        self._stall = world.stalls.join(self._group, time.perf_counter())
         self._affinity = affinity.Follower()
 
     def run(self) -> None:
@@ -60,20 +63,36 @@ class PageService(threading.Thread):
                 started = time.perf_counter()
                 task = world.tasks.get(tid)
                 caller = task.caller if task is not None else self.caller
+                if caller.group is not self._group:
+                    self._move(caller.group, started)
+                stall = self._stall
+                world.stalls.begin(stall, started)
                 try:
                     self._serve(flags, addr, task, caller)
                 except Exception:
-                    if not mm.alive:
-                        break
-                    world.log(f"internal error while serving {addr:#x} of task {tid}, page poisoned:")
-                    world.log(traceback.format_exc())
-                    self._poison(addr & _PAGE_MASK)
-                world.stalled(caller.group.path, time.perf_counter() - started)
+                    if mm.alive:
+                        world.log(f"internal error while serving {addr:#x} of task {tid}, page poisoned:")
+                        world.log(traceback.format_exc())
+                        self._poison(addr & _PAGE_MASK)
+                now = time.perf_counter()
+                world.stalls.end(stall, started, now)
+                if task is not None:
+                    task.faults += 1
+                    task.stall_s += now - started
+                if not mm.alive:
+                    break
                 self._affinity.follow(tid)
             # A program that faults all the time must not keep the workers from working.
             # What this slice leaves over, the next fault or the tracer goes on with.
             world.slice()
         os.close(mm.uffd)
+        world.stalls.leave(self._stall, time.perf_counter())
+
+    def _move(self, group: Group, now: float) -> None:
+        """The process is in another cgroup since its last fault."""
+        stalls = self._world.stalls
+        stalls.leave(self._stall, now)
+        self._group, self._stall = group, stalls.join(group, now)
 
     def end(self) -> bool:
         """Make the thread see that its mm is gone; True: it has not yet, call again."""

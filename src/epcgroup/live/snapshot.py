@@ -1,56 +1,154 @@
-"""What a running machine looks like at one moment, for reports and live tables."""
+"""What a running machine looks like at one moment, for every view.
+
+Ten thousand cgroups are copied as plain numbers while `World.lock` is held (some
+milliseconds); sums over subtrees and objects are made after. A cgroup whose
+numbers are what they were keeps its view: who follows a machine sees by identity
+that nothing changed.
+"""
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import defaultdict
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from epcgroup.misc import SGX_EPC
-from epcgroup.observe.model import EnclaveView, GroupView, Snapshot
+from epcgroup.observe.model import EnclaveView, GroupView, NodeView, ProcessView, Snapshot, ThreadView
 from epcgroup.units import U64_MAX
 
 if TYPE_CHECKING:
     from epcgroup.epc.group import Group
     from epcgroup.live.devices import Device
+    from epcgroup.live.task import Task
     from epcgroup.live.world import World
 
+# Of one group: limit, current, peak, events, local events; its own loads and evictions.
+Numbers = tuple[int | None, int, int, int, int, int, int]
 
-def take(world: World) -> Snapshot:
-    """The state of every group and every open enclave."""
-    with world.lock:
-        groups = tuple(_group(world, group) for group in world.machine.groups.online())
-        enclaves = tuple(view_of(device) for device in world.devices if device.created)
-    return Snapshot(
-        time_s=time.monotonic() - world.started,
-        policy=world.machine.policy.name,
-        epc_pages=world.machine.epc_pages,
-        free_pages=world.machine.free,
-        groups=groups,
-        enclaves=tuple(world.ended) + enclaves,
+
+class Observer:
+    """Takes snapshots of one machine, from any thread."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._lock = threading.Lock()  # taken before World.lock
+        self._views: dict[Group, tuple[tuple[float | None, ...], GroupView]] = {}
+        self._started = time.time() - (time.monotonic() - world.started)
+
+    def take(self) -> Snapshot:
+        """Every group, every enclave, every process as it is now."""
+        world = self._world
+        machine = world.machine
+        with self._lock:
+            with world.lock:
+                groups = list(machine.groups.walk(machine.groups.root))
+                numbers = _numbers(groups, machine.resource)
+                unreclaimable = self._unreclaimable()
+                enclaves = tuple(view_of(world, device) for device in world.devices if device.created)
+                ended = tuple(world.ended)
+                free = machine.free
+                now = time.monotonic() - world.started
+            views = self._groups(groups, numbers, unreclaimable)
+        return Snapshot(
+            time_s=now,
+            policy=machine.policy.name,
+            epc_pages=machine.epc_pages,
+            free_pages=free,
+            groups=views,
+            enclaves=ended + enclaves,
+            processes=_processes(list(world.tasks.values())),
+            nodes=(NodeView(0, machine.epc_pages, free),),
+            started=self._started,
+        )
+
+    def _unreclaimable(self) -> dict[Group, list[int]]:
+        """Resident control pages and version arrays, by the group that pays. Hold the lock."""
+        counts: defaultdict[Group, list[int]] = defaultdict(lambda: [0, 0])
+        for enclave in self._world.machine.enclaves.values():
+            if enclave.secs is not None and enclave.secs.group is not None:
+                counts[enclave.secs.group][0] += 1
+            for page in enclave.va_pages:
+                if page.group is not None:
+                    counts[page.group][1] += 1
+        return counts
+
+    def _groups(
+        self, groups: list[Group], numbers: list[Numbers], unreclaimable: dict[Group, list[int]]
+    ) -> tuple[GroupView, ...]:
+        world, before = self._world, self._views
+        now: dict[Group, tuple[tuple[float | None, ...], GroupView]] = {}
+        sums = _subtree_sums(groups, numbers, unreclaimable)
+        for group, own, (loaded, evicted, secs, va) in zip(groups, numbers, sums, strict=True):
+            if not group.online:
+                continue
+            faults, seconds, some, full = world.stalls.read(group)
+            guest = world.guests.of(group.path)
+            # In the order of the fields of GroupView.
+            key = (*own[:5], loaded, evicted, faults, seconds, guest.now, guest.peak, secs, va, some, full)
+            old = before.get(group)
+            now[group] = old if old is not None and old[0] == key else (key, GroupView(group.path, *key))
+        for gone in before.keys() - now.keys():
+            world.stalls.forget(gone)
+        self._views = now
+        return tuple(view for _, view in now.values())
+
+
+def _numbers(groups: Iterable[Group], at: int) -> list[Numbers]:
+    return [
+        (
+            None if group.max[at] == U64_MAX else group.max[at],
+            group.usage[at],
+            group.peak[at],
+            group.events[at],
+            group.events_local[at],
+            group.counters.loaded + group.past.loaded,
+            group.counters.evicted + group.past.evicted,
+        )
+        for group in groups
+    ]
+
+
+def _subtree_sums(
+    groups: list[Group], numbers: list[Numbers], unreclaimable: dict[Group, list[int]]
+) -> list[list[int]]:
+    """Loads, evictions, SECS, VA of each group and all below; ``groups`` has parents first."""
+    nothing = (0, 0)
+    sums = [
+        [own[5], own[6], *unreclaimable.get(group, nothing)]
+        for group, own in zip(groups, numbers, strict=True)
+    ]
+    place = {group: at for at, group in enumerate(groups)}
+    for at in range(len(groups) - 1, 0, -1):
+        if any(sums[at]):
+            above = sums[place[groups[at].parent]]  # type: ignore[index]  # only the first is the root
+            above[:] = map(int.__add__, above, sums[at])
+    return sums
+
+
+def _processes(tasks: Iterable[Task]) -> tuple[ProcessView, ...]:
+    """The traced processes in the order of their start."""
+    threads: dict[int, list[Task]] = {}
+    for task in tasks:
+        threads.setdefault(task.pid, []).append(task)
+    return tuple(
+        ProcessView(
+            pid=pid,
+            command=members[0].command,
+            group=members[0].caller.group.path,
+            threads=tuple(_thread(task) for task in members),
+        )
+        for pid, members in threads.items()
     )
 
 
-def _group(world: World, group: Group) -> GroupView:
-    resource = world.machine.groups.resource(SGX_EPC)
-    limit = group.max[resource]
-    stall, guest = world.stalls.get(group.path), world.guests.of(group.path)
-    return GroupView(
-        path=group.path,
-        limit=None if limit == U64_MAX else limit,
-        current=group.usage[resource],
-        peak=group.peak[resource],
-        events=group.events[resource],
-        events_local=group.events_local[resource],
-        pages_in=group.counters.loaded,
-        pages_out=group.counters.evicted,
-        faults=stall.faults if stall else 0,
-        stall_s=stall.seconds if stall else 0.0,
-        vepc=guest.now,
-        vepc_peak=guest.peak,
-    )
+def _thread(task: Task) -> ThreadView:
+    inside = task.inside
+    file = inside.device.file if inside is not None else None
+    return ThreadView(task.tid, file.enclave.id if file is not None else None, task.faults, task.stall_s)
 
 
-def view_of(device: Device, *, ended: bool = False) -> EnclaveView:
+def view_of(world: World, device: Device, *, ended: bool = False) -> EnclaveView:
     """One enclave as a row; ``ended``: it is about to be released, these are its last figures."""
     file = device.file
     assert file is not None
@@ -67,4 +165,9 @@ def view_of(device: Device, *, ended: bool = False) -> EnclaveView:
         va=len(enclave.va_pages),
         disabled=enclave.disabled,
         ended=ended,
+        pages_in=enclave.counters.loaded,
+        pages_out=enclave.counters.evicted,
+        faults=enclave.counters.faults,
+        began_s=device.opened - world.started,
+        ended_s=time.monotonic() - world.started if ended else None,
     )

@@ -27,7 +27,7 @@ from epcgroup.driver import Driver
 from epcgroup.driver.attacks import HostileStore
 from epcgroup.driver.attacks import parse as parse_attack
 from epcgroup.errors import BadInput
-from epcgroup.live import loader, members, platform, snapshot
+from epcgroup.live import loader, members, platform
 from epcgroup.live import paranoid as suspicion
 from epcgroup.live.devices import DeviceTable
 from epcgroup.live.frames import MemfdFrames
@@ -163,8 +163,8 @@ class Supervisor:
         return self._tracer.life.statuses
 
     def snapshot(self) -> Snapshot:
-        """Groups and enclaves as they are now."""
-        return snapshot.take(self.world)
+        """Groups, enclaves and processes as they are now; from any thread."""
+        return self.world.observer.take()
 
     def close(self) -> None:
         """Kill what still runs, release everything, undo what was set in this process."""

@@ -56,6 +56,7 @@ class Task:
     __slots__ = (
         "caller",
         "command",
+        "faults",
         "forced",
         "held",
         "inside",
@@ -65,6 +66,7 @@ class Task:
         "phase",
         "pid",
         "saved_mask",
+        "stall_s",
         "surprise",
         "tid",
         "vdso",
@@ -76,6 +78,8 @@ class Task:
         self.mm = mm
         self.caller = caller
         self.command = ""
+        self.faults = 0  # touches that had to wait for a page, and for how long
+        self.stall_s = 0.0
         self.phase = Phase.BORN
         self.vdso: VdsoInfo | None = None
         self.inside: Inside | None = None

@@ -26,6 +26,7 @@ from epcgroup.live import guests, snapshot
 from epcgroup.live.guests import GuestCounts
 from epcgroup.live.members import Members, TreeMembers
 from epcgroup.live.processor import Processor
+from epcgroup.live.stall import Stalls
 from epcgroup.units import PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -45,14 +46,6 @@ _DEBUG = bool(os.environ.get("EPCGROUP_DEBUG"))
 
 
 @dataclass(slots=True)
-class Stall:
-    """Time that threads of one group waited for pages."""
-
-    seconds: float = 0.0
-    faults: int = 0
-
-
-@dataclass(slots=True)
 class World:
     """The shared state of one running machine."""
 
@@ -63,17 +56,20 @@ class World:
     log: Callable[[str], None]
     lock: AbstractContextManager[object] = field(default_factory=threading.Lock)
     tasks: dict[int, Task] = field(default_factory=dict)
-    stalls: dict[str, Stall] = field(default_factory=dict)
+    stalls: Stalls = field(default_factory=Stalls)
     kicks: deque[tuple[int, Kick]] = field(default_factory=deque)
     tracer_thread: int = 0
-    ended: list[EnclaveView] = field(default_factory=list)
+    #: Enclaves that are gone; a machine that stays keeps the last of them only.
+    ended: deque[EnclaveView] = field(default_factory=deque)
     guests: GuestCounts = field(default_factory=GuestCounts)
     started: float = field(default_factory=time.monotonic)
     #: The first invariant that was found broken; see `paranoid`.
     broken: InternalError | None = None
     members: Members = field(init=False)
+    observer: snapshot.Observer = field(init=False)
 
     def __post_init__(self) -> None:
+        self.observer = snapshot.Observer(self)
         self.members = TreeMembers(self.machine.groups)
 
     def broke(self, error: InternalError) -> None:
@@ -114,18 +110,10 @@ class World:
         if device.file is not None:
             with self.lock:
                 if device.file.created:
-                    self.ended.append(snapshot.view_of(device, ended=True))
+                    self.ended.append(snapshot.view_of(self, device, ended=True))
                     self.driver.release(device.file)
                     self.frames.unbind(device.file.enclave.id)
         if device.guest is not None:
             with self.lock:
                 guests.release(self, device.guest)
         device.close()
-
-    def stalled(self, path: str, seconds: float) -> None:
-        """A thread of the group at ``path`` waited for a page."""
-        stall = self.stalls.get(path)
-        if stall is None:
-            stall = self.stalls[path] = Stall()
-        stall.seconds += seconds
-        stall.faults += 1

@@ -1,17 +1,44 @@
-"""One moment of one machine, as plain values: what every report is made of."""
+"""One moment of one machine, as plain values: what every view is made of.
+
+It is the same for a machine of ours, a real kernel's files and a simulation. What
+a source cannot know keeps its default: a kernel's misc.* files tell limit, usage
+and events and nothing of paging, a simulation has no processes. ``Snapshot.knows``
+says which parts are real, so that a view shows a dash and not a wrong zero.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from epcgroup.units import PAGE_SIZE
+
+#: Parts of a snapshot that not every source can tell.
+PAGING, STALL, UNRECLAIMABLE, ENCLAVES, PROCESSES = (
+    "paging",
+    "stall",
+    "unreclaimable",
+    "enclaves",
+    "processes",
+)
+EVERYTHING = frozenset({PAGING, STALL, UNRECLAIMABLE, ENCLAVES, PROCESSES})
+
 
 @dataclass(frozen=True, slots=True)
 class GroupView:
-    """One EPC cgroup. Limit, current and peak in bytes; the rest counts since its creation.
+    """One EPC cgroup and everything below it. Limit, current and peak in bytes; the rest as said.
 
-    ``events`` counts refusals in the group and below, ``events_local`` those at
-    the group itself; pages in are loads (ELDU), pages out evictions (EWB).
-    ``vepc``: pages of virtual EPC (of guests), now and at most; they are in current.
+    As in the kernel's files every amount is of the whole subtree, but for
+    ``events_local``: refusals at the group's own limit. What a removed child
+    counted stays in its parent. Counters begin at the group's creation:
+
+    * ``events``: charges refused; ``pages_in``: loads (ELDU), ``pages_out``:
+      evictions (EWB); ``faults``: touches that had to wait for a page.
+    * ``stall_s``: seconds that threads waited, summed over threads. ``some_s``:
+      seconds in which at least one process waited; ``full_s``: in which all
+      processes that have an enclave mapped waited at once (PSI's words).
+
+    Unreclaimable now, in pages, all of it in current: ``secs``, ``va``, and
+    ``vepc``, the virtual EPC of guests (``vepc_peak`` at most).
     """
 
     path: str
@@ -26,14 +53,24 @@ class GroupView:
     stall_s: float = 0.0
     vepc: int = 0
     vepc_peak: int = 0
+    secs: int = 0
+    va: int = 0
+    some_s: float = 0.0
+    full_s: float = 0.0
+
+    @property
+    def unreclaimable(self) -> int:
+        """Bytes of current that no eviction can free: SECS, version arrays, virtual EPC."""
+        return (self.secs + self.va + self.vepc) * PAGE_SIZE
 
 
 @dataclass(frozen=True, slots=True)
 class EnclaveView:
-    """One enclave. Size in bytes, the other amounts in pages.
+    """One enclave. Size in bytes, the other amounts in pages; counters since its creation.
 
     ``disabled``: it lost its memory as the last resort under its limit;
-    ``ended``: it is gone, and these are its last figures.
+    ``ended``: it is gone, and these are its last figures. ``began_s``, ``ended_s``:
+    when, as `Snapshot.time_s`.
     """
 
     id: int
@@ -47,11 +84,59 @@ class EnclaveView:
     va: int
     disabled: bool = False
     ended: bool = False
+    pages_in: int = 0
+    pages_out: int = 0
+    faults: int = 0
+    began_s: float = 0.0
+    ended_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadView:
+    """One thread; ``enclave``: the one it executes in. Waits for pages since it began."""
+
+    tid: int
+    enclave: int | None = None
+    faults: int = 0
+    stall_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessView:
+    """One process of a cgroup, with its threads."""
+
+    pid: int
+    command: str
+    group: str
+    threads: tuple[ThreadView, ...] = ()
+
+    @property
+    def faults(self) -> int:
+        """Touches of its threads that had to wait for a page."""
+        return sum(thread.faults for thread in self.threads)
+
+    @property
+    def stall_s(self) -> float:
+        """Seconds that its threads waited for pages."""
+        return sum(thread.stall_s for thread in self.threads)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """The EPC of one NUMA node, in pages."""
+
+    node: int
+    pages: int
+    free: int
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A whole machine ``time_s`` seconds after it was started."""
+    """A whole machine ``time_s`` seconds after it was started.
+
+    ``started``: when that was, in seconds since 1970; 0 in virtual time.
+    ``nodes`` is empty where nothing is known of them. Parents come before children.
+    """
 
     time_s: float
     policy: str
@@ -59,7 +144,50 @@ class Snapshot:
     free_pages: int
     groups: tuple[GroupView, ...] = ()
     enclaves: tuple[EnclaveView, ...] = ()
+    processes: tuple[ProcessView, ...] = ()
+    nodes: tuple[NodeView, ...] = ()
+    started: float = 0.0
+    knows: frozenset[str] = EVERYTHING
+
+    @property
+    def at(self) -> float:
+        """The moment in seconds since 1970, in virtual time since its beginning."""
+        return self.started + self.time_s
 
     def group(self, path: str) -> GroupView | None:
         """The group at ``path``, if there is one."""
         return next((group for group in self.groups if group.path == path), None)
+
+
+#: Kinds of events, in the words of the log.
+LIMIT, BURST, DISABLED, REFUSED, FAILED = "limit", "burst", "disabled", "refused", "failed"
+SET, MADE, REMOVED, BEGAN, ENDED, FULL = "set", "made", "removed", "began", "ended", "full"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a machine, with its time and, in words, its reason.
+
+    ``number`` counts up without gaps; ``at`` is in seconds as `Snapshot.at`.
+    Repetitions are merged: ``count`` things happened from ``at`` to ``until``.
+    Kinds: ``limit`` (charges refused at ``group``'s limit), ``full`` (the machine
+    had no free page), ``burst`` (``count`` pages evicted in a short time),
+    ``disabled`` (an enclave lost its memory), ``refused`` (an ioctl failed with
+    ``errno``, for ``reason``), ``failed`` (a sealed page did not load), ``set``
+    (a limit was set), ``made`` and ``removed`` (a cgroup), ``began`` and
+    ``ended`` (an enclave).
+    """
+
+    number: int
+    at: float
+    kind: str
+    group: str = ""
+    enclave: int | None = None
+    pid: int | None = None
+    command: str = ""
+    count: int = 1
+    until: float = 0.0
+    errno: str = ""
+    reason: str = ""
+    limit: int | None = None
+    current: int | None = None

@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, TextIO
 
+from epcgroup.observe import codec
 from epcgroup.observe.model import EnclaveView, GroupView, Snapshot
 from epcgroup.units import PAGE_SIZE, format_limit, format_size
 
@@ -21,7 +21,7 @@ _FULL = 0.98  # from this part of the limit on, usage is shown as being at the l
 
 def to_json(snapshot: Snapshot) -> str:
     """The snapshot as one JSON object; field names and units are those of the model."""
-    return json.dumps(asdict(snapshot))
+    return json.dumps(codec.snapshot_to_json(snapshot))
 
 
 def render(snapshot: Snapshot) -> RenderableType:

@@ -9,6 +9,8 @@ the tracer's thread, to which an `exec` is handed over as a :class:`Job`.
     client → signal, as often as it likes
     server → status (of wait(2)); the end
 
+A client that asks gets an answer to each question; see `server`.
+
 A client that goes away sends its command SIGHUP, as a terminal would.
 """
 
@@ -91,18 +93,22 @@ class Job:
 
 
 class Control(threading.Thread):
-    """Listens; ``submit(job)`` is called for each command, ``ask(request)`` answers the rest."""
+    """Listens; ``submit(job)`` is called for each command.
+
+    All else is questions, as many as the client likes on one connection: what
+    ``converse()`` gives for a connection answers each.
+    """
 
     def __init__(
         self,
         path: Path,
         submit: Callable[[Job], None],
-        ask: Callable[[dict[str, Any]], dict[str, Any]],
+        converse: Callable[[], Callable[[dict[str, Any]], dict[str, Any]]],
     ) -> None:
         """Binds the socket; the caller holds the directory's lock, so a socket left over is dead."""
         super().__init__(name="control", daemon=True)
         self._submit = submit
-        self._ask = ask
+        self._converse = converse
         self._path = path
         path.unlink(missing_ok=True)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -138,15 +144,17 @@ class Control(threading.Thread):
             )
             if uid not in (0, os.geteuid()):
                 return
-            received = wire.receive(connection)
-            if received is None:
-                return
-            request, fds = received
-            if request.get("do") != "exec":
+            answer = self._converse()
+            while True:
+                received = wire.receive(connection)
+                if received is None:
+                    return
+                request, fds = received
+                if request.get("do") == "exec":
+                    break
                 for fd in fds:
                     os.close(fd)
-                wire.send(connection, self._ask(request))
-                return
+                wire.send(connection, answer(request))
             job = Job(request, fds, connection)
             self._submit(job)
             try:

@@ -36,15 +36,20 @@ from epcgroup.errors import BadInput, EpcgroupError, Refused
 from epcgroup.host import mounts
 from epcgroup.live import Supervisor
 from epcgroup.live.world import WAKE_SIGNAL
+from epcgroup.observe.codec import Differ
 from epcgroup.serve import places as places_
 from epcgroup.serve.control import Control, Job
 from epcgroup.serve.processes import CgroupMembers, Outsiders, SystemProcesses
+from epcgroup.serve.sources.machine import MachineSource
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from epcgroup.cgroupfs.fuse import CgroupFs
     from epcgroup.epc.group import Group
 
 _SAVE_INTERVAL = 0.2  # s; what a kill -9 may lose of the tree
+_ENDED_KEPT = 64  # enclaves that are gone and still shown
 _END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -78,6 +83,8 @@ class Server:
         policy = policy_with(options.policy, options.resources)
         self._machine = Supervisor(options.epc_pages, policy, resources=options.resources)
         self._world = self._machine.world
+        self._world.ended = deque(maxlen=_ENDED_KEPT)
+        self.source = MachineSource(self._machine, str(options.places.directory))
         self.tree: CgroupTree[Group] = CgroupTree(
             self._world.machine.groups,
             SystemProcesses(),
@@ -93,7 +100,7 @@ class Server:
         self._submitted: deque[Job] = deque()
         self._jobs: dict[int, Job] = {}
         self._stopping = False
-        self._control = Control(options.places.socket, self._submit, self._ask)
+        self._control = Control(options.places.socket, self._submit, self._converse)
         self._announcer: Announcer | None = None
         self._fuse_ended: str | None = None
 
@@ -223,10 +230,23 @@ class Server:
                 self.tree.mkdir(below)
         return self.tree.lookup(path)
 
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        if request.get("do") == "where":
-            return {"mount": str(self._options.mount), "pid": os.getpid()}
-        return {"error": f"no request {request.get('do')!r}"}
+    def _converse(self) -> Callable[[dict[str, Any]], dict[str, Any]]:
+        """What answers the questions of one client."""
+        differ = Differ()
+
+        def answer(request: dict[str, Any]) -> dict[str, Any]:
+            match request.get("do"):
+                case "where":
+                    return {"mount": str(self._options.mount), "pid": os.getpid()}
+                case "observe":
+                    mine = request.get("server") == os.getpid()
+                    snapshot = self.source.snapshot()
+                    events = self.source.events(int(request.get("after", 0)) if mine else 0)
+                    return {"server": os.getpid(), **differ.delta(snapshot, events)}
+                case other:
+                    return {"error": f"no request {other!r}"}
+
+        return answer
 
     # -- what survives -----------------------------------------------------------
 

@@ -31,7 +31,7 @@ def send(sock: socket.socket, message: dict[str, Any], fds: Sequence[int] = ()) 
         sock.sendall(_LENGTH.pack(len(body)) + body)
 
 
-def receive(sock: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+def receive(sock: socket.socket, longest: int = LONGEST) -> tuple[dict[str, Any], list[int]] | None:
     """The next message and its descriptors (CLOEXEC), None at the end.
 
     Raises BadInput for what is no message; then nothing is left open.
@@ -41,7 +41,7 @@ def receive(sock: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
         if not head:
             return None
         (length,) = _LENGTH.unpack(head + _exactly(sock, _LENGTH.size - len(head)))
-        if length > LONGEST:
+        if length > longest:
             raise BadInput(f"a message of {length} bytes")
         message = json.loads(_exactly(sock, length))
         if not isinstance(message, dict):

@@ -1,0 +1,169 @@
+"""The events of one machine: what two snapshots differ in, and what only the machine can tell.
+
+Most events need no hook in the machine: a refused charge, an eviction, a limit
+that was set or an enclave that is gone is a difference between two snapshots.
+That costs the machine nothing where it is busiest, works for every source alike,
+and merges the ten thousand refusals of a thrashing second into one event with a
+count. The first is told at once, those that go on in spans that grow from a second
+to a minute: counts stay exact, a day of thrashing does not flood the log. What
+leaves no trace in a snapshot (an ioctl refused for some reason, a
+sealed page that did not load) is told by :meth:`Journal.note`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from epcgroup.observe import model
+from epcgroup.observe.model import EnclaveView, Event, GroupView, Snapshot
+
+KEPT = 10_000  # events
+BURST_PAGES = 256  # evicted a second: a megabyte; less is the hum of a working cgroup
+_FEWEST = 32  # pages of a burst, however short
+_SPANS_S = (1.0, 60.0)  # of an event that goes on: the first, the longest
+
+Listener = Callable[[Event], None]
+
+
+@dataclass(slots=True)
+class _Run:
+    """Something that goes on: what of it is not told yet, and when it will be."""
+
+    since: float
+    until: float
+    due: float
+    span: float
+    count: int = 0
+
+
+class Journal:
+    """Numbers events, keeps the last ones, tells listeners. From any thread."""
+
+    def __init__(self, kept: int = KEPT) -> None:
+        self._lock = threading.Lock()
+        self._events: deque[Event] = deque(maxlen=kept)
+        self._number = 0
+        self._listeners: list[Listener] = []
+        self._groups: dict[str, GroupView] | None = None
+        self._runs: dict[tuple[str, str], _Run] = {}  # by kind and path
+        self._enclaves: dict[int, EnclaveView] = {}
+        self._at = 0.0
+
+    def listen(self, listener: Listener) -> None:
+        """Call ``listener(event)`` for each event from now on, in their order, one at a time."""
+        self._listeners.append(listener)
+
+    def note(self, kind: str, at: float, **what: Any) -> None:
+        """An event that the machine itself tells."""
+        with self._lock:
+            self._add(kind, at, **what)
+
+    def since(self, after: int = 0) -> list[Event]:
+        """Events with a number above ``after``, oldest first."""
+        with self._lock:
+            missing = self._number - after
+            return (
+                list(islice(self._events, max(len(self._events) - missing, 0), None)) if missing > 0 else []
+            )
+
+    def see(self, snapshot: Snapshot) -> None:
+        """Note what is different from the snapshot seen before; the first one tells only of enclaves."""
+        with self._lock:
+            self._see_groups(snapshot)
+            self._see_enclaves(snapshot)
+            self._tell_runs(snapshot.at)
+            self._at = snapshot.at
+
+    def flush(self) -> None:
+        """Tell now what would be told later: the machine ends."""
+        with self._lock:
+            self._tell_runs(float("inf"))
+
+    def _add(self, kind: str, at: float, **what: Any) -> None:
+        self._number += 1
+        event = Event(self._number, at, kind, **what)
+        self._events.append(event)
+        for listener in self._listeners:
+            listener(event)
+
+    def _see_groups(self, snapshot: Snapshot) -> None:
+        first = self._groups is None
+        before, now = self._groups or {}, {group.path: group for group in snapshot.groups}
+        inner = {path.rpartition("/")[0] or "/" for path in now if path != "/"}
+        for path, group in now.items():
+            old = before.get(path)
+            if old is group:
+                continue
+            if old is None:
+                if not first:
+                    self._add(model.MADE, snapshot.at, group=path, limit=group.limit)
+                continue
+            if old.limit != group.limit:
+                self._add(model.SET, snapshot.at, group=path, limit=group.limit, current=group.current)
+            self._see_counters(snapshot.at, old, group, leaf=path not in inner)
+        for path in before.keys() - now.keys():
+            self._add(model.REMOVED, snapshot.at, group=path)
+        self._groups = now
+
+    def _see_counters(self, now: float, old: GroupView, group: GroupView, *, leaf: bool) -> None:
+        self._count(model.LIMIT, group.path, group.events_local - old.events_local, now)
+        if leaf:  # evictions of a subtree are those of its members: told where they happen, once
+            self._count(model.BURST, group.path, group.pages_out - old.pages_out, now)
+
+    def _count(self, kind: str, path: str, count: int, now: float) -> None:
+        if count <= 0:
+            return
+        run = self._runs.get((kind, path))
+        if run is None:
+            run = self._runs[kind, path] = _Run(self._at, now, now, _SPANS_S[0])
+        elif not run.count:
+            run.since = self._at
+        run.count += count
+        run.until = now
+
+    def _tell_runs(self, now: float) -> None:
+        for (kind, path), run in list(self._runs.items()):
+            if now < run.due:
+                continue
+            lasted = run.until - run.since
+            if run.count >= (1 if kind == model.LIMIT else max(_FEWEST, BURST_PAGES * lasted)):
+                state = {"until": run.until, **self._limit_of(path)}
+                self._add(kind, run.since, group=path, count=run.count, **state)
+                run.span = min(2 * run.span, _SPANS_S[1])
+            elif not run.count:
+                del self._runs[kind, path]
+                continue
+            run.count = 0
+            run.due = now + run.span
+
+    def _see_enclaves(self, snapshot: Snapshot) -> None:
+        before, now = self._enclaves, {enclave.id: enclave for enclave in snapshot.enclaves}
+        for number, enclave in now.items():
+            old = before.get(number)
+            who = _who(enclave)
+            if old is None:
+                self._add(model.BEGAN, snapshot.started + enclave.began_s, **who)
+            if enclave.disabled and not (old is not None and old.disabled):
+                self._add(model.DISABLED, snapshot.at, **who, **self._limit_of(enclave.group))
+            if enclave.ended and not (old is not None and old.ended):
+                ended = snapshot.time_s if enclave.ended_s is None else enclave.ended_s
+                self._add(model.ENDED, snapshot.started + ended, **who)
+        self._enclaves = now
+
+    def _limit_of(self, path: str) -> dict[str, Any]:
+        group = (self._groups or {}).get(path)
+        return {} if group is None else {"limit": group.limit, "current": group.current}
+
+
+def _who(enclave: EnclaveView) -> dict[str, Any]:
+    return {
+        "group": enclave.group,
+        "enclave": enclave.id,
+        "pid": enclave.pid,
+        "command": enclave.command,
+    }
