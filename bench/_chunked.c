@@ -166,3 +166,12 @@ void adopt(node *n, const uint8_t *flags, i64 pages, i64 g, const int32_t *list,
     for (i64 l = g; l >= 0; l = n->cg[l][PARENT]) n->cg[l][BELOW] += count;
 }
 void counts(node *n, i64 *out) { out[0] = n->hits; out[1] = n->loaded; out[2] = n->evicted; }
+/* Marsaglia's generator: the accesses of the recorded workloads. */
+void xorshift(uint64_t *state, int32_t *out, i64 count, uint64_t modulo) {
+    uint64_t x = *state;
+    for (i64 i = 0; i < count; i++) {
+        x ^= x << 13; x ^= x >> 7; x ^= x << 17;
+        out[i] = (int32_t)(x % modulo);
+    }
+    *state = x;
+}

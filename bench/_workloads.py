@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-import numba
+import ctypes
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 
@@ -15,17 +20,22 @@ PASSES = 5
 SEED = 88172645463325252
 
 
-@numba.njit(cache=False)  # type: ignore[untyped-decorator]
-def xorshift(state: np.uint64, count: int, modulo: int) -> tuple[np.uint64, npt.NDArray[np.int32]]:
+@cache
+def in_c() -> ctypes.CDLL:
+    """The C programs of the benchmarks, built here with -O2."""
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "chunked.so"
+        source = Path(__file__).with_name("_chunked.c")
+        subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
+        return ctypes.CDLL(str(library))
+
+
+def xorshift(state: int, count: int, modulo: int) -> tuple[int, npt.NDArray[np.int32]]:
     """``count`` page numbers below ``modulo``, and the generator's next state."""
-    x = state
     pages = np.empty(count, np.int32)
-    for i in range(count):
-        x ^= x << np.uint64(13)
-        x ^= x >> np.uint64(7)
-        x ^= x << np.uint64(17)
-        pages[i] = x % np.uint64(modulo)
-    return x, pages
+    now = ctypes.c_uint64(state)
+    in_c().xorshift(ctypes.byref(now), ctypes.c_void_p(pages.ctypes.data), ctypes.c_int64(count), ctypes.c_uint64(modulo))
+    return now.value, pages
 
 
 def limited(policy: str, limit: int) -> tuple[CompiledMachine, int]:
@@ -45,8 +55,8 @@ def passes(limit: int, pattern: str) -> list[npt.NDArray[np.int32]]:
     """The accesses of each pass."""
     if pattern == "sequential":
         return [np.arange(ACCESSES, dtype=np.int32) % np.int32(2 * limit)] * PASSES
-    state, found = np.uint64(SEED), []
+    state, found = SEED, []
     for _ in range(PASSES):
-        state, pages = xorshift(np.uint64(state), ACCESSES, 2 * limit)
+        state, pages = xorshift(state, ACCESSES, 2 * limit)
         found.append(pages)
     return found

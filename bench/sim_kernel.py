@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from _workloads import limited, passes
+from _workloads import in_c, limited, passes
 from epcgroup.conform.epc_replay import EpcReplay
 from epcgroup.epc import by_name
 from epcgroup.sim import columns as c
@@ -83,12 +82,8 @@ def timed(run: Callable[[], object]) -> float:
 class InC:
     """The C program, with the state that building left in a machine of ours."""
 
-    def __init__(self, folder: Path, machine: CompiledMachine) -> None:
-        library = folder / "chunked.so"
-        source = Path(__file__).with_name("_chunked.c")
-        if not library.exists():
-            subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
-        self.c = ctypes.CDLL(str(library))
+    def __init__(self, machine: CompiledMachine) -> None:
+        self.c = in_c()
         self.c.make.restype = ctypes.c_void_p
         groups = int(machine.g[c.GROUPS])
         top = len(machine.fl)
@@ -124,13 +119,13 @@ class InC:
         return int(out[0]), int(out[1]), int(out[2])
 
 
-def against_c(folder: Path) -> None:
+def against_c() -> None:
     """10^6 pages of EPC, 100 cgroups 4 deep, three hit ratios, three policies."""
     for policy in ("v17", "v5", "standard"):
         for hit, least in ((0.99, 40.0), (0.9, 20.0), (0.5, 8.0)):
             machine, enclaves, size = loaded(policy, (2, 3, 3, 4), PAGES, hit)
             machine.access_numbered(uniform(machine, enclaves, size, 2 * ACCESSES, 1))
-            peer = InC(folder, machine) if policy == "v17" else None
+            peer = InC(machine) if policy == "v17" else None
             ours, theirs = [], []
             before = machine.g[[c.HITS, c.LOADED_TOTAL, c.EVICTED_TOTAL]].copy()
             for number in range(ROUNDS):
@@ -240,8 +235,8 @@ def against_cachetools() -> None:
 
 def main() -> int:
     """All comparisons; 1 when a limit is broken."""
+    against_c()
     with tempfile.TemporaryDirectory() as name:
-        against_c(Path(name))
         against_libcachesim(Path(name))
     against_reference()
     against_cachetools()

@@ -72,9 +72,9 @@ def whole_machine(policy: str, peer: dict[str, Any]) -> bool:
         machine.add_pages(enclave, 0, 4096)
         machine.initialise(enclave)
         bases.append(machine.base(enclave))
-    state, times = np.uint64(SEED), []
+    state, times = SEED, []
     for _ in range(5):
-        state, drawn = xorshift(np.uint64(state), ACCESSES, 8192)
+        state, drawn = xorshift(state, ACCESSES, 8192)
         numbers = np.where(drawn < 4096, drawn + bases[0], drawn - 4096 + bases[1]).astype(np.int32)
         before = int(machine.g[c.LOADED_TOTAL])
         start = time.process_time()

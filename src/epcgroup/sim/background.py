@@ -152,7 +152,7 @@ def release_group(s: State) -> None:
     above = row[c.PARENT]
     while above >= 0:
         if cg[above, c.CURSOR] == group:
-            cg[above, c.CURSOR] = behind(cg, tb, group, above)
+            cg[above, c.CURSOR] = behind(s, group, above)
         above = cg[above, c.PARENT]
     parent, before, after = row[c.PARENT], row[c.PREV], row[c.NEXT]
     if before >= 0:

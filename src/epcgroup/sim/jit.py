@@ -1,59 +1,57 @@
-"""Compiling with numba, and where the machine code is kept.
+"""Machine code: made once for this processor, kept on disk, found again.
 
-numba compiles each function with all that it calls, anew for each caller: fifty
-functions that call one another take sixteen seconds. So only :func:`entry`
-functions become machine code. A :func:`part` is typed and translated once, and
-optimised as a part of the entry that calls it: a third of the time, and one file
-to load. numba has no switch for that; ``_Part`` and ``_Parts`` below give it, from
-numba's inside. Where a numba of another version looks different there, parts are
-compiled in numba's usual way: slower to start, the same results.
-
-numba's cache goes by the time stamp of a function's own file: a
-function that calls another module's keeps the old machine code of the callee
-after an edit. So the cache lives in a folder named after a hash of everything
-that can change the result (all kernel sources, numba, Python, the processor's
-name): an old cache is never looked at.
+The cache lives in a folder named after a hash of everything that can change the
+result (all sources of the engine and of its compiler, LLVM, Python, the
+processor): old machine code is never looked at. It is written beside its place and
+renamed, and carries its own checksum, so what a crash or a full disk left of it is not run.
 
 The folder is ``$EPCGROUP_CACHE_DIR`` or ``$XDG_CACHE_HOME/epcgroup`` or
-``~/.cache/epcgroup``.
+``~/.cache/epcgroup``; where none can be written, each process compiles.
 """
 
 from __future__ import annotations
 
-import gc
+import ctypes
 import hashlib
 import os
-import platform
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any, TypeVar, cast
 
 from epcgroup.errors import MissingCapability
 
 try:
-    import numba
-    from numba.core import ir, types
-    from numba.core.compiler import CompilerBase, DefaultPassBuilder
-    from numba.core.compiler_machinery import FunctionPass, register_pass
+    import llvmlite
+    from llvmlite import binding as llvm
 except ImportError as missing:
-    raise MissingCapability("simulation needs numba: pip install 'epcgroup[sim]'") from missing
+    raise MissingCapability("simulation needs llvmlite: pip install 'epcgroup[sim]'") from missing
+
+from epcgroup.sim.compiler import INT, Kind, Part, Program
 
 F = TypeVar("F", bound=Callable[..., object])
 
-SOURCES = ("jit", "columns", "tables", "lists", "reclaim", "charge", "background", "enclaves", "kernel")
-_OPTIONS: dict[str, Any] = {
-    "nogil": True,
-    "error_model": "numpy",
-    "boundscheck": False,
-    "no_cfunc_wrapper": True,
-}
+SOURCES = (
+    "jit compiler columns tables lists reclaim charge background enclaves release kernel"
+).split()
+_CHECKSUM = hashlib.sha256().digest_size
+
+
+def part(function: F) -> F:
+    """``function`` for use by other compiled functions only."""
+    return cast(F, Part(function))
+
+
+def _processor() -> tuple[str, str]:
+    """Name and features of this processor, as LLVM knows them."""
+    return llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
 
 
 def cache_dir() -> Path:
     """The folder of this version's machine code."""
-    digest = hashlib.sha256(f"{numba.__version__} {sys.version} {platform.machine()}".encode())
+    known = (llvmlite.__version__, llvm.llvm_version_info, sys.version, *_processor())
+    digest = hashlib.sha256(repr(known).encode())
     for name in SOURCES:
         digest.update(Path(__file__).with_name(f"{name}.py").read_bytes())
     base = os.environ.get("EPCGROUP_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME")
@@ -61,154 +59,71 @@ def cache_dir() -> Path:
     return root / "epcgroup" / f"kernel-{digest.hexdigest()[:16]}"
 
 
-_CACHE = cache_dir()
+class Entry:
+    """A function that Python calls: machine code at its first call, without the interpreter's lock."""
+
+    def __init__(self, function: Callable[..., Any], kinds: tuple[Kind, ...]) -> None:
+        self._function = function
+        self._kinds = kinds
+        self._engine: Any = None
+        self._call: Any = None
+
+    def __call__(self, *arguments: int) -> int:
+        """Integers and addresses, in the order of the function's arguments."""
+        if self._call is None:
+            self._call = self._load()
+        return self._call(*arguments)  # type: ignore[no-any-return]
+
+    def _load(self) -> Any:
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        name, features = _processor()
+        target = llvm.Target.from_default_triple().create_target_machine(
+            cpu=name, features=features, opt=3, reloc="pic", codemodel="small", jit=True
+        )
+        place = cache_dir() / f"{self._function.__name__}.o"
+        image = _read(place)
+        if image is None:
+            _say("epcgroup: compiling the engine for this processor, once …")
+            image = self._compile(target)
+            _write(place, image)
+        self._engine = llvm.create_lljit_compiler(target)
+        symbol = self._function.__name__
+        library = llvm.JITLibraryBuilder().add_object_img(image).add_current_process()
+        library.export_symbol(symbol)
+        self._engine = library.link(self._engine, "epcgroup"), self._engine
+        kinds = [ctypes.c_int64 if kind == INT else ctypes.c_void_p for kind in self._kinds]
+        return ctypes.CFUNCTYPE(ctypes.c_int64, *kinds)(self._engine[0][symbol])
+
+    def _compile(self, target: Any) -> bytes:
+        module = llvm.parse_assembly(Program().entry(self._function, self._kinds))
+        module.triple = target.triple
+        module.data_layout = str(target.target_data)
+        options = llvm.create_pipeline_tuning_options(speed_level=3)
+        builder = llvm.create_pass_builder(target, options)
+        builder.getModulePassManager().run(module, builder)
+        return bytes(target.emit_object(module))
 
 
-def is_cached() -> bool:
-    """Whether the machine code of this version is there already."""
-    return _CACHE.is_dir() and any(_CACHE.rglob("*.nbc"))
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
-@register_pass(mutates_CFG=False, analysis_only=False)
-class _Fold(FunctionPass):  # type: ignore[misc]
-    """``module.NAME`` is a constant before types are inferred: half of all statements go."""
-
-    _name = "epcgroup_fold"
-
-    def __init__(self) -> None:
-        FunctionPass.__init__(self)
-
-    def run_pass(self, state: Any) -> bool:
-        for block in state.func_ir.blocks.values():
-            modules: dict[str, ModuleType] = {}
-            kept = []
-            for one in block.body:
-                value = one.value if isinstance(one, ir.Assign) else None
-                if isinstance(value, ir.Global) and isinstance(value.value, ModuleType):
-                    modules[one.target.name] = value.value
-                    continue
-                if isinstance(value, ir.Expr) and value.op == "getattr" and value.value.name in modules:
-                    found = getattr(modules[value.value.name], value.attr)
-                    made = ir.Const if isinstance(found, int) else None
-                    one.value = made(found, value.loc) if made else ir.Global(value.attr, found, value.loc)
-                kept.append(one)
-            block.body = kept
-        return True
-
-
-class _Entries(CompilerBase):  # type: ignore[misc]
-    """numba's pipeline, with constants folded first."""
-
-    def define_pipelines(self) -> list[Any]:
-        passes = DefaultPassBuilder.define_nopython_pipeline(self.state)
-        self.adapt(passes)
-        passes.finalize()
-        return [passes]
-
-    def adapt(self, passes: Any) -> None:
-        """Change the pipeline."""
-        from numba.core.untyped_passes import FixupArgs
-
-        passes.add_pass_after(_Fold, FixupArgs)
-
-
-def _parts_pipeline() -> type[_Entries] | None:
-    """The pipeline for parts, or None where numba is not built as expected."""
+def _read(place: Path) -> bytes | None:
     try:
-        from numba.core.codegen import JITCodeLibrary
-    except ImportError:
+        kept = place.read_bytes()
+    except OSError:
         return None
-    if not hasattr(JITCodeLibrary, "_finalize_dynamic_globals") or not hasattr(
-        JITCodeLibrary, "_optimize_final_module"
-    ):
-        return None
-
-    class Quiet:
-        """A code generator that is not told of environments: no machine code, no place for one."""
-
-        def __init__(self, inner: Any) -> None:
-            self._inner = inner
-
-        def set_env(self, name: str, environment: object) -> None:
-            """Nothing."""
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._inner, name)
-
-    class Part(JITCodeLibrary):  # type: ignore[misc]
-        """A library that is there to be linked into others, and has no machine code itself."""
-
-        @property
-        def codegen(self) -> Any:
-            return Quiet(self._codegen)
-
-        def _optimize_final_module(self) -> None:
-            pass
-
-        def _finalize_final_module(self) -> None:
-            self._finalize_dynamic_globals()
-            self._finalized = True
-
-        def get_pointer_to_function(self, name: str) -> int:  # noqa: ARG002  (numba's signature)
-            self._ensure_finalized()
-            return 0
-
-    @register_pass(mutates_CFG=False, analysis_only=False)
-    class AsPart(FunctionPass):  # type: ignore[misc]
-        _name = "epcgroup_as_part"
-
-        def __init__(self) -> None:
-            FunctionPass.__init__(self)
-
-        def run_pass(self, state: Any) -> bool:
-            state.library = Part(state.targetctx.codegen(), state.func_id.func_qualname)
-            return True
-
-    class Parts(_Entries):
-        def adapt(self, passes: Any) -> None:
-            super().adapt(passes)
-            passes.add_pass_after(AsPart, _Fold)
-
-    return Parts
+    image = kept[_CHECKSUM:]
+    return image if hashlib.sha256(image).digest() == kept[:_CHECKSUM] else None
 
 
-_PARTS = _parts_pipeline()
-
-
-def part(function: F) -> F:
-    """``function`` for use by other compiled functions only."""
-    made = numba.njit(pipeline_class=_PARTS or _Entries, no_cpython_wrapper=_PARTS is not None, **_OPTIONS)(
-        function
-    )
-    by_type = made.get_call_template
-    # One version per function, not one for each constant that it is called with.
-    unliteral = types.unliteral  # type: ignore[attr-defined]
-    made.get_call_template = lambda arguments, named: by_type(tuple(map(unliteral, arguments)), named)
-    return cast(F, made)
-
-
-def entry(signature: str) -> Callable[[F], F]:
-    """A function that Python calls: machine code at its first call, kept on disk."""
-
-    def decorate(function: F) -> F:
-        before = numba.config.CACHE_DIR
-        numba.config.CACHE_DIR = str(_CACHE)
-        try:
-            made = numba.njit(cache=True, pipeline_class=_Entries, **_OPTIONS)(function)
-        finally:
-            numba.config.CACHE_DIR = before
-
-        def called(*arguments: Any) -> Any:
-            if not made.signatures:
-                collecting = gc.isenabled()
-                gc.disable()  # the compiler makes millions of objects, and keeps nearly all
-                try:
-                    made.compile(signature)
-                finally:
-                    if collecting:
-                        gc.enable()
-            return made(*arguments)
-
-        return cast(F, called)
-
-    return decorate
+def _write(place: Path, image: bytes) -> None:
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=place.parent)
+        with os.fdopen(handle, "wb") as file:
+            file.write(hashlib.sha256(image).digest() + image)
+        Path(name).replace(place)
+    except OSError:
+        return  # no room to keep it: the next process compiles again

@@ -28,12 +28,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from epcgroup.sim import charge, enclaves, lists, tables
+from epcgroup.sim import charge, enclaves, lists, release, tables
 from epcgroup.sim import columns as c
 from epcgroup.sim.background import settle
 from epcgroup.sim.charge import count_event, refused, wake_ksgxd
 from epcgroup.sim.enclaves import augment, load_secs
-from epcgroup.sim.jit import entry, part
+from epcgroup.sim.compiler import INT, view
+from epcgroup.sim.jit import Entry, part
 from epcgroup.sim.lists import append
 from epcgroup.sim.reclaim import log
 from epcgroup.sim.tables import State
@@ -43,11 +44,19 @@ _CALLS = 8  # fault-handler calls for one access before it counts as endless
 
 @part
 def replay(
-    s: State, pages: Any, base: int, start: int, stop: int, k: Any, until_failure: bool, times: Any
+    s: State,
+    pages: Any,
+    base: int,
+    start: int,
+    stop: int,
+    k: Any,
+    recording: bool,
+    until_failure: bool,
+    times: Any,
 ) -> int:
     """Access ``base + pages[start:stop]``, one after the other; returns where it stopped.
 
-    ``k`` (zeroed, or empty) takes the result of each access: 0 mapped, n handler
+    ``k`` (zeroed; where ``recording``) takes the result of each access: 0 mapped, n handler
     calls, -1 SIGBUS, -2 endless, -3 no such enclave. It stops early at
     ``times[DEADLINE]``, and with ``until_failure`` behind an access that failed.
     """
@@ -56,7 +65,6 @@ def replay(
     fl = tables.page_flags(s)
     ow = tables.owners(s)
     ch = tables.chunks(s)
-    recording = k.shape[0] > 0
     limit = stop
     timed = times[c.DEADLINE] < 1e300
     per = times[c.ACCESS_NS]
@@ -223,14 +231,13 @@ def replay(
     return i
 
 
-@entry("int64(int64[::1], int64, int64, int64, int64, int32[::1], int8[::1], float64[::1])")
-def operate(s: State, what: int, a: int, b: int, more: int, pages: Any, k: Any, times: Any) -> int:
+def operate(s: State, what: int, a: int, b: int, more: int, pages: Any, stop: int, k: Any, times: Any) -> int:
     """What Python asks for, by number (columns, "Operations"); one function, so one compilation.
 
     The second result, where there is one, is in ``s[RESULT]``.
     """
     if what == c.REPLAY:
-        return replay(s, pages, a, b, pages.shape[0], k, more != 0, times)
+        return replay(s, pages, a, b, stop, k, more & 2 != 0, more & 1 != 0, times)
     if what == c.SETTLE:
         settle(s)
     elif what == c.CREATE:
@@ -240,9 +247,9 @@ def operate(s: State, what: int, a: int, b: int, more: int, pages: Any, k: Any, 
         s[c.RESULT] = result
         return done
     elif what == c.RELEASE:
-        enclaves.release(s, a)
+        release.release(s, a)
     elif what == c.PURGE:
-        enclaves.purge(s)
+        release.purge(s)
     elif what == c.SETTLE_GROUP:
         lists.settle_group(s, a)
     elif what == c.QUEUE_WORK:
@@ -254,3 +261,10 @@ def operate(s: State, what: int, a: int, b: int, more: int, pages: Any, k: Any, 
     elif what == c.UNCHARGE:
         lists.uncharge(s, a, b)
     return 0
+
+
+OPERATE = Entry(
+    operate,
+    (tables.STATE, INT, INT, INT, INT, view("pages", "i32"), INT, view("k", "i8"), view("times", "f64", columns=True)),
+)
+"""``operate`` as machine code; takes integers and addresses."""

@@ -35,13 +35,10 @@ import numpy as np
 
 from epcgroup.sim import columns as c
 from epcgroup.sim import tables
+from epcgroup.sim.compiler import lowest
 from epcgroup.sim.jit import part
 from epcgroup.sim.tables import State
 
-_LOWEST = np.zeros(64, np.int64)
-for _bit in range(64):
-    _LOWEST[((0x03F79D71B4CB0A89 << _bit) & 0xFFFFFFFFFFFFFFFF) >> 58] = _bit
-_DE_BRUIJN = np.uint64(0x03F79D71B4CB0A89)
 _ONE = np.uint64(1)
 
 
@@ -79,7 +76,9 @@ def reorder(s: State) -> None:
     cg = tables.groups(s)
     tb = tables.order(s)
     bm = tables.bits(s)
-    bm[:] = np.uint64(0)
+    for word in range(s[c.LEN_BITS]):
+        bm[0, word] = np.uint64(0)
+        bm[1, word] = np.uint64(0)
     place = 0
     group = 0
     down = True
@@ -125,14 +124,9 @@ def mark(s: State, group: int, full: bool) -> None:
 
 
 @part
-def lowest(word: Any) -> int:
-    """Number of the lowest bit that is set."""
-    return _LOWEST[((word & (~word + _ONE)) * _DE_BRUIJN) >> np.uint64(58)]  # type: ignore[no-any-return]
-
-
-@part
-def next_list(bm: Any, start: int, stop: int) -> int:
+def next_list(s: State, start: int, stop: int) -> int:
     """The first place in [start, stop) whose group's list is not empty, or -1."""
+    bm = tables.bits(s)
     if start >= stop:
         return -1
     word = start >> 6
@@ -175,13 +169,12 @@ def end_of_walk(s: State, top: int) -> int:
 def nothing(s: State, top: int) -> bool:
     """Whether a walk over the subtree meets no reclaimable page."""
     cg = tables.groups(s)
-    bm = tables.bits(s)
     if not cg[top, c.BELOW]:
         return True
     if s[c.DYING] and s[c.K_STOP]:
         if s[c.DIRTY]:
             reorder(s)
-        return next_list(bm, cg[top, c.POS], end_of_walk(s, top)) < 0
+        return next_list(s, cg[top, c.POS], end_of_walk(s, top)) < 0
     return False
 
 
@@ -266,8 +259,10 @@ def append(s: State, group: int, page: int) -> None:
 
 
 @part
-def behind(cg: Any, tb: Any, group: int, top: int) -> int:
+def behind(s: State, group: int, top: int) -> int:
     """What follows a group in the turn of ``top``, passing over groups that wait for release."""
+    cg = tables.groups(s)
+    tb = tables.order(s)
     place = cg[group, c.POS] + 1
     stop = cg[top, c.END]
     while place < stop:

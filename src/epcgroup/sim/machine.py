@@ -254,10 +254,10 @@ class CompiledMachine(Store):
             self._reserve_nodes(min(len(pages), self.epc_pages) // 512 + self.enclaves + 2)
         self._reserve_nodes(self.enclaves + 2)
         clock = untimed() if times is None else times
-        same = np.ascontiguousarray(pages, np.int32)  # one type, one version of machine code
-        if not same.flags.writeable:
-            same = same.copy()
-        return int(kernel.operate(self.g, c.REPLAY, base, start, until_failure, same, k, clock))
+        same = np.ascontiguousarray(pages, np.int32)
+        how = until_failure | (len(k) > 0) << 1
+        where = same.ctypes.data, len(same), k.ctypes.data, clock.ctypes.data
+        return kernel.OPERATE(self._at, c.REPLAY, base, start, how, *where)
 
     def _own_limit(self, group: int) -> int:
         if self.policy.target is Target.REFUSING:

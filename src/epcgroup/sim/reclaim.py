@@ -66,7 +66,7 @@ def log(s: State, enclave: int, page: int) -> None:
     """One line of the log; ``~enclave`` for a page written out."""
     lg = tables.log_lines(s)
     at = s[c.LOGGED]
-    if at < lg.shape[0]:
+    if at < s[c.LEN_LOG]:
         lg[at, 0] = enclave
         lg[at, 1] = page
     s[c.LOGGED] = at + 1
@@ -168,7 +168,6 @@ def reclaim_from_top(s: State, top: int, pages: int, ignore_age: bool) -> tuple[
     """One round, list after list in pre-order, in one batch (v3 to v6)."""
     cg = tables.groups(s)
     tb = tables.order(s)
-    bm = tables.bits(s)
     scratch = tables.batch(s)
     if s[c.DIRTY]:
         reorder(s)
@@ -178,7 +177,7 @@ def reclaim_from_top(s: State, top: int, pages: int, ignore_age: bool) -> tuple[
     place = cg[top, c.POS]
     stop = end_of_walk(s, top)
     while taken < pages:
-        place = next_list(bm, place, stop)
+        place = next_list(s, place, stop)
         if place < 0:
             break
         group = tb[c.T_ORDER, place]
@@ -205,7 +204,6 @@ def reclaim_by_cursor(s: State, top: int, pages: int, ignore_age: bool) -> tuple
     """One round, a batch a list, going on where the last round stopped (v16, v17)."""
     cg = tables.groups(s)
     tb = tables.order(s)
-    bm = tables.bits(s)
     scratch = tables.batch(s)
     if s[c.DIRTY]:
         reorder(s)
@@ -215,11 +213,11 @@ def reclaim_by_cursor(s: State, top: int, pages: int, ignore_age: bool) -> tuple
     while scanned < pages and cg[top, c.BELOW]:
         group = top
         if cg[top, c.END] > cg[top, c.POS] + 1:
-            place = next_list(bm, cg[cg[top, c.CURSOR], c.POS], cg[top, c.END])
+            place = next_list(s, cg[cg[top, c.CURSOR], c.POS], cg[top, c.END])
             if place < 0:
-                place = next_list(bm, cg[top, c.POS], cg[top, c.END])
+                place = next_list(s, cg[top, c.POS], cg[top, c.END])
             group = tb[c.T_ORDER, place]
-            cg[top, c.CURSOR] = behind(cg, tb, group, top)
+            cg[top, c.CURSOR] = behind(s, group, top)
         want = pages - scanned if s[c.K_BY_NEED] else s[c.K_BATCH_MAX]
         taken = isolate(s, group, want, buf, 0)
         scanned += taken

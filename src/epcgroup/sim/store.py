@@ -31,10 +31,6 @@ _GOALS: dict[Callable[[int, int, int], int], int] = {
 _DISABLE = {Disable.NEVER: 0, Disable.CASCADE: 1, Disable.ONE_AND_WAIT: 2}
 
 
-_NO_PAGES = np.zeros(0, np.int32)
-_NO_RESULTS = np.zeros(0, np.int8)
-_NO_TIMES = np.zeros(0)
-
 Item = TypeVar("Item", np.int64, np.int32, np.uint8)
 
 
@@ -65,6 +61,7 @@ class Store:
         self.ow = np.full(1024 >> c.BLOCK, -1, np.int64)
         self.nd = np.zeros((64, c.NODE_COLUMNS), np.int64)
         self.g: Ints = np.zeros(c.STATE, np.int64)
+        self._at = self.g.ctypes.data
         self.lg = np.zeros((log_room, 2), np.int64)
         self.scratch: Ints = np.zeros((4, c.BATCH), np.int64)
         self._stale_room = max(epc_pages // 4, 4096)
@@ -195,7 +192,7 @@ class Store:
         self._dead.clear()
 
     def _ask(self, what: int, a: int = 0, b: int = 0, more: int = 0) -> int:
-        return int(kernel.operate(self.g, what, a, b, more, _NO_PAGES, _NO_RESULTS, _NO_TIMES))
+        return kernel.OPERATE(self._at, what, a, b, more, 0, 0, 0, 0)
 
     def _gather(self) -> None:
         # Tell the kernel where everything is.
