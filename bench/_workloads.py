@@ -34,7 +34,9 @@ def xorshift(state: int, count: int, modulo: int) -> tuple[int, npt.NDArray[np.i
     """``count`` page numbers below ``modulo``, and the generator's next state."""
     pages = np.empty(count, np.int32)
     now = ctypes.c_uint64(state)
-    in_c().xorshift(ctypes.byref(now), ctypes.c_void_p(pages.ctypes.data), ctypes.c_int64(count), ctypes.c_uint64(modulo))
+    in_c().xorshift(
+        ctypes.byref(now), ctypes.c_void_p(pages.ctypes.data), ctypes.c_int64(count), ctypes.c_uint64(modulo)
+    )
     return now.value, pages
 
 

@@ -217,19 +217,3 @@ def test_without_the_extra_a_command_says_what_to_install(
     monkeypatch.setattr(sim, "find_spec", lambda name: None if name == "polars" else object())
     assert main(["sim", str(EXAMPLES[0])]) == 2
     assert "simulation needs polars: pip install 'epcgroup[sim]'" in capsys.readouterr().err
-
-
-def test_a_changed_kernel_never_meets_old_machine_code(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The cache's folder is a hash of every source that can change the result."""
-    from epcgroup.sim import jit
-
-    before = jit.cache_dir()
-    for name in jit.SOURCES:
-        (tmp_path / f"{name}.py").write_bytes(Path(jit.__file__).with_name(f"{name}.py").read_bytes())
-    monkeypatch.setattr(jit, "__file__", str(tmp_path / "jit.py"))
-    assert jit.cache_dir() == before
-    with (tmp_path / "reclaim.py").open("a") as file:
-        file.write("# changed")
-    assert jit.cache_dir() != before

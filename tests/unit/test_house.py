@@ -30,8 +30,8 @@ EXTRAS = {
     "testing/strategies.py": {"hypothesis"},
     "cgroupfs/fuse.py": {"mfusepy"},
     "cli/serve.py": {"mfusepy"},  # looks whether it is there
-    "sim/*": {"numba", "numpy", "polars", "pyarrow"},
-    "conform/compiled_replay.py": {"numba", "numpy", "polars", "pyarrow"},
+    "sim/*": {"llvmlite", "numpy", "polars", "pyarrow"},
+    "conform/compiled_replay.py": {"llvmlite", "numpy", "polars", "pyarrow"},
     "observe/exporter.py": {"prometheus_client"},
     "observe/top/*": {"textual"},
     "observe/web/*": {"starlette", "uvicorn"},

@@ -44,10 +44,6 @@ def run(args: argparse.Namespace) -> int:
     from epcgroup.sim.scenario import read
 
     scenario = read(args.scenario)  # its faults come before the wait for the compiler
-    from epcgroup.sim.jit import is_cached
-
-    if not is_cached():
-        print("compiling the engine for this machine, once …", file=sys.stderr, flush=True)
     from epcgroup.sim.virtual import run as simulate
 
     with _Progress() as progress:

@@ -77,7 +77,9 @@ def engine(name: str) -> Engine:
         from epcgroup import sim
 
         sim.require()
-        from epcgroup.conform.compiled_replay import CompiledReplay  # numba is loaded only when asked for
+        from epcgroup.conform.compiled_replay import (
+            CompiledReplay,
+        )  # numpy and llvmlite are loaded only when asked for
 
         return CompiledReplay
     raise BadInput(f"no engine {name!r}; there are reference and compiled")

@@ -56,7 +56,7 @@ __all__ = [
 
 def require() -> None:
     """Raise MissingCapability, saying what to install, where the extra ``sim`` is missing."""
-    missing = [name for name in ("numba", "numpy", "polars", "pyarrow") if find_spec(name) is None]
+    missing = [name for name in ("llvmlite", "numpy", "polars", "pyarrow") if find_spec(name) is None]
     if missing:
         raise MissingCapability(f"simulation needs {', '.join(missing)}: pip install 'epcgroup[sim]'")
 

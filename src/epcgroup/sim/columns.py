@@ -1,7 +1,7 @@
 """Names of the columns of the compiled engine's arrays.
 
 The kernel's state is a handful of arrays (see :mod:`.kernel`); their columns are
-module constants, because numba freezes those into the machine code.
+module constants, because the compiler freezes those into the machine code.
 """
 
 from __future__ import annotations

@@ -28,13 +28,15 @@ try:
 except ImportError as missing:
     raise MissingCapability("simulation needs llvmlite: pip install 'epcgroup[sim]'") from missing
 
-from epcgroup.sim.compiler import INT, Kind, Part, Program
+from epcgroup.sim.compiler import Program
+from epcgroup.sim.dialect import INT, Kind, Part
 
 F = TypeVar("F", bound=Callable[..., object])
 
 SOURCES = (
-    "jit compiler columns tables lists reclaim charge background enclaves release kernel"
-).split()
+    *("jit", "compiler", "dialect", "expressions", "columns", "tables", "lists", "reclaim", "charge"),
+    *("background", "enclaves", "release", "kernel"),
+)
 _CHECKSUM = hashlib.sha256().digest_size
 
 
@@ -62,9 +64,10 @@ def cache_dir() -> Path:
 class Entry:
     """A function that Python calls: machine code at its first call, without the interpreter's lock."""
 
-    def __init__(self, function: Callable[..., Any], kinds: tuple[Kind, ...]) -> None:
+    def __init__(self, function: Callable[..., Any], kinds: tuple[Kind, ...], *, keep: bool = True) -> None:
         self._function = function
         self._kinds = kinds
+        self._keep = keep  # on disk
         self._engine: Any = None
         self._call: Any = None
 
@@ -82,11 +85,15 @@ class Entry:
             cpu=name, features=features, opt=3, reloc="pic", codemodel="small", jit=True
         )
         place = cache_dir() / f"{self._function.__name__}.o"
-        image = _read(place)
+        image = _read(place) if self._keep else None
         if image is None:
-            _say("epcgroup: compiling the engine for this processor, once …")
+            if self._keep:
+                print(
+                    "epcgroup: compiling the engine for this processor, once …", file=sys.stderr, flush=True
+                )
             image = self._compile(target)
-            _write(place, image)
+            if self._keep:
+                _write(place, image)
         self._engine = llvm.create_lljit_compiler(target)
         symbol = self._function.__name__
         library = llvm.JITLibraryBuilder().add_object_img(image).add_current_process()
@@ -103,10 +110,6 @@ class Entry:
         builder = llvm.create_pass_builder(target, options)
         builder.getModulePassManager().run(module, builder)
         return bytes(target.emit_object(module))
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def _read(place: Path) -> bytes | None:

@@ -2,9 +2,8 @@
 
 One flat function. A hit touches one byte: the page's flags. A load fault that is
 not refused (charge up the tree, append to the group's list) is written out here
-in full; everything rarer is called: numba passes each array of a call by six
-words and two atomic reference counts, which costs more than a hit, and nothing
-next to a batch of evictions.
+in full; everything rarer is called, which costs nothing next to a batch of
+evictions.
 
 * the outer loop             the processor: mapped, or fault, at most 8 times, then settle
 * "charge"                   misc.charge.try_charge, epc.charge.charge
@@ -12,7 +11,7 @@ next to a batch of evictions.
 * :mod:`.rules`, :mod:`.reclaim`   all that is called
 
 Rejected: helpers for each step (2 to 3 times slower), prev/next links instead of
-chunks (4 to 7 times slower at 10^6 pages), jitclass (no cache on disk).
+chunks (4 to 7 times slower at 10^6 pages).
 
 **Virtual time** is arithmetic beside the engine, never inside a rule: an access
 costs ``ACCESS_NS``, what a miss did (handler calls, loads, evictions it waited for,
@@ -32,8 +31,8 @@ from epcgroup.sim import charge, enclaves, lists, release, tables
 from epcgroup.sim import columns as c
 from epcgroup.sim.background import settle
 from epcgroup.sim.charge import count_event, refused, wake_ksgxd
+from epcgroup.sim.dialect import INT, view
 from epcgroup.sim.enclaves import augment, load_secs
-from epcgroup.sim.compiler import INT, view
 from epcgroup.sim.jit import Entry, part
 from epcgroup.sim.lists import append
 from epcgroup.sim.reclaim import log
@@ -265,6 +264,16 @@ def operate(s: State, what: int, a: int, b: int, more: int, pages: Any, stop: in
 
 OPERATE = Entry(
     operate,
-    (tables.STATE, INT, INT, INT, INT, view("pages", "i32"), INT, view("k", "i8"), view("times", "f64", columns=True)),
+    (
+        tables.STATE,
+        INT,
+        INT,
+        INT,
+        INT,
+        view("pages", "i32"),
+        INT,
+        view("k", "i8"),
+        view("times", "f64", columns=True),
+    ),
 )
 """``operate`` as machine code; takes integers and addresses."""

@@ -35,7 +35,7 @@ import numpy as np
 
 from epcgroup.sim import columns as c
 from epcgroup.sim import tables
-from epcgroup.sim.compiler import lowest
+from epcgroup.sim.dialect import lowest
 from epcgroup.sim.jit import part
 from epcgroup.sim.tables import State
 

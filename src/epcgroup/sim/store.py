@@ -60,10 +60,10 @@ class Store:
         self.fl = np.zeros(1024, np.uint8)
         self.ow = np.full(1024 >> c.BLOCK, -1, np.int64)
         self.nd = np.zeros((64, c.NODE_COLUMNS), np.int64)
-        self.g: Ints = np.zeros(c.STATE, np.int64)
+        self.g = _longer(np.zeros(0, np.int64), c.STATE)  # no line is shared with another machine's
         self._at = self.g.ctypes.data
         self.lg = np.zeros((log_room, 2), np.int64)
-        self.scratch: Ints = np.zeros((4, c.BATCH), np.int64)
+        self.scratch = _longer(np.zeros((0, c.BATCH), np.int64), 4)
         self._stale_room = max(epc_pages // 4, 4096)
         self.ch = np.zeros((0, 16), np.int32)
         self.nx = np.zeros(0, np.int32)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 from epcgroup.sim import columns as c
-from epcgroup.sim.compiler import Table, view
+from epcgroup.sim.dialect import Table, view
 
 State = Any
 """int64[STATE]: see :mod:`.columns`."""
