@@ -21,7 +21,7 @@ from pathlib import Path
 from epcgroup.host import mounts
 from epcgroup.host.cgroup import Hierarchy, View, unusable_part
 from epcgroup.host.discover import CGROUP2, capacity, trees
-from epcgroup.units import PAGE_SIZE
+from epcgroup.units import PAGE_SIZE, format_size
 
 FACES = ("run", "serve", "kernel", "limits", "clients")
 RUNTIMES = ("runc", "crun", "podman", "containerd", "cgexec", "qemu-system-x86_64")
@@ -138,6 +138,7 @@ def _kernel() -> Iterator[Fact]:
         wanted = there if name == "enclave" else (True if there else None)
         fix_it = "a kernel with CONFIG_X86_SGX; SGX on in the BIOS"
         yield Fact("kernel", f"/dev/sgx_{name}", wanted, "present" if there else "absent", fix_it)
+    yield from _nodes()
     tree = next((mount for mount in trees() if mount.type == CGROUP2), None)
     if tree is None:
         yield Fact(
@@ -158,6 +159,13 @@ def _kernel() -> Iterator[Fact]:
     )  # fmt: skip
     if "misc" not in controllers:
         return
+    sections = sum(epc_of_nodes().values())
+    if sections and resources.get("sgx_epc", sections) != sections:
+        yield Fact(
+            "kernel", "capacity", None,
+            f"misc.capacity says {format_size(resources['sgx_epc'])}, the sections {format_size(sections)}: "
+            "node feature discovery counts sections, cgroups what may be used", "",
+        )  # fmt: skip
     delegated = "misc" in _text(str(root / "cgroup.subtree_control")).split()
     yield Fact(
         "kernel", "misc below the root", delegated, "enabled" if delegated else "misc.max is nowhere",
@@ -167,6 +175,26 @@ def _kernel() -> Iterator[Fact]:
         yield Fact(
             "kernel", "systemd", None, "takes misc out of subtree_control again unless a unit delegates",
             "Delegate=yes in the unit of the runtime",
+        )  # fmt: skip
+
+
+def epc_of_nodes(nodes: Path = Path("/sys/devices/system/node")) -> dict[str, int]:
+    """Bytes of EPC by NUMA node, as the SGX driver tells them; empty without one."""
+    found = {}
+    for file in sorted(nodes.glob("node*/x86/sgx_total_bytes")):
+        text = _text(str(file))
+        if text.isdigit():
+            found[file.parent.parent.name] = int(text)
+    return found
+
+
+def _nodes() -> Iterator[Fact]:
+    nodes = epc_of_nodes()
+    if len(nodes) > 1:
+        sizes = ", ".join(f"{name} {format_size(size)}" for name, size in nodes.items())
+        yield Fact(
+            "kernel", "EPC by node", None, f"{sizes}: limits and allocatable EPC count their sum; an enclave "
+            "larger than a node's part reaches into another, a virtual machine gets one section", "",
         )  # fmt: skip
 
 
@@ -197,6 +225,9 @@ def _doubts(view: View, root: Path) -> Iterator[tuple[str, str]]:
         yield f"a limit of {view.max} bytes is no whole number of pages; the rest is never used", set_it
     if view.max is not None and 0 < view.max < SMALLEST:
         yield f"a limit of {view.max} bytes is too small for any enclave (6 pages that stay)", set_it
+    if view.events and view.max is not None and view.peak is not None and view.peak + PAGE_SIZE > view.max:
+        slow = "below the working set all is 10 to 100 times slower"
+        yield f"hit {view.events} times: {slow}, and nothing else says so", set_it
     if view.max is not None and view.effective is not None and view.effective < view.max:
         yield f"the limit of {view.effective_of} ({view.effective}) holds before its own ({view.max})", set_it
 

@@ -178,6 +178,20 @@ def test_doctor_doubts_limits_that_do_not_mean_what_they_say(root: Path) -> None
     assert any("the parent does not enable misc" in text for text in details)
 
 
+def test_doctor_doubts_a_limit_that_was_hit(root: Path) -> None:
+    full = "sgx_epc 8192\n"
+    cgroup(root, "tight", misc_max=full, misc_peak=full, misc_events="sgx_epc.max 7\n")
+    details = [text for text, _ in doctor._doubts(Hierarchy(root).view("/tight"), root)]
+    assert any("hit 7 times" in text for text in details)
+
+
+def test_doctor_adds_up_the_sections_of_the_nodes(tmp_path: Path) -> None:
+    for node, size in (("node0", "67108864"), ("node1", "33554432"), ("node2", "?")):
+        (tmp_path / node / "x86").mkdir(parents=True)
+        (tmp_path / node / "x86" / "sgx_total_bytes").write_text(f"{size}\n")
+    assert doctor.epc_of_nodes(tmp_path) == {"node0": 64 << 20, "node1": 32 << 20}
+
+
 def test_doctor_knows_what_each_face_needs(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = run(capsys, "doctor", "--json")
     report = json.loads(out)
