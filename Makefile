@@ -1,5 +1,6 @@
 # make demo    run the main job: three tenants, their limits, real paging, a picture
 # make test    pass all tests (style, types and import order among them)
+# make fuzz    a million fuzzed inputs against the driver (ARGS=-runs=N for another number)
 # make check   style, types and import order alone
 # make bench   measure, each figure as a ratio against a named peer
 # make venv    the virtual environment alone, with everything Python in it
@@ -12,7 +13,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SETUP := $(PYTHON) tools/setup.py
 
-.PHONY: help demo test check bench venv lock clean
+.PHONY: help demo test fuzz check bench venv lock clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -24,6 +25,11 @@ demo:
 test:
 	@$(SETUP) test
 	$(BIN)/python -m pytest $(ARGS)
+
+fuzz:
+	@$(SETUP) venv
+	@mkdir -p .fuzz
+	$(BIN)/python tests/fuzz/surface.py -runs=1000000 -len_control=0 -max_len=400 -artifact_prefix=.fuzz/crash- $(ARGS) .fuzz
 
 check:
 	@$(SETUP) venv

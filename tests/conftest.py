@@ -18,7 +18,7 @@ from hypothesis import settings
 ROOT = Path(__file__).resolve().parent.parent
 
 # Cheap and telling first.
-ORDER = ("tests/unit", "tests/property", "tests/conformance", "tests/e2e", "tests/contract")
+ORDER = ("tests/unit", "tests/property", "tests/conformance", "tests/fuzz", "tests/e2e", "tests/contract")
 
 settings.register_profile("epcgroup", deadline=None, print_blob=True)
 settings.register_profile("ci", settings.get_profile("epcgroup"), derandomize=True)
