@@ -28,7 +28,7 @@ ENCLAVE = [
     "-mgeneral-regs-only", "-mno-red-zone",
 ]  # fmt: skip
 HOST = [*COMMON, "-fPIC", "-pthread", "-Wno-clobbered"]
-STATIC = ["basics", "processes", "t1_sigill", "t3_state", "t6_syscall"]
+STATIC = ["basics", "load", "processes", "t1_sigill", "t3_state", "t6_syscall"]
 
 
 class BuildError(Exception):

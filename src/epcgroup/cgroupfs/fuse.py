@@ -37,6 +37,7 @@ import mfusepy
 
 from epcgroup.cgroupfs import files
 from epcgroup.cgroupfs.access import Attributes, Credentials
+from epcgroup.cgroupfs.names import STATFS_MARK
 from epcgroup.errors import Refused
 
 if TYPE_CHECKING:
@@ -155,8 +156,8 @@ class CgroupFs(mfusepy.Operations):  # type: ignore[misc]  # mfusepy has no type
         yield from ((name, stat.S_IFDIR, 0) for name in children)
 
     def statfs(self, path: str) -> dict[str, int]:
-        """A file system without blocks."""
-        return {"f_bsize": SIZE, "f_frsize": SIZE, "f_namemax": 255}
+        """A file system without blocks, with a mark by which it is known."""
+        return {"f_bsize": SIZE, "f_frsize": SIZE, "f_namemax": 255, "f_files": STATFS_MARK}
 
     # -- directories ---------------------------------------------------------
 
@@ -325,7 +326,7 @@ def _groups(tid: int) -> frozenset[int]:
     return frozenset()
 
 
-def serve(operations: CgroupFs, mountpoint: str) -> None:
+def serve(operations: CgroupFs, mountpoint: str, source: str = "epcgroup") -> None:
     """Mount and serve until somebody unmounts; call it in a thread of its own.
 
     Raises Refused when the mount fails (libfuse says why on stderr).
@@ -334,7 +335,7 @@ def serve(operations: CgroupFs, mountpoint: str) -> None:
     try:
         mfusepy.FUSE(
             operations, mountpoint, foreground=True, nothreads=True, direct_io=True, default_permissions=True,
-            fsname="epcgroup", subtype="epcgroup", **options,
+            fsname=source, subtype="epcgroup", **options,
         )  # fmt: skip
     except RuntimeError as error:
         raise Refused(f"{mountpoint}: cannot mount (libfuse error {error})", errno.EIO) from error

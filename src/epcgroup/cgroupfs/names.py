@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+#: Number of files in a statfs of a tree: no other FUSE file system says that.
+STATFS_MARK = int.from_bytes(b"epcgroup", "little")
 #: Files of every cgroup, the root too, with their modes.
 EVERYWHERE = {
     "cgroup.controllers": 0o444,

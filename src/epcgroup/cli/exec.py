@@ -14,10 +14,20 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "exec",
         help="run a command inside the machine of `epcgroup serve`",
         description="Run a command in a cgroup of the machine that `epcgroup serve` keeps.",
-        usage="epcgroup exec [-g GROUP] [--create] [--dir DIR] [--] COMMAND [ARG ...]",
+        usage="epcgroup exec [-g GROUP] [OPTION ...] [--] COMMAND [ARG ...]",
     )
     parser.add_argument("-g", "--group", default="/", metavar="GROUP", help="its cgroup (default the root)")
     parser.add_argument("--create", action="store_true", help="create the cgroup if it is not there")
+    parser.add_argument(
+        "--host-cgroup",
+        action="store_true",
+        help="leave it the host's /sys/fs/cgroup and mounts (default: the machine's tree is there)",
+    )
+    parser.add_argument(
+        "--ignore-rlimits",
+        action="store_true",
+        help="raising a resource limit succeeds where it is refused (root without CAP_SYS_RESOURCE)",
+    )
     add_dir(parser)
     parser.add_argument("command", nargs=argparse.REMAINDER, help="the program and its arguments")
     parser.set_defaults(func=run)
@@ -32,4 +42,12 @@ def run(args: argparse.Namespace) -> int:
     from epcgroup.serve import client, places
 
     at = places.Places(args.dir.absolute()) if args.dir else places.default()
-    return exit_like(client.execute(at, args.group, command, create=args.create))
+    status = client.execute(
+        at,
+        args.group,
+        command,
+        create=args.create,
+        host_cgroup=args.host_cgroup,
+        rlimits=args.ignore_rlimits,
+    )
+    return exit_like(status)

@@ -7,7 +7,8 @@ take one end (pidfd_getfd) and send the descriptor through it. Both ways end in 
 file that was *opened*, so that its last close is reported (see `devices`).
 
 Rejected: memfd_create by the program and pidfd_getfd by us (no close is ever
-reported), SECCOMP_ADDFD (belongs to another kind of filter than ours).
+reported), SECCOMP_ADDFD (it needs a listener, of which a chain of filters can have
+only one, and containers may want their own).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from epcgroup.live.task import Task
     from epcgroup.live.tracer import Tracer
 
-_SYS_CLOSE, _SYS_RECVMSG, _SYS_SOCKETPAIR = 3, 47, 53
+_SYS_CLOSE, _SYS_RECVMSG, _SYS_SOCKETPAIR, _SYS_DUP3 = 3, 47, 53, 292
 _AF_UNIX, _SOCK_DGRAM_CLOEXEC = 1, 2 | 0o2000000
 _MSG_CMSG_CLOEXEC = 0x40000000
 # In the borrowed page: two descriptors, struct msghdr, struct iovec, one byte, one control message.
@@ -59,6 +60,17 @@ def give(tracer: Tracer, task: Task, device: Device, flags: int) -> int:
         os.close(opened)
 
 
+def replace(tracer: Tracer, task: Task, at: int, fd: int) -> None:
+    """Put our ``fd``'s file in the place of descriptor ``at`` of ``task``; OSError as `give`."""
+    cloexec = procfs.fd_flags(task.pid, at) & os.O_CLOEXEC
+    with scratch.page(tracer, task) as page:
+        received = _send(tracer, task, page, fd, True)
+    try:
+        tracer.inject(task, _SYS_DUP3, received, at, cloexec)
+    finally:
+        tracer.inject(task, _SYS_CLOSE, received)
+
+
 def _send(tracer: Tracer, task: Task, page: int, fd: int, cloexec: bool) -> int:
     tracer.inject(task, _SYS_SOCKETPAIR, _AF_UNIX, _SOCK_DGRAM_CLOEXEC, 0, page)
     theirs, receiver = struct.unpack("<ii", memory.read(task.pid, page, 8))
@@ -82,4 +94,4 @@ def _send(tracer: Tracer, task: Task, page: int, fd: int, cloexec: bool) -> int:
     return int(received)
 
 
-__all__ = ["give", "same_pids"]
+__all__ = ["give", "replace", "same_pids"]

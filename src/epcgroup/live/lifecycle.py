@@ -51,6 +51,7 @@ class Lifecycle:
                 self._world.members.forked(parent.pid, pid)
         task.vdso = parent.vdso
         task.command = parent.command
+        task.view = parent.view
         if tid in self.early:
             self.early.discard(tid)
             self.first_stop(task)

@@ -21,7 +21,7 @@ from epcgroup.live import procfs, seccomp, traps, vdso
 from epcgroup.live.task import Trap
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from epcgroup.live.task import Task
     from epcgroup.live.tracer import Tracer
@@ -46,19 +46,21 @@ def spawn(
     *,
     stdin: int | None = None,
     session: bool = False,
+    program: bytes,
+    enter: Callable[[], None] | None = None,
 ) -> int:
     """Fork a child that waits, stopped, to be traced and will exec ``argv``.
 
     Returns its pid once it has stopped. ``stdin``, ``stdout`` and ``stderr`` are
     descriptors; None inherits ours. ``session``: the child leads a session of its own.
+    ``program``: the seccomp filter. ``enter`` is called in the child before its chdir.
     """
     path = find_program(argv[0])
-    program = seccomp.base_filter(private=True, int80=True)
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
     if pid == 0:
-        _child(path, argv, env, (stdin, stdout, stderr), cwd, session, program)
+        _child(path, argv, env, (stdin, stdout, stderr), cwd, session, program, enter)
     os.waitpid(pid, os.WUNTRACED)
     return pid
 
@@ -76,6 +78,7 @@ def _child(
     cwd: str | None,
     session: bool,
     program: bytes,
+    enter: Callable[[], None] | None,
 ) -> NoReturn:
     try:
         libc = ctypes.CDLL(None)
@@ -91,6 +94,8 @@ def _child(
         for target, source in enumerate(stdio):
             if source is not None:
                 os.dup2(source, target)
+        if enter is not None:
+            enter()
         if cwd is not None:
             os.chdir(cwd)
         seccomp.install(program)

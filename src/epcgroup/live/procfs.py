@@ -125,6 +125,14 @@ def fd_inode(pid: int, fd: int) -> int:
     return os.stat(f"/proc/{pid}/fd/{fd}").st_ino
 
 
+def fd_flags(pid: int, fd: int) -> int:
+    """O_* flags of descriptor ``fd`` of ``pid``."""
+    for line in Path(f"/proc/{pid}/fdinfo/{fd}").read_text().splitlines():
+        if line.startswith("flags:"):
+            return int(line.split()[1], 8)
+    raise OSError(f"descriptor {fd} of process {pid} has no flags")
+
+
 def same_mm(pid: int, other: int) -> bool:
     """Whether two tasks share one address space (kcmp(2), KCMP_VM)."""
     result = _libc.syscall(_SYS_KCMP, pid, other, _KCMP_VM, 0, 0)

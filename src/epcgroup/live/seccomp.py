@@ -30,8 +30,10 @@ _NR, _ARCH, _IP = 0, 4, 8
 SYS = {
     "read": 0, "write": 1, "open": 2, "close": 3, "stat": 4, "lstat": 6, "mmap": 9, "mprotect": 10,
     "munmap": 11, "rt_sigaction": 13, "ioctl": 16, "pread64": 17, "pwrite64": 18, "access": 21, "mremap": 25,
-    "madvise": 28, "creat": 85, "prctl": 157, "openat": 257, "newfstatat": 262, "faccessat": 269,
-    "seccomp": 317, "pkey_mprotect": 329, "statx": 332, "close_range": 436, "openat2": 437, "faccessat2": 439,
+    "madvise": 28, "creat": 85, "statfs": 137, "fstatfs": 138, "prctl": 157, "setrlimit": 160, "mount": 165,
+    "openat": 257, "newfstatat": 262, "faccessat": 269, "prlimit64": 302,
+    "seccomp": 317, "bpf": 321, "pkey_mprotect": 329, "statx": 332, "fsopen": 430, "clone3": 435,
+    "close_range": 436, "openat2": 437, "faccessat2": 439,
 }  # fmt: skip
 _PATH_CALLS = (
     "open", "openat", "openat2", "creat", "stat", "lstat", "access", "faccessat", "faccessat2",
@@ -104,7 +106,9 @@ class _Program:
             self.op(_LD, place)
 
 
-def base_filter(*, private: bool = False, closes: bool = False, int80: bool = False) -> bytes:
+def base_filter(
+    *, private: bool = False, closes: bool = False, int80: bool = False, view: Iterable[int] = ()
+) -> bytes:
     """The filter that every traced program runs under.
 
     Stops: calls that name a file, SGX ioctls (type 0xA4), shared file mappings.
@@ -113,12 +117,15 @@ def base_filter(*, private: bool = False, closes: bool = False, int80: bool = Fa
     ``closes``: close and close_range too.
     ``int80``: every ``int $0x80``, to use that instruction as a trap that is no
     signal (then all calls of 32-bit programs stop as well).
+    ``view``: numbers of further calls, which somebody else answers (see live.view).
     """
     program = _Program()
     program.only_x86_64("trace" if int80 else "allow")
     program.op(_LD, _NR)
     for name in _PATH_CALLS + (("close", "close_range") if closes else ()):
         program.jump(_JEQ, SYS[name], yes="trace")
+    for number in view:
+        program.jump(_JEQ, number, yes="trace")
     program.jump(_JEQ, SYS["newfstatat"], yes="newfstatat")
     program.jump(_JEQ, SYS["statx"], yes="statx")
     program.jump(_JEQ, SYS["ioctl"], yes="ioctl")

@@ -27,7 +27,7 @@ from epcgroup.driver import Driver
 from epcgroup.driver.attacks import HostileStore
 from epcgroup.driver.attacks import parse as parse_attack
 from epcgroup.errors import BadInput
-from epcgroup.live import loader, members, platform
+from epcgroup.live import loader, members, platform, seccomp
 from epcgroup.live import paranoid as suspicion
 from epcgroup.live.devices import DeviceTable
 from epcgroup.live.frames import MemfdFrames
@@ -38,6 +38,7 @@ from epcgroup.live.world import WAKE_SIGNAL, World
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from epcgroup.live.view import View
     from epcgroup.observe.model import Snapshot
 
 _BLOCKED = (signal.SIGCHLD, WAKE_SIGNAL)
@@ -127,17 +128,23 @@ class Supervisor:
         *,
         stdin: int | None = None,
         session: bool = False,
+        view: View | None = None,
+        enter: Callable[[], None] | None = None,
     ) -> int:
         """Start a program in ``group``; its pid. Raises BadInput if it is not found.
 
-        ``session``: in a session of its own, away from our terminal.
+        ``session``: in a session of its own, away from our terminal. ``view``: what it
+        is shown of its cgroups. ``enter`` is called in the child before it becomes the program.
         """
         member = self.world.machine.groups.lookup(group)
-        pid = loader.spawn(argv, env, stdout, stderr, cwd, stdin=stdin, session=session)
+        program = seccomp.base_filter(private=True, int80=True, view=() if view is None else view.calls)
+        pid = loader.spawn(
+            argv, env, stdout, stderr, cwd, stdin=stdin, session=session, program=program, enter=enter
+        )
         with self.world.lock:
             task = self._tracer.life.adopt(pid, members.caller_of(pid, member))
             self.world.members.started(pid, member)
-        task.command = Path(argv[0]).name
+        task.command, task.view = Path(argv[0]).name, view
         loader.release(pid)
         return pid
 

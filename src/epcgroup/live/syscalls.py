@@ -40,6 +40,7 @@ _STAT = struct.Struct("<QQQIIIIQqqqQQQQQQ24x")
 _STATX = struct.Struct("<IIQIIIHHQQQQ")
 _SIG_IGN = (1).to_bytes(8, "little")
 _RDEV = os.makedev(10, 125)
+_CS_64 = 0x33  # code segment of 64-bit programs; the numbers of 32-bit ones mean other calls
 
 
 def answer(tracer: Tracer, task: Task) -> None:
@@ -52,7 +53,9 @@ def answer(tracer: Tracer, task: Task) -> None:
         faults.syscall_inside(tracer, task, regs)
     else:
         handler = _HANDLERS.get(regs.orig_rax)
-        if handler is None:
+        if handler is None and task.view is not None:
+            handler = task.view.calls.get(regs.orig_rax)
+        if handler is None or regs.cs != _CS_64:
             tracer.resume(task)
         else:
             handler(tracer, task, regs)
@@ -76,6 +79,8 @@ def _open(tracer: Tracer, task: Task, regs: UserRegs, path: int, flags: int) -> 
     if kind is None:
         if debugmem.names_memory(name) and task.mm.devices():
             answers.rewrite(tracer, task, regs, {}, functools.partial(_opened_memory, tracer))
+        elif task.view is not None and task.view.concerns(name):
+            answers.rewrite(tracer, task, regs, {}, functools.partial(task.view.opened, tracer))
         else:
             tracer.resume(task)
         return

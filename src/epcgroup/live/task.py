@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from epcgroup.live.mm import AddressSpace
     from epcgroup.live.spin import Surprise
     from epcgroup.live.vdso import VdsoInfo
+    from epcgroup.live.view import View
     from epcgroup.sgx import thread
 
 
@@ -70,6 +71,7 @@ class Task:
         "surprise",
         "tid",
         "vdso",
+        "view",
     )
 
     def __init__(self, tid: int, pid: int, mm: AddressSpace, caller: Caller) -> None:
@@ -82,6 +84,7 @@ class Task:
         self.stall_s = 0.0
         self.phase = Phase.BORN
         self.vdso: VdsoInfo | None = None
+        self.view: View | None = None  # what it is shown of its cgroups; its children too
         self.inside: Inside | None = None
         # Called at the next syscall-exit stop (a rewritten or skipped call).
         self.on_exit: Callable[[Task], None] | None = None

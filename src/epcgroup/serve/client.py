@@ -46,11 +46,21 @@ def where(places: Places) -> dict[str, Any]:
     return received[0]
 
 
-def execute(places: Places, group: str, argv: Sequence[str], *, create: bool = False) -> int:
+def execute(
+    places: Places,
+    group: str,
+    argv: Sequence[str],
+    *,
+    create: bool = False,
+    host_cgroup: bool = False,
+    rlimits: bool = False,
+) -> int:
     """Run a command in a cgroup of the machine as if it were run here; its wait status.
 
     Our standard descriptors, directory and environment become its own; signals
-    to us go to it. Raises BadInput, Refused when it cannot be started.
+    to us go to it. ``host_cgroup``: it sees the host's /sys/fs/cgroup, not the
+    machine's; ``rlimits``: a resource limit that may not be raised counts as raised.
+    Raises BadInput, Refused when it cannot be started.
     """
     program = shutil.which(argv[0])
     if program is None:
@@ -59,6 +69,8 @@ def execute(places: Places, group: str, argv: Sequence[str], *, create: bool = F
         "do": "exec",
         "group": "/" + "/".join(part for part in group.split("/") if part),
         "create": create,
+        "host_cgroup": host_cgroup,
+        "rlimits": rlimits,
         "argv": [str(Path(program).absolute()), *argv[1:]],
         "env": dict(os.environ),
         "cwd": os.getcwd(),  # noqa: PTH109 - a str, whatever bytes are in it

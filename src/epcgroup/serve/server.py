@@ -39,6 +39,7 @@ from epcgroup.live.world import WAKE_SIGNAL
 from epcgroup.observe.codec import Differ
 from epcgroup.serve import places as places_
 from epcgroup.serve.control import Control, Job
+from epcgroup.serve.notifier import MACHINE_ROOT, MountNamespace, Notifier
 from epcgroup.serve.processes import CgroupMembers, Outsiders, SystemProcesses
 from epcgroup.serve.sources.machine import MachineSource
 
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 
 _SAVE_INTERVAL = 0.2  # s; what a kill -9 may lose of the tree
 _ENDED_KEPT = 64  # enclaves that are gone and still shown
+_SOURCE = f"epcgroup-{os.getpid()}"  # what mount tables call this tree
 _END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -101,6 +103,14 @@ class Server:
         self._jobs: dict[int, Job] = {}
         self._stopping = False
         self._control = Control(options.places.socket, self._submit, self._converse)
+        mount = str(options.mount)
+        self._namespace = MountNamespace(mount)
+        self._views = [
+            Notifier(
+                self.tree, self._world.tasks, mount, _SOURCE, hide=mount != MACHINE_ROOT, rlimits=rlimits
+            )
+            for rlimits in (False, True)
+        ]
         self._announcer: Announcer | None = None
         self._fuse_ended: str | None = None
 
@@ -156,7 +166,7 @@ class Server:
 
         def serve() -> None:
             try:
-                fuse.serve(fs, str(self._options.mount))
+                fuse.serve(fs, str(self._options.mount), _SOURCE)
                 failed.append("the tree was unmounted; programs in the machine were ended")
             except EpcgroupError as error:
                 failed.append(str(error))
@@ -179,6 +189,8 @@ class Server:
                 job.ended(status)
         while self._submitted:
             self._start(self._submitted.popleft())
+        if not self._world.tasks:
+            self._namespace.leave()
         if self.tree.changes != self._saved and time.monotonic() >= self._save_at:
             self._save()
         if self._fuse_ended is not None:
@@ -203,9 +215,13 @@ class Server:
                 cgroup = self._cgroup(request["group"], bool(request.get("create")))
                 self.tree.may_enter(cgroup)
             self._members.entering = cgroup
+            view = self._view_for(request)
+            if view is not None:
+                self._namespace.open()
             pid = self._machine.spawn(
                 request["argv"], cgroup.effective.path, request["env"], job.fds[1], job.fds[2],
                 request["cwd"], stdin=job.fds[0], session=True,
+                view=view, enter=self._namespace.enter if view is not None else None,
             )  # fmt: skip
         except (EpcgroupError, KeyError, TypeError, ValueError, OSError) as error:
             job.refused(error)
@@ -216,6 +232,11 @@ class Server:
             self.tree.processes.stop(pid, True)
         self._jobs[pid] = job
         job.started(pid)
+
+    def _view_for(self, request: dict[str, Any]) -> Notifier | None:
+        if os.geteuid() != 0 or request.get("host_cgroup"):
+            return None
+        return self._views[bool(request.get("rlimits"))]
 
     def _cgroup(self, path: str, create: bool) -> Any:
         if self.tree.find(path) is None and not create:

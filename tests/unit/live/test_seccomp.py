@@ -150,6 +150,12 @@ def test_reads_and_writes_of_one_descriptor_stop(name: str, fd: int, upper: int)
     assert verdict == (RET_TRACE if fd == FD else RET_ALLOW)
 
 
+def test_further_calls_stop_when_somebody_answers_them() -> None:
+    for name in ("statfs", "fstatfs", "bpf", "mount", "fsopen", "clone3"):
+        assert seccomp.run(seccomp.base_filter(), SYS[name]) == RET_ALLOW
+        assert seccomp.run(seccomp.base_filter(view=[SYS[name]]), SYS[name]) == RET_TRACE
+
+
 @pytest.mark.parametrize("name", ["close", "ioctl", "open", "mmap"])
 def test_other_calls_with_that_descriptor_pass(name: str) -> None:
     assert seccomp.run(seccomp.descriptor_filter(FD), SYS[name], [FD]) == RET_ALLOW
