@@ -32,6 +32,7 @@ COMMANDS = {
     "events": "wait for limits to be hit",
     "audit": "asked, set, used: every gap between pod specs, bundles and the live tree",
     "annotate": "write the annotation or OCI entry that hands an EPC limit over",
+    "why": "why an enclave died or a cgroup was slow, in words",
     "doctor": "what this machine has, what is missing, how to get it",
     "stress": "load a real SGX enclave and touch its heap by pattern",
     "demo": "three tenants, three limits, real paging: a table and a picture",

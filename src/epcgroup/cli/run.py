@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from epcgroup.cli import logs
 from epcgroup.errors import BadInput
 from epcgroup.units import PAGE_SIZE, parse_limit, parse_size
 
@@ -64,6 +65,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action="store_true",
         help="check all invariants after every operation (slow); the first violation ends the run, status 70",
     )
+    logs.add_options(parser)
     parser.add_argument("command", nargs=argparse.REMAINDER, help="the program and its arguments")
     parser.set_defaults(func=run)
 
@@ -101,15 +103,20 @@ def run(args: argparse.Namespace) -> int:
     epc_pages = parse_size(args.epc) // PAGE_SIZE
     # Only now: the emulator takes a while to import, a wrong option should not.
     from epcgroup.live import Supervisor
+    from epcgroup.serve.sources import MachineSource
 
     seed = _root_key(args.seed)
-    extra = {"attacks": args.inject, "paranoid": args.paranoid}
+    log = logs.Log(args)
+    extra = {"attacks": args.inject, "paranoid": args.paranoid, "log": log.plain}
     with _Signals() as signals, Supervisor(epc_pages, args.policy, seed, **extra) as machine:
+        source = MachineSource(machine, "run")
+        log.follow(source.journal)
         for path, limit in groups:
             machine.mkdir(path, limit)
         pid = signals.pid = machine.spawn(command, group=groups[-1][0])
-        statuses = machine.run()
-        report = machine.snapshot()
+        statuses = machine.run(source.journal.see if log.wanted else None)
+        report = source.snapshot()
+    source.journal.flush()
     _report(args, report)
     return exit_like(statuses[pid])
 

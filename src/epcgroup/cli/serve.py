@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from epcgroup.cli import logs
 from epcgroup.errors import BadInput, MissingCapability
 from epcgroup.units import PAGE_SIZE, U64_MAX, parse_size
 
@@ -31,6 +32,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action="store_true",
         help="mkdir enables misc in the parent: for runtimes that never write +misc (crun before 1.18)",
     )
+    logs.add_options(parser)
     add_dir(parser)
     parser.set_defaults(func=run)
 
@@ -75,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
 
     at = places.Places(args.dir.absolute()) if args.dir else places.default()
     mount = args.mount.absolute() if args.mount else at.mount
+    log = logs.Log(args)
     server = Server(
         Options(
             epc_pages=epc_pages,
@@ -83,6 +86,8 @@ def run(args: argparse.Namespace) -> int:
             policy=args.policy,
             resources=resources,
             auto_delegate=args.auto_delegate,
+            log=log.plain,
+            follow=log.follow,
         )
     )
     server.run()

@@ -60,40 +60,46 @@ def fault(file: EnclaveFile, addr: int, access: str, caller: Caller, vma_prot: i
 def make_resident(file: EnclaveFile, addr: int, caller: Caller, vma_prot: int = 0) -> Fault:
     """Load the page, or add it if the processor has SGX2 and it never existed."""
     if not file.created or file.disabled:
-        return Fault.SIGBUS
+        return _bus(file, "the enclave lost its memory" if file.created else "no enclave was created")
     index = (addr - file.base) >> PAGE_SHIFT
     most = file.maximum.get(index)
     if most is None:
         if not file.driver.platform.sgx2 or not 0 <= addr - file.base < file.size:
-            return Fault.SIGBUS
+            return _bus(file, f"the enclave has no page {index:#x}")
         return _augment(file, index, caller)
     if vma_prot & ~most:
-        return Fault.SIGBUS
+        return _bus(file, f"page {index:#x} does not permit what its mapping does")
     try:
         file.driver.machine.fault(caller, file.enclave, index)
     except Busy:
         return Fault.RETRY
-    except Refused:
-        return Fault.SIGBUS
+    except Refused as refused:
+        return _bus(file, refused.strerror)
     return Fault.RESIDENT
+
+
+def _bus(file: EnclaveFile, why: str | None) -> Fault:
+    """A SIGBUS, and what a log says of it."""
+    file.refusal = why or ""
+    return Fault.SIGBUS
 
 
 def _augment(file: EnclaveFile, index: int, caller: Caller) -> Fault:
     """EAUG: a zero page that the enclave must accept before it can use it."""
     if not file.initialised:
-        return Fault.SIGBUS
+        return _bus(file, f"page {index:#x} was never added, and the enclave is not initialised")
     machine, enclave = file.driver.machine, file.enclave
     try:
         machine.augment(caller, enclave, index)
     except Busy:
         return Fault.RETRY
-    except Refused:
-        return Fault.SIGBUS
+    except Refused as refused:
+        return _bus(file, refused.strerror)
     try:
         leaves.eaug(file.state, index)
     except leaves.LeafFault:
         machine.cancel_page(enclave, index)
-        return Fault.SIGBUS
+        return _bus(file, f"page {index:#x} cannot be added there")
     file.set_maximum(index, PROT_MASK)
     file.driver.frames.put(enclave.id, index, _ZERO_PAGE, file.state.epcm[index])
     return Fault.RESIDENT

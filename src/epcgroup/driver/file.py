@@ -43,6 +43,7 @@ class EnclaveFile:
         "driver",
         "maximum",
         "prot_counts",
+        "refusal",
         "released",
         "size",
     )
@@ -55,6 +56,7 @@ class EnclaveFile:
         self.attributes_mask = UNPRIVILEGED_ATTRIBUTES
         self.maximum: dict[int, int] = {}
         self.prot_counts = [0] * 8  # pages by maximum, so that most mappings need no scan
+        self.refusal = ""  # why a touch was last refused (SIGBUS)
         self.released = False
         self._enclave: Enclave | None = None
         self._state: EnclaveState | None = None

@@ -12,10 +12,13 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
+from epcgroup.driver import Ioctl
+from epcgroup.errors import Interrupted
 from epcgroup.live import answers, filters, guests, mappings, procfs, threads
 from epcgroup.live.devices import Kind
 from epcgroup.live.mm import PROT_EXEC
 from epcgroup.live.user_memory import ProcessMemory
+from epcgroup.observe.model import REFUSED
 from epcgroup.sgx.layouts import X
 from epcgroup.units import PAGE_SHIFT
 
@@ -60,6 +63,8 @@ def _answer(tracer: Tracer, task: Task, regs: UserRegs, device: Device) -> Job:
             break
         except OSError as refused:
             result = -(refused.errno or errno.EIO)
+            if not isinstance(refused, Interrupted):  # that one is made again
+                _tell(tracer, task, device, command, refused)
             break
         world.slice()
         yield True
@@ -68,6 +73,21 @@ def _answer(tracer: Tracer, task: Task, regs: UserRegs, device: Device) -> Job:
     if command & 0xFF == _RESTRICT:
         _take_execute(tracer, task, device)
     answers.emulate(tracer, task, regs, result)
+
+
+def _tell(tracer: Tracer, task: Task, device: Device, command: int, refused: OSError) -> None:
+    """Say in the log what was refused, and why."""
+    file = device.file
+    name = Ioctl(command).name if command in Ioctl.__members__.values() else f"ioctl {command:#x}"
+    tracer.world.tell(
+        REFUSED,
+        group=task.caller.group.path,
+        enclave=file.enclave.id if file is not None and file.created else None,
+        pid=task.pid,
+        command=task.command,
+        errno=errno.errorcode.get(refused.errno or errno.EIO, str(refused.errno)),
+        reason=f"{name}: {refused.strerror}",
+    )
 
 
 def _created(tracer: Tracer, task: Task, device: Device, fd: int) -> None:

@@ -7,16 +7,26 @@ reported before its parent's event: whichever comes second begins its life here.
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import TYPE_CHECKING
 
 from epcgroup.live import loader, procfs, ptrace, threads, uffd
 from epcgroup.live.mm import AddressSpace
 from epcgroup.live.service import PageService
 from epcgroup.live.task import Phase, Task
+from epcgroup.observe.model import KILLED
 
 if TYPE_CHECKING:
     from epcgroup.epc import Caller
     from epcgroup.live.tracer import Tracer
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"  # a real-time signal
 
 
 class Lifecycle:
@@ -117,6 +127,14 @@ class Lifecycle:
             self.statuses[tid] = status
             with self._world.lock:
                 self._world.members.ended(tid)
+            if os.WIFSIGNALED(status):
+                self._world.tell(
+                    KILLED,
+                    pid=tid,
+                    command=task.command,
+                    group=task.caller.group.path,
+                    reason=f"process {tid} was ended by {_signal_name(os.WTERMSIG(status))}",
+                )
         threads.abandon(self._world, task)
         self._leave(task)
         self._tracer.release_closed()

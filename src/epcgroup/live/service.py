@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from epcgroup.driver import Fault
 from epcgroup.live import affinity, guests, uffd
 from epcgroup.live.task import Kick
+from epcgroup.observe.model import FAILED
 from epcgroup.sgx.faults import PF_W
 from epcgroup.units import PAGE_SIZE
 
@@ -75,7 +76,7 @@ class PageService(threading.Thread):
                         world.log(traceback.format_exc())
                         self._poison(addr & _PAGE_MASK)
                 now = time.perf_counter()
-                world.stalls.end(stall, started, now)
+                world.stalls.end(stall, now)
                 if task is not None:
                     task.faults += 1
                     task.stall_s += now - started
@@ -125,8 +126,22 @@ class PageService(threading.Thread):
                 return
         if task is not None and task.kick is None:
             sigbus = fault is Fault.SIGBUS
+            if sigbus:
+                self._tell(task, vma)
             task.kick = Kick(addr, fault.code | (PF_W if sigbus and flags & _WRITE else 0), sigbus)
             world.kick(task.tid, task.kick)
+
+    def _tell(self, task: Task, vma: EnclaveVma) -> None:
+        """Say in the log why the thread gets a SIGBUS."""
+        file = vma.device.file
+        self._world.tell(
+            FAILED,
+            group=task.caller.group.path,
+            enclave=file.enclave.id if file is not None and file.created else None,
+            pid=task.pid,
+            command=task.command,
+            reason=file.refusal if file is not None else "no EPC page for the guest",
+        )
 
     def _resolve(
         self, vma: EnclaveVma, file: EnclaveFile, flags: int, addr: int, caller: Caller

@@ -36,6 +36,10 @@ class Observer:
         self._views: dict[Group, tuple[tuple[float | None, ...], GroupView]] = {}
         self._started = time.time() - (time.monotonic() - world.started)
 
+    def now(self) -> float:
+        """This moment, as `Snapshot.at`."""
+        return self._started + time.monotonic() - self._world.started
+
     def take(self) -> Snapshot:
         """Every group, every enclave, every process as it is now."""
         world = self._world

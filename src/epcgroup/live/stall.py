@@ -7,7 +7,7 @@ we ask for processes, because one page service answers the faults of a process o
 after the other, and whether a thread would have run had it not waited is not ours
 to see. For programs with one working thread it is the same.
 
-A wait is counted when it ends, but what is read includes the wait that goes on.
+Waits are counted as a fault when they end; their time is counted up to when it is read.
 Services of several processes count at once: one lock, held for a microsecond and
 never together with a wait for another.
 """
@@ -41,6 +41,7 @@ class Stall:
         """Count the time up to ``now``; then the numbers may change."""
         if self.waiting:
             span = now - self._since
+            self.seconds += span * self.waiting
             self.some += span
             if self.waiting >= self.members:
                 self.full += span
@@ -75,15 +76,13 @@ class Stalls:
                 level.waiting += 1
                 level = level.parent
 
-    def end(self, stall: Stall, began: float, now: float) -> None:
-        """The wait that began at ``began`` is over."""
+    def end(self, stall: Stall, now: float) -> None:
+        """One of its waits is over."""
         level: Stall | None = stall
-        seconds = now - began
         with self._lock:
             while level is not None:
                 level.advance(now)
                 level.waiting -= 1
-                level.seconds += seconds
                 level.faults += 1
                 level = level.parent
 

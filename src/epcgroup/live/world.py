@@ -45,6 +45,10 @@ WAKE_SIGNAL = signal.SIGUSR2
 _DEBUG = bool(os.environ.get("EPCGROUP_DEBUG"))
 
 
+def _ignore(_kind: str, **_what: object) -> None:
+    """Nobody keeps a journal."""
+
+
 @dataclass(slots=True)
 class World:
     """The shared state of one running machine."""
@@ -54,6 +58,8 @@ class World:
     frames: MemfdFrames
     devices: DeviceTable
     log: Callable[[str], None]
+    #: Takes an event that no snapshot shows: its kind, and fields of `observe.model.Event`.
+    tell: Callable[..., None] = _ignore
     lock: AbstractContextManager[object] = field(default_factory=threading.Lock)
     tasks: dict[int, Task] = field(default_factory=dict)
     stalls: Stalls = field(default_factory=Stalls)

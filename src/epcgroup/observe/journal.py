@@ -30,6 +30,10 @@ _SPANS_S = (1.0, 60.0)  # of an event that goes on: the first, the longest
 Listener = Callable[[Event], None]
 
 
+# What makes two events the same: the kind, and what is said of it.
+_Key = tuple[str, tuple[tuple[str, Any], ...]]
+
+
 @dataclass(slots=True)
 class _Run:
     """Something that goes on: what of it is not told yet, and when it will be."""
@@ -50,7 +54,7 @@ class Journal:
         self._number = 0
         self._listeners: list[Listener] = []
         self._groups: dict[str, GroupView] | None = None
-        self._runs: dict[tuple[str, str], _Run] = {}  # by kind and path
+        self._runs: dict[_Key, _Run] = {}
         self._enclaves: dict[int, EnclaveView] = {}
         self._at = 0.0
 
@@ -59,9 +63,10 @@ class Journal:
         self._listeners.append(listener)
 
     def note(self, kind: str, at: float, **what: Any) -> None:
-        """An event that the machine itself tells."""
+        """An event that the machine itself tells; the same again soon is counted, and told later."""
         with self._lock:
-            self._add(kind, at, **what)
+            self._count((kind, tuple(what.items())), 1, at, at)
+            self._tell_runs(at)
 
     def since(self, after: int = 0) -> list[Event]:
         """Events with a number above ``after``, oldest first."""
@@ -111,32 +116,35 @@ class Journal:
         self._groups = now
 
     def _see_counters(self, now: float, old: GroupView, group: GroupView, *, leaf: bool) -> None:
-        self._count(model.LIMIT, group.path, group.events_local - old.events_local, now)
+        where = (("group", group.path),)
+        self._count((model.LIMIT, where), group.events_local - old.events_local, self._at, now)
         if leaf:  # evictions of a subtree are those of its members: told where they happen, once
-            self._count(model.BURST, group.path, group.pages_out - old.pages_out, now)
+            self._count((model.BURST, where), group.pages_out - old.pages_out, self._at, now)
 
-    def _count(self, kind: str, path: str, count: int, now: float) -> None:
+    def _count(self, key: _Key, count: int, since: float, now: float) -> None:
         if count <= 0:
             return
-        run = self._runs.get((kind, path))
+        run = self._runs.get(key)
         if run is None:
-            run = self._runs[kind, path] = _Run(self._at, now, now, _SPANS_S[0])
+            run = self._runs[key] = _Run(since, now, now, _SPANS_S[0])
         elif not run.count:
-            run.since = self._at
+            run.since = since
         run.count += count
         run.until = now
 
     def _tell_runs(self, now: float) -> None:
-        for (kind, path), run in list(self._runs.items()):
+        for key, run in list(self._runs.items()):
             if now < run.due:
                 continue
-            lasted = run.until - run.since
-            if run.count >= (1 if kind == model.LIMIT else max(_FEWEST, BURST_PAGES * lasted)):
-                state = {"until": run.until, **self._limit_of(path)}
-                self._add(kind, run.since, group=path, count=run.count, **state)
+            kind, what = key[0], dict(key[1])
+            least = max(_FEWEST, BURST_PAGES * (run.until - run.since)) if kind == model.BURST else 1
+            if run.count >= least:
+                until = run.until if run.until > run.since else 0.0
+                state = self._limit_of(what["group"]) if kind in (model.BURST, model.LIMIT) else {}
+                self._add(kind, run.since, count=run.count, until=until, **what, **state)
                 run.span = min(2 * run.span, _SPANS_S[1])
             elif not run.count:
-                del self._runs[kind, path]
+                del self._runs[key]
                 continue
             run.count = 0
             run.due = now + run.span

@@ -161,7 +161,8 @@ class Snapshot:
 
 #: Kinds of events, in the words of the log.
 LIMIT, BURST, DISABLED, REFUSED, FAILED = "limit", "burst", "disabled", "refused", "failed"
-SET, MADE, REMOVED, BEGAN, ENDED, FULL = "set", "made", "removed", "began", "ended", "full"
+SET, MADE, REMOVED, BEGAN, ENDED = "set", "made", "removed", "began", "ended"
+KILLED, SAID = "killed", "said"
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,12 +171,13 @@ class Event:
 
     ``number`` counts up without gaps; ``at`` is in seconds as `Snapshot.at`.
     Repetitions are merged: ``count`` things happened from ``at`` to ``until``.
-    Kinds: ``limit`` (charges refused at ``group``'s limit), ``full`` (the machine
-    had no free page), ``burst`` (``count`` pages evicted in a short time),
-    ``disabled`` (an enclave lost its memory), ``refused`` (an ioctl failed with
-    ``errno``, for ``reason``), ``failed`` (a sealed page did not load), ``set``
-    (a limit was set), ``made`` and ``removed`` (a cgroup), ``began`` and
-    ``ended`` (an enclave).
+    Kinds: ``limit`` (charges refused at ``group``'s limit; at "/": the machine was
+    full), ``burst`` (``count`` pages evicted in a short time), ``disabled`` (an
+    enclave lost its memory), ``refused`` (an ioctl failed with ``errno``, for
+    ``reason``), ``failed`` (a touch of enclave memory ended in a SIGBUS), ``killed``
+    (a process was ended by a signal), ``set`` (a limit was set), ``made`` and
+    ``removed`` (a cgroup), ``began`` and ``ended`` (an enclave), ``said`` (what the
+    machine writes to its log).
     """
 
     number: int

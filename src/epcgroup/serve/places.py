@@ -4,6 +4,7 @@
 
     DIR/lock      held (flock) while the server lives; contains its pid
     DIR/control   the control socket, mode 0600
+    DIR/history   samples and events (SQLite, observe.store)
     DIR/state     the tree and its limits, as JSON
     DIR/cgroup    the mount point, unless another one is named
 """
@@ -39,6 +40,11 @@ class Places:
     def state(self) -> Path:
         """What survives a restart."""
         return self.directory / "state"
+
+    @property
+    def history(self) -> Path:
+        """Samples and events of this server and those before it."""
+        return self.directory / "history"
 
     @property
     def mount(self) -> Path:

@@ -41,13 +41,16 @@ from epcgroup.serve import places as places_
 from epcgroup.serve.control import Control, Job
 from epcgroup.serve.notifier import MACHINE_ROOT, MountNamespace, Notifier
 from epcgroup.serve.processes import CgroupMembers, Outsiders, SystemProcesses
+from epcgroup.serve.sampler import Sampler
 from epcgroup.serve.sources.machine import MachineSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import TextIO
 
     from epcgroup.cgroupfs.fuse import CgroupFs
     from epcgroup.epc.group import Group
+    from epcgroup.observe.journal import Journal
 
 _SAVE_INTERVAL = 0.2  # s; what a kill -9 may lose of the tree
 _ENDED_KEPT = 64  # enclaves that are gone and still shown
@@ -65,6 +68,8 @@ class Options:
     policy: str = "standard"
     resources: dict[str, int] = field(default_factory=dict)
     auto_delegate: bool = False
+    log: TextIO | None = None  # where plain words go; stderr
+    follow: Callable[[Journal], None] | None = None  # who listens to the machine's events
 
 
 def policy_with(name: str, resources: dict[str, int]) -> epc.Policy:
@@ -83,10 +88,12 @@ class Server:
         self._lock_fd = places_.take(options.places)
         _clear_mount(options.mount)
         policy = policy_with(options.policy, options.resources)
-        self._machine = Supervisor(options.epc_pages, policy, resources=options.resources)
+        self._machine = Supervisor(options.epc_pages, policy, resources=options.resources, log=options.log)
         self._world = self._machine.world
         self._world.ended = deque(maxlen=_ENDED_KEPT)
         self.source = MachineSource(self._machine, str(options.places.directory))
+        if options.follow is not None:
+            options.follow(self.source.journal)
         self.tree: CgroupTree[Group] = CgroupTree(
             self._world.machine.groups,
             SystemProcesses(),
@@ -128,12 +135,15 @@ class Server:
         fs.announcer = announcer.native_id or 0
         self._outsiders.start()
         self._control.start()
+        sampler = Sampler(self.source, self._options.places.history, self._say)
+        sampler.start()
         self._say(f"serving {self._options.epc_pages} pages of EPC at {self._options.mount}")
         try:
             self._machine.run(serving=self._round)
         finally:
             unmounted = self._fuse_ended
             self._control.close()
+            sampler.end()
             announcer.end()
             self._outsiders.end()
             if unmounted is None and not mounts.unmount(str(self._options.mount)):
@@ -152,7 +162,7 @@ class Server:
         self._stopping = True
 
     def _say(self, text: str) -> None:
-        print(f"epcgroup: {text}", file=sys.stderr, flush=True)
+        self._world.log(text)
 
     def _wake(self) -> None:
         with contextlib.suppress(ProcessLookupError):

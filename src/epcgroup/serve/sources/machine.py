@@ -20,6 +20,8 @@ class MachineSource:
         self.name = name
         self.journal = Journal()
         self._machine = machine
+        observer = machine.world.observer
+        machine.world.tell = lambda kind, **what: self.journal.note(kind, observer.now(), **what)
         self._lock = threading.Lock()  # the journal sees snapshots in their order
 
     def snapshot(self) -> Snapshot:

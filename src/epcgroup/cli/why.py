@@ -1,0 +1,78 @@
+"""`epcgroup why`: why an enclave died, or a cgroup was slow, in words."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from epcgroup.cli import hierarchy
+from epcgroup.cli.serve import add_dir
+from epcgroup.errors import BadInput
+
+if TYPE_CHECKING:
+    from epcgroup.observe.model import Event
+    from epcgroup.observe.store import Point
+    from epcgroup.observe.why import PointsOf
+
+_MOST_EVENTS = 100_000
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Describe the command to argparse."""
+    parser = subparsers.add_parser(
+        "why",
+        help="why an enclave died or a cgroup was slow, in words",
+        description="Answer from the history of `epcgroup serve`, or from a log of `--log json`.",
+    )
+    parser.add_argument("target", metavar="ENCLAVE|CGROUP", help="an enclave's number or a cgroup's path")
+    parser.add_argument("--at", metavar="TIME", help="when it was: 12:03, 12:03:20, 2026-11-26T12:03")
+    parser.add_argument(
+        "--span",
+        type=float,
+        default=300.0,
+        metavar="SECONDS",
+        help="how long before and after (300); without --at a cgroup's last SECONDS",
+    )
+    parser.add_argument("--log", type=Path, metavar="FILE", help="a log of --log json")
+    add_dir(parser)
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the answer."""
+    from epcgroup.observe import why
+
+    if args.span <= 0:
+        raise BadInput(f"--span {args.span:g}: a number of seconds above 0")
+    events, points_of, now = _from_log(args.log) if args.log is not None else _from_history(args)
+    at = None if args.at is None else why.moment(args.at, now)
+    question = why.ask(args.target, events, at, args.span, now)
+    for line in why.explain(question, events, points_of):
+        print(hierarchy.printable(line))
+    return 0
+
+
+def _from_log(file: Path) -> tuple[list[Event], PointsOf, float]:
+    from epcgroup.observe.log import read
+
+    events = list(read(file))
+    now = max((event.until or event.at for event in events), default=time.time())
+
+    def nothing(_path: str, _begin: float, _end: float) -> Sequence[Point]:
+        return ()
+
+    return events, nothing, now
+
+
+def _from_history(args: argparse.Namespace) -> tuple[list[Event], PointsOf, float]:
+    from epcgroup.observe.store import Store
+    from epcgroup.serve import places
+
+    at = places.Places(args.dir.absolute()) if args.dir else places.default()
+    store = Store(at.history, read_only=True)
+    span = store.span()
+    now = time.time() if span is None else span[1]
+    return store.events(most=_MOST_EVENTS), store.points, now

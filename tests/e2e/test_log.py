@@ -1,0 +1,62 @@
+"""`--log json` and `why`: what happened to real enclaves, told from log and history."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from tests.e2e.machine import EPCGROUP, NEEDS, run
+from tests.e2e.served import NEEDS as FUSE_NEEDS
+from tests.e2e.served import eventually, served
+
+from epcgroup.observe.log import read
+
+STRESS = (EPCGROUP, "stress", "--seconds", "1", "--heap", "8M")
+
+
+def why(*words: str) -> str:
+    done = subprocess.run([EPCGROUP, "why", *words], capture_output=True, text=True, timeout=60, check=True)
+    return done.stdout
+
+
+@pytest.mark.needs(*NEEDS)
+def test_an_enclave_that_died_of_a_page_that_was_tampered_with_is_told_so(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    options = ("--log", "json", "--log-file", str(file), "--inject", "tamper@100")
+    ended = run(*STRESS, epc=4096, limit=1024, options=options)
+    assert ended.status != 0
+    assert "MAC" not in ended.errors, "the log is in its file alone"
+    events = {event.kind: event for event in read(file)}
+    assert events["failed"].enclave == 1
+    assert "MAC mismatch" in events["failed"].reason
+    assert {"began", "limit", "said", "ended"} <= events.keys()
+    said = why("--log", str(file), "1")
+    assert "failed with SIGBUS" in said
+    assert "MAC mismatch" in said
+    assert "/run hit its limit of 4M" in said
+
+
+@pytest.mark.needs(*NEEDS)
+def test_a_refused_ioctl_is_logged_with_its_reason(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    run("negative", epc=4096, options=("--log-file", str(file)))
+    refused = [event for event in read(file) if event.kind == "refused"]
+    assert {"EINVAL", "EPERM"} <= {event.errno for event in refused}
+    assert all(event.reason and event.pid for event in refused)
+    assert any(event.reason.startswith("INIT: ") for event in refused)
+
+
+@pytest.mark.needs(*FUSE_NEEDS)
+def test_a_cgroup_that_was_slow_is_told_so_from_the_servers_history(tmp_path: Path) -> None:
+    with served(tmp_path) as server:
+        server.path("slow").mkdir()
+        server.write("slow/misc.max", f"sgx_epc {4 << 20}")
+        assert server.exec("slow", EPCGROUP, "stress", "--seconds", "3", "--heap", "8M").returncode == 0
+        eventually(lambda: "hit its limit" in why("--dir", str(tmp_path), "/slow"))
+        said = why("--dir", str(tmp_path), "/slow")
+        assert "/slow waited for pages" in said
+        assert "/slow hit its limit of 4M" in said
+        assert "waited for pages" in why("--dir", str(tmp_path), "1")
+        server.stop()
+    assert "/slow waited for pages" in why("--dir", str(tmp_path), "slow"), "it outlives the server"
