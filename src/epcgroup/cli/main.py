@@ -25,6 +25,7 @@ COMMANDS = {
     "run": "run a command in an emulated SGX machine, in an EPC cgroup",
     "serve": "a long-lived machine: cgroup files mounted, commands by `epcgroup exec`",
     "exec": "run a command inside the machine of `epcgroup serve`",
+    "attach": "have a running process, its threads and children join an emulated machine",
     "tree": "the cgroups as a tree, with limits and usage",
     "get": "limits, usage and events of cgroups",
     "set": "set the limit of a cgroup",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import os
 import resource
 import signal
@@ -16,6 +17,9 @@ from epcgroup.errors import BadInput
 from epcgroup.units import PAGE_SIZE, parse_limit, parse_size
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from epcgroup.live import Supervisor
     from epcgroup.observe.model import Snapshot
 
 DEFAULT_GROUP = "/run"
@@ -29,15 +33,22 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Run a real, unmodified SGX program on an emulated machine, in an EPC cgroup.",
         usage="epcgroup run [options] [--] COMMAND [ARG ...]",
     )
+    add_machine(parser)
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="the program and its arguments")
+    parser.set_defaults(func=run)
+
+
+def add_machine(parser: argparse.ArgumentParser) -> None:
+    """The options that say what machine it is, which cgroups it has, and what is told at the end."""
     parser.add_argument("--epc", default="128M", metavar="SIZE", help="EPC of the machine (default 128M)")
-    parser.add_argument("--max", metavar="SIZE", help=f"limit of the command's cgroup ({DEFAULT_GROUP})")
+    parser.add_argument("--max", metavar="SIZE", help=f"limit of its cgroup ({DEFAULT_GROUP})")
     parser.add_argument("--policy", default="standard", help="standard (default), v5, v17 …")
     parser.add_argument(
         "--cgroup",
         action="append",
         default=[],
         metavar="PATH[=SIZE]",
-        help="create a cgroup, with a limit; the command runs in the last one named",
+        help="create a cgroup, with a limit; the program runs in the last one named",
     )
     parser.add_argument(
         "--report",
@@ -66,8 +77,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="check all invariants after every operation (slow); the first violation ends the run, status 70",
     )
     logs.add_options(parser)
-    parser.add_argument("command", nargs=argparse.REMAINDER, help="the program and its arguments")
-    parser.set_defaults(func=run)
 
 
 def parse_cgroup(spec: str) -> tuple[str, int | None]:
@@ -100,25 +109,37 @@ def run(args: argparse.Namespace) -> int:
     if not command:
         raise BadInput("no command given; write: epcgroup run [options] -- COMMAND [ARG ...]")
     groups = groups_of(args)
+    with _Signals() as signals, machine_of(args, groups) as (machine, serve):
+        pid = signals.pid = machine.spawn(command, group=groups[-1][0])
+        statuses = serve()
+    return exit_like(statuses[pid])
+
+
+@contextlib.contextmanager
+def machine_of(
+    args: argparse.Namespace, groups: list[tuple[str, int | None]]
+) -> Iterator[tuple[Supervisor, Callable[..., dict[int, int]]]]:
+    """The machine that the options of `add_machine` describe, with these cgroups.
+
+    Comes with its `run`, which keeps the log; the report is told at the end.
+    """
     epc_pages = parse_size(args.epc) // PAGE_SIZE
     # Only now: the emulator takes a while to import, a wrong option should not.
     from epcgroup.live import Supervisor
     from epcgroup.serve.sources import MachineSource
 
-    seed = _root_key(args.seed)
     log = logs.Log(args)
     extra = {"attacks": args.inject, "paranoid": args.paranoid, "log": log.plain}
-    with _Signals() as signals, Supervisor(epc_pages, args.policy, seed, **extra) as machine:
+    with Supervisor(epc_pages, args.policy, _root_key(args.seed), **extra) as machine:
         source = MachineSource(machine, "run")
         log.follow(source.journal)
         for path, limit in groups:
             machine.mkdir(path, limit)
-        pid = signals.pid = machine.spawn(command, group=groups[-1][0])
-        statuses = machine.run(source.journal.see if log.wanted else None)
+        see = source.journal.see if log.wanted else None
+        yield machine, functools.partial(machine.run, see)
         report = source.snapshot()
     source.journal.flush()
     _report(args, report)
-    return exit_like(statuses[pid])
 
 
 def _root_key(seed: str | None) -> bytes | None:

@@ -40,20 +40,28 @@ def trapped(tracer: Tracer, task: Task, regs: UserRegs, kind: Trap) -> None:
     """``task`` executed one of our ``int $0x80``."""
     number = regs.orig_rax & 0xFFFFFFFF
     if kind is Trap.CPUID:
-        regs.rax, regs.rbx, regs.rcx, regs.rdx = cpuid.execute(
-            number, regs.rcx & 0xFFFFFFFF, tracer.world.epc_bytes
-        )
-        regs.orig_rax = ptrace.NO_SYSCALL
-        ptrace.setregs(task.tid, regs)
-        tracer.resume(task)
+        _cpuid(tracer, task, regs, number)
         return
     regs.rax = number
     regs.rip -= len(traps.INT80)
     tracer.start(task, _from_host(tracer, task, regs))
 
 
+def _cpuid(tracer: Tracer, task: Task, regs: UserRegs, leaf: int) -> None:
+    """CPUID, of which ``regs`` already stand behind."""
+    answer = cpuid.execute(leaf, regs.rcx & 0xFFFFFFFF, tracer.world.epc_bytes)
+    regs.rax, regs.rbx, regs.rcx, regs.rdx = answer
+    regs.orig_rax = ptrace.NO_SYSCALL
+    ptrace.setregs(task.tid, regs)
+    tracer.resume(task)
+
+
 def host_illegal(tracer: Tracer, task: Task, regs: UserRegs) -> bool:
-    """SIGILL in host code: if it is an ENCLU, execute it and replace the site."""
+    """SIGILL in host code: a CPUID that we replaced by UD2; or an ENCLU, to execute and replace."""
+    if task.mm.traps.get(regs.rip) is Trap.CPUID:
+        regs.rip += len(traps.UD2)
+        _cpuid(tracer, task, regs, regs.rax & 0xFFFFFFFF)
+        return True
     try:
         code = memory.peek_text(task.pid, regs.rip, len(traps.ENCLU))
     except OSError:

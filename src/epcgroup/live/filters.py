@@ -1,9 +1,11 @@
-"""More seccomp filters for a process that already runs under the first one."""
+"""Seccomp filters for a process that already runs: the first one, where we joined it, and more."""
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
+from epcgroup.errors import Refused
 from epcgroup.live import memory, scratch, seccomp
 
 if TYPE_CHECKING:
@@ -14,11 +16,23 @@ if TYPE_CHECKING:
 def add(tracer: Tracer, task: Task, program: bytes) -> None:
     """Put all threads of the process under ``program`` as well.
 
-    ``task`` is at a stop where system calls can be run in it.
+    ``task`` is at a stop where system calls can be run in it. Raises Refused where a
+    thread has filters that the others lack.
     """
     with scratch.page(tracer, task) as page:
         memory.write(task.pid, page, seccomp.image(program, page))
-        tracer.inject(task, seccomp.SYS["seccomp"], seccomp.SET_MODE_FILTER, seccomp.FILTER_FLAG_TSYNC, page)
+        odd = _install(tracer, task, page)
+        if odd:
+            raise Refused(f"thread {odd} of process {task.pid} has a seccomp filter of its own", errno.EBUSY)
+
+
+def _install(tracer: Tracer, task: Task, page: int) -> int:
+    call = seccomp.SYS["seccomp"], seccomp.SET_MODE_FILTER, seccomp.FILTER_FLAG_TSYNC, page
+    try:
+        return tracer.inject(task, *call)
+    except PermissionError:  # an ordinary user's process that we joined; ours have it from their start
+        tracer.inject(task, seccomp.SYS["prctl"], seccomp.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        return tracer.inject(task, *call)
 
 
 def watch_range(tracer: Tracer, task: Task, start: int, size: int) -> None:

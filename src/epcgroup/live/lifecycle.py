@@ -11,7 +11,7 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
-from epcgroup.live import loader, procfs, ptrace, threads, uffd
+from epcgroup.live import attach, loader, procfs, ptrace, threads, uffd
 from epcgroup.live.mm import AddressSpace
 from epcgroup.live.service import PageService
 from epcgroup.live.task import Phase, Task
@@ -62,12 +62,16 @@ class Lifecycle:
         task.vdso = parent.vdso
         task.command = parent.command
         task.view = parent.view
+        if parent.watched:
+            attach.born(self._tracer, parent, task)
         if tid in self.early:
             self.early.discard(tid)
             self.first_stop(task)
 
     def first_stop(self, task: Task) -> None:
         """A new task has run nothing yet: serve what its mm inherited."""
+        if not task.watched:
+            ptrace.setoptions(task.tid, ptrace.OPTIONS)  # its parent may have had fewer, see `attach`
         if task.mm.uffd < 0 and task.mm.devices():
             self.serve(task)
             with self._world.lock:
@@ -125,16 +129,23 @@ class Lifecycle:
             return
         if tid == task.pid:
             self.statuses[tid] = status
-            with self._world.lock:
-                self._world.members.ended(tid)
             if os.WIFSIGNALED(status):
-                self._world.tell(
-                    KILLED,
-                    pid=tid,
-                    command=task.command,
-                    group=task.caller.group.path,
-                    reason=f"process {tid} was ended by {_signal_name(os.WTERMSIG(status))}",
-                )
+                with self._world.lock:
+                    self._world.tell(
+                        KILLED,
+                        pid=tid,
+                        command=task.command,
+                        group=task.caller.group.path,
+                        reason=f"process {tid} was ended by {_signal_name(os.WTERMSIG(status))}",
+                    )
+        self.forget(task)
+
+    def forget(self, task: Task) -> None:
+        """``task`` is none of ours any more."""
+        self._world.tasks.pop(task.tid, None)
+        if task.tid == task.pid:
+            with self._world.lock:
+                self._world.members.ended(task.pid)
         threads.abandon(self._world, task)
         self._leave(task)
         self._tracer.release_closed()
@@ -144,6 +155,7 @@ class Lifecycle:
         space = task.mm
         space.users.discard(task.tid)
         if not space.users:
+            self._tracer.guard.drop(space)
             with self._world.lock:
                 space.close()
             if space.service is not None:

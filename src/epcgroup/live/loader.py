@@ -111,13 +111,25 @@ inherited_mask: set[int | signal.Signals] = set(signal.pthread_sigmask(signal.SI
 
 def prepare(tracer: Tracer, task: Task) -> None:
     """A new image, stopped at the exit of its execve: make it an SGX machine."""
-    with contextlib.suppress(OSError):
-        task.command = procfs.command(task.pid)
-    if vdso.supported(task.pid):
-        task.vdso = vdso.install(task.tid, tracer.injector, enclu=traps.ENCLU_TRAP)
-        task.mm.traps[task.vdso.enclu] = Trap.ENCLU
-    task.mm.traps.update(traps.patch(task.pid))
+    equip(tracer, task)
     tracer.resume(task)
 
 
-__all__ = ["find_program", "inherited_mask", "prepare", "release", "spawn"]
+def equip(tracer: Tracer, task: Task) -> None:
+    """Make the image of stopped ``task`` believe in SGX.
+
+    What is only watched gets traps that need no filter, and no ENCLU yet (see `attach`).
+    """
+    with contextlib.suppress(OSError):
+        task.command = procfs.command(task.pid)
+    enclu, trap = (traps.ENCLU, traps.UD2) if task.watched else (traps.ENCLU_TRAP, traps.INT80)
+    if vdso.supported(task.pid):
+        task.vdso = vdso.install(task.tid, tracer.injector, enclu=enclu)
+        if not task.watched:
+            task.mm.traps[task.vdso.enclu] = Trap.ENCLU
+    task.mm.traps.update(traps.patch(task.pid, trap))
+    if task.watched:
+        tracer.guard.keep(task.mm)
+
+
+__all__ = ["equip", "find_program", "inherited_mask", "prepare", "release", "spawn"]

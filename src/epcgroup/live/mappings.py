@@ -114,7 +114,10 @@ def _library(tracer: Tracer, task: Task, regs: UserRegs, fd: int, offset: int) -
         if result >= 0:
             if flags & MAP_FIXED and stopped.mm.overlapping(result, result + length):
                 _forget(tracer, stopped.mm, result, result + length)
-            stopped.mm.traps.update(traps.patch_library(stopped.pid, fd, result, length, offset))
+            trap = traps.UD2 if stopped.watched else traps.INT80
+            stopped.mm.traps.update(traps.patch_library(stopped.pid, fd, result, length, offset, trap))
+            if stopped.watched:
+                tracer.guard.keep(stopped.mm)
         return result
 
     answers.rewrite(tracer, task, regs, {}, mapped)

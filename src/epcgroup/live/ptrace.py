@@ -20,7 +20,7 @@ import struct
 
 # Requests (linux/ptrace.h, asm/ptrace-abi.h).
 _CONT, _GETREGS, _SETREGS, _DETACH, _SYSCALL = 7, 12, 13, 17, 24
-_GETEVENTMSG, _GETSIGINFO, _SETSIGINFO = 0x4201, 0x4202, 0x4203
+_SETOPTIONS, _GETEVENTMSG, _GETSIGINFO, _SETSIGINFO = 0x4200, 0x4201, 0x4202, 0x4203
 _GETREGSET, _SETREGSET, _SEIZE, _INTERRUPT, _LISTEN = 0x4204, 0x4205, 0x4206, 0x4207, 0x4208
 _GETSIGMASK, _SETSIGMASK, _GET_SYSCALL_INFO = 0x420A, 0x420B, 0x420E
 _NT_X86_XSTATE = 0x202
@@ -29,11 +29,12 @@ O_TRACESYSGOOD, O_TRACEFORK, O_TRACEVFORK, O_TRACECLONE = 0x1, 0x2, 0x4, 0x8
 O_TRACEEXEC, O_TRACEVFORKDONE, O_TRACEEXIT, O_TRACESECCOMP = 0x10, 0x20, 0x40, 0x80
 O_EXITKILL = 0x100000
 
-#: What the supervisor traces with.
+#: What the supervisor traces with; a process that it has only joined lives on without it (`attach`).
 OPTIONS = (
     O_TRACESYSGOOD | O_TRACEFORK | O_TRACEVFORK | O_TRACECLONE
     | O_TRACEEXEC | O_TRACEEXIT | O_TRACESECCOMP | O_EXITKILL
 )  # fmt: skip
+OPTIONS_UNBOUND = OPTIONS & ~O_EXITKILL
 
 EVENT_FORK, EVENT_VFORK, EVENT_CLONE, EVENT_EXEC = 1, 2, 3, 4
 EVENT_VFORK_DONE, EVENT_EXIT, EVENT_SECCOMP, EVENT_STOP = 5, 6, 7, 128
@@ -54,6 +55,8 @@ _REGISTERS = (
     "r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi", "rdi",
     "orig_rax", "rip", "cs", "eflags", "rsp", "ss", "fs_base", "gs_base", "ds", "es", "fs", "gs",
 )  # fmt: skip
+_ENTRY = struct.Struct("<B3xI16xQ")  # struct ptrace_syscall_info: op, arch, entry.nr
+_AUDIT_ARCH_X86_64 = 0xC000003E
 _XSTATE_MAX = 1 << 14  # AMX tiles included
 _SIGINFO_SIZE = 128
 
@@ -121,6 +124,12 @@ def _fail(tid: int) -> OSError:
 def seize(tid: int, options: int) -> None:
     """Trace ``tid`` without stopping it; ``options`` are O_* bits."""
     if _ptrace(_SEIZE, tid, None, options) < 0:
+        raise _fail(tid)
+
+
+def setoptions(tid: int, options: int) -> None:
+    """Change the O_* bits of a stopped thread."""
+    if _ptrace(_SETOPTIONS, tid, None, options) < 0:
         raise _fail(tid)
 
 
@@ -240,6 +249,14 @@ def syscall_op(tid: int) -> int:
     if _ptrace(_GET_SYSCALL_INFO, tid, 88, _scratch_at) < 0:
         raise _fail(tid)
     return _scratch[0][0]
+
+
+def syscall_entry(tid: int) -> int | None:
+    """Number of the 64-bit system call that a thread is stopped at the entry of; None elsewhere."""
+    if _ptrace(_GET_SYSCALL_INFO, tid, 88, _scratch_at) < 0:
+        raise _fail(tid)
+    op, arch, nr = _ENTRY.unpack_from(_scratch)
+    return nr if op == OP_ENTRY and arch == _AUDIT_ARCH_X86_64 else None
 
 
 def wait_any(*, block: bool = False) -> tuple[int, int] | None:

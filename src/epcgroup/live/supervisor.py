@@ -27,6 +27,7 @@ from epcgroup.driver import Driver
 from epcgroup.driver.attacks import HostileStore
 from epcgroup.driver.attacks import parse as parse_attack
 from epcgroup.errors import BadInput
+from epcgroup.live import attach as attaching
 from epcgroup.live import loader, members, platform, seccomp
 from epcgroup.live import paranoid as suspicion
 from epcgroup.live.devices import DeviceTable
@@ -36,8 +37,9 @@ from epcgroup.live.tracer import Tracer
 from epcgroup.live.world import WAKE_SIGNAL, World
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 
+    from epcgroup.epc import Caller
     from epcgroup.live.view import View
     from epcgroup.observe.model import Snapshot
 
@@ -148,6 +150,26 @@ class Supervisor:
         loader.release(pid)
         return pid
 
+    def attach(self, pid: int, group: str = "/", *, without: Container[int] = ()) -> list[int]:
+        """Join a running process with its threads and children, in ``group``; the processes joined.
+
+        Until it opens an SGX device it is only watched, and lives on when we end; from then on
+        it ends with us (see `live.attach`). ``without``: processes to leave alone.
+        Raises Refused when it cannot be traced, BadInput when it is none.
+        """
+        member = self.world.machine.groups.lookup(group)
+
+        def adopt(process: int) -> Caller:
+            with self.world.lock:
+                self.world.members.started(process, member)
+            return members.caller_of(process, member)
+
+        return attaching.join(self._tracer, pid, adopt, without=without)
+
+    def let_go(self) -> None:
+        """Leave the joined processes that hold no device, end all others; `run` then returns soon."""
+        self._tracer.let_go()
+
     def run(
         self,
         on_tick: Callable[[Snapshot], None] | None = None,
@@ -174,7 +196,7 @@ class Supervisor:
         return self.world.observer.take()
 
     def close(self) -> None:
-        """Kill what still runs, release everything, undo what was set in this process."""
+        """End what still runs, release everything, undo what was set in this process."""
         self._tracer.kill_all()
         self.world.devices.close()
         signal.signal(END_SIGNAL, self._end_handler)

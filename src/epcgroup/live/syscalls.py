@@ -121,6 +121,12 @@ def _open(tracer: Tracer, task: Task, regs: UserRegs, path: int, flags: int) -> 
     rewrite(tracer, task, regs, changes, opened)
 
 
+def opens_device(task: Task, regs: UserRegs) -> bool:
+    """Whether the call that ``task`` is about to make opens a device of ours."""
+    path = {2: regs.rdi, 257: regs.rsi, 437: regs.rsi}.get(regs.orig_rax)
+    return path is not None and _kind_of(task, path) is not None
+
+
 def _opened_memory(tracer: Tracer, task: Task, fd: int) -> int:
     if fd >= 0:
         debugmem.opened(tracer, task, fd)

@@ -62,8 +62,10 @@ class Task:
         "held",
         "inside",
         "kick",
+        "leaving",
         "mm",
         "on_exit",
+        "on_stop",
         "phase",
         "pid",
         "saved_mask",
@@ -72,6 +74,7 @@ class Task:
         "tid",
         "vdso",
         "view",
+        "watched",
     )
 
     def __init__(self, tid: int, pid: int, mm: AddressSpace, caller: Caller) -> None:
@@ -88,6 +91,11 @@ class Task:
         self.inside: Inside | None = None
         # Called at the next syscall-exit stop (a rewritten or skipped call).
         self.on_exit: Callable[[Task], None] | None = None
+        # Called at the stop that was asked for by PTRACE_INTERRUPT.
+        self.on_stop: Callable[[Task], None] | None = None
+        # Joined while it ran, and owner of nothing yet: it is to survive us (`attach`).
+        self.watched = False
+        self.leaving = False  # to be detached at its next stop
         self.kick: Kick | None = None
         # Signal mask of the program while we run it with another one.
         self.saved_mask: int | None = None

@@ -22,7 +22,8 @@ import traceback
 from collections.abc import Callable, Generator, Iterator
 
 from epcgroup.errors import EpcgroupError
-from epcgroup.live import faults, memory, ptrace, spin, syscalls, threads
+from epcgroup.live import attach, faults, memory, ptrace, spin, syscalls, threads, watched
+from epcgroup.live.guard import Guard
 from epcgroup.live.inject import Injector
 from epcgroup.live.lifecycle import Lifecycle
 from epcgroup.live.task import Phase, Task
@@ -51,6 +52,7 @@ class Tracer:
         self.tasks = world.tasks
         self.injector = Injector()
         self.life = Lifecycle(self)
+        self.guard = Guard()
         self.watch = spin.Watch(world.log)
         self._jobs: list[tuple[Task, Job]] = []
         self._told = False  # that an invariant broke
@@ -162,7 +164,12 @@ class Tracer:
     def resume(self, task: Task, sig: int = 0) -> None:
         """Let the kernel run ``task`` again, delivering ``sig`` if not 0."""
         task.phase = Phase.RUNNING
-        ptrace.cont(task.tid, sig)
+        if task.leaving:
+            attach.let_go(self, task, sig)
+        elif task.watched:
+            ptrace.syscall(task.tid, sig)
+        else:
+            ptrace.cont(task.tid, sig)
 
     def resume_to_exit(self, task: Task, then: Callable[[Task], None]) -> None:
         """Let the current system call finish, then call ``then`` at its exit."""
@@ -203,17 +210,25 @@ class Tracer:
             then, task.on_exit = task.on_exit, None
             if then is not None:
                 then(task)
+            elif task.watched:
+                watched.syscall_stop(self, task)
             else:
                 self.resume(task)
         else:
             faults.signal_stop(self, task, sig)
+        if task.on_stop is not None and event != ptrace.EVENT_STOP:
+            with contextlib.suppress(OSError):
+                ptrace.interrupt(task.tid)  # this stop has answered the request
 
     def _event_stop(self, task: Task, sig: int) -> None:
-        if sig in _GROUP_STOPS:
+        if sig in _GROUP_STOPS and not task.leaving:
             ptrace.listen(task.tid)
         elif task.kick is not None:
             kick, task.kick = task.kick, None
             faults.kicked(self, task, kick)
+        elif task.on_stop is not None:
+            then, task.on_stop = task.on_stop, None
+            then(task)
         else:
             self.resume(task)
 
@@ -223,11 +238,21 @@ class Tracer:
             self.world.release(device)
 
     def kill_all(self) -> None:
-        """End every traced program and wait until it is gone."""
-        for task in list(self.tasks.values()):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(task.pid, signal.SIGKILL)
+        """End every traced program, let those go that were only joined, and wait until all are gone."""
+        self.let_go()
         self.run()
+        self.guard.end()
+
+    def let_go(self) -> None:
+        """The same without waiting: what is still traced afterwards is on its way out."""
+        for task in list(self.tasks.values()):
+            if task.watched and not attach.is_bound(self, task):
+                attach.leave(task)
+            else:
+                if task.tid == task.pid and task.mm.devices():
+                    self.world.log(f"process {task.pid} ({task.command}) owns an enclave and is ended")
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(task.pid, signal.SIGKILL)
 
     # ---- help for the answers ----------------------------------------------
 

@@ -43,6 +43,7 @@ _PHDR = struct.Struct("<IIQQQQQQ")
 _SHDR = struct.Struct("<IIQQQQIIQQ")
 _SYM = struct.Struct("<IBBHQQ")
 _DYN = struct.Struct("<QQ")
+_JUMP = b"\xff\x25\0\0\0\0"  # jmp *0(%rip); the address follows
 _U64 = 2**64 - 1
 
 _SYS_MMAP = 9
@@ -96,12 +97,17 @@ def install(tid: int, injector: Injector, *, enclu: bytes = enter_enclave.ENCLU_
     pid = procfs.tgid(tid)
     base = procfs.auxv(pid)[procfs.AT_SYSINFO_EHDR]
     vdso = _read(pid, base)
-    image = _parse(vdso)
+    before = _installed(pid, base, vdso)
+    image = _parse(vdso) if before is None else None
     code = bytearray(enter_enclave.CODE)
     code[enter_enclave.ENCLU : enter_enclave.ENCLU + 3] = enclu
     insn = vdso.find(inject.SYSCALL_INSN)
     syscall_insn = base + insn if insn >= 0 else inject.find_syscall_insn(pid)
 
+    if image is None:  # by a supervisor that has gone since; the place is good for us too
+        assert before is not None
+        memory.poke_text(pid, before.start, bytes(code))
+        return _info(base, before.start, before.end, syscall_insn)
     exported = image.find(SYMBOL)
     length = page_ceil(len(code) + 2 * len(vdso)) * PAGE_SIZE
     near = base + page_ceil(len(vdso)) * PAGE_SIZE
@@ -118,18 +124,38 @@ def install(tid: int, injector: Injector, *, enclu: bytes = enter_enclave.ENCLU_
     )
     if exported is not None:
         memory.poke_text(pid, start, bytes(code))
-        memory.poke_text(pid, base + exported & _U64, b"\xff\x25\0\0\0\0" + start.to_bytes(8, "little"))
+        memory.poke_text(pid, base + exported & _U64, _JUMP + start.to_bytes(8, "little"))
     else:
         _replace_tables(pid, base, vdso, image, start, bytes(code))
+    return _info(base, start, start + length, syscall_insn)
+
+
+def _info(base: int, start: int, end: int, syscall_insn: int) -> VdsoInfo:
     return VdsoInfo(
         base=base,
         start=start,
-        end=start + length,
+        end=end,
         function=start,
         enclu=start + enter_enclave.ENCLU,
         fixup=start + enter_enclave.FIXUP,
         syscall_insn=syscall_insn,
     )
+
+
+def _installed(pid: int, base: int, vdso: bytes) -> procfs.Mapping | None:
+    """Our mapping, if this vDSO leads to one already."""
+    dynamic = _dynamic(vdso)
+    symtab, table = dynamic.get(_DT_SYMTAB, (0, 0))[1], dynamic.get(_DT_HASH, (0, 0))[1]
+    if symtab < len(vdso):
+        exported = _parse(vdso).find(SYMBOL)
+        if exported is None or vdso[exported : exported + len(_JUMP)] != _JUMP:
+            return None
+        function = int.from_bytes(vdso[exported + len(_JUMP) :][:8], "little")
+    else:
+        count = struct.unpack("<I", memory.read(pid, base + table + 4 & _U64, 4))[0]
+        last = memory.read(pid, base + symtab + (count - 1) * _SYM.size & _U64, _SYM.size)
+        function = base + _SYM.unpack(last)[4] & _U64
+    return next((m for m in procfs.maps(pid) if m.start == function and m.executable), None)
 
 
 def _read(pid: int, base: int) -> bytes:
@@ -140,7 +166,7 @@ def _read(pid: int, base: int) -> bytes:
     raise OSError(errno.ENOEXEC, f"the vDSO of process {pid} is not mapped at {base:#x}")
 
 
-def _parse(vdso: bytes) -> _Image:
+def _dynamic(vdso: bytes) -> dict[int, tuple[int, int]]:
     header = _EHDR.unpack_from(vdso)
     phoff, phnum = header[5], header[10]
     dynamic: dict[int, tuple[int, int]] = {}
@@ -152,6 +178,11 @@ def _parse(vdso: bytes) -> _Image:
                 if tag == _DT_NULL:
                     break
                 dynamic[tag] = (at, value)
+    return dynamic
+
+
+def _parse(vdso: bytes) -> _Image:
+    dynamic = _dynamic(vdso)
     try:
         strtab, symtab = dynamic[_DT_STRTAB][1], dynamic[_DT_SYMTAB][1]
         strings = vdso[strtab : strtab + dynamic[_DT_STRSZ][1]]
