@@ -16,8 +16,9 @@ from epcgroup.epc import SECS_INDEX, STANDARD, Caller, Disable, Enclave, Kind, M
 from epcgroup.epc.invariants import check
 from epcgroup.errors import Busy, Refused
 from epcgroup.testing import TablePager
-from epcgroup.testing.strategies import PATHS, epc_sizes, limits, page_runs, paths, policies
+from epcgroup.testing.strategies import PATHS, epc_sizes, extended_policies, limits, page_runs, paths
 from epcgroup.testing.table import NOT_MAPPED, touch, touch_vepc
+from epcgroup.units import U64_MAX
 
 SIZE = 64
 
@@ -36,12 +37,13 @@ class Signals:
 
 
 class EngineMachine(RuleBasedStateMachine):
-    @initialize(policy=policies(), pages=epc_sizes(), limit=limits(), count=st.integers(1, SIZE))
+    @initialize(policy=extended_policies(), pages=epc_sizes(), limit=limits(), count=st.integers(1, SIZE))
     def start(self, policy: Policy, pages: int, limit: int | None, count: int) -> None:
         """Begin with tenants at work, so that things collide soon."""
         self.pager = TablePager()
         self.machine = Machine(epc_pages=pages, policy=policy, pager=self.pager)
         self.policy = policy
+        self.standard = policy.name == STANDARD.name
         self.signals = Signals()
         self.callers: list[Caller] = []  # one process a group at most
         self.enclaves: list[Enclave] = []
@@ -76,6 +78,19 @@ class EngineMachine(RuleBasedStateMachine):
             group = self.machine.groups.lookup(path)
             self.machine.set_max(group, limit)
             self.above[group] = group.usage[self.machine.resource]
+
+    @precondition(lambda self: self.policy.soft_limits)
+    @rule(path=paths(), name=st.sampled_from(("low", "high")), limit=limits())
+    def set_soft(self, path: str, name: str, limit: int | None) -> None:
+        if path in self.machine.groups and path != "/":
+            self.machine.set_soft(self.machine.groups.lookup(path), name, U64_MAX if limit is None else limit)
+
+    @rule(path=paths(), pages=st.integers(1, 40))
+    def reclaim(self, path: str, pages: int) -> None:
+        if path in self.machine.groups and self.pager.refuse is None:
+            group = self.machine.groups.lookup(path)
+            there = group.below
+            assert self.machine.reclaim(group, pages) >= min(pages, there)
 
     @precondition(lambda self: len(self.callers) < 4)
     @rule(path=paths())
@@ -138,7 +153,7 @@ class EngineMachine(RuleBasedStateMachine):
     def touch_all(self, caller: Caller, enclave: Enclave, run: range, sgx2: bool) -> None:
         for index in run:
             calls = touch(self.machine, self.pager, caller, enclave, index, sgx2)
-            if self.policy is STANDARD:
+            if self.standard:
                 # Each level that refuses costs one turn; nobody waits for ever.
                 assert calls != NOT_MAPPED
             if calls < 0:
@@ -210,7 +225,7 @@ class EngineMachine(RuleBasedStateMachine):
         self.guests.append(guest)
         for index in run[:10]:
             calls = touch_vepc(self.machine, caller, guest, index)
-            assert self.policy is not STANDARD or calls != NOT_MAPPED
+            assert not self.standard or calls != NOT_MAPPED
             if calls < 0:
                 return
 

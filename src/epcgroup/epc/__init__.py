@@ -8,7 +8,7 @@ from epcgroup.epc.group import Group
 from epcgroup.epc.machine import Machine
 from epcgroup.epc.pager import Pager
 from epcgroup.epc.pages import SECS_INDEX, VA_INDEX, Counters, Enclave, EpcPage, Kind, State, Vepc
-from epcgroup.epc.policy import POLICIES, STANDARD, V5, V17, Disable, Policy, by_name
+from epcgroup.epc.policy import POLICIES, STANDARD, V5, V17, Disable, Policy, by_name, with_soft_limits
 
 __all__ = [
     "POLICIES",
@@ -30,4 +30,5 @@ __all__ = [
     "State",
     "Vepc",
     "by_name",
+    "with_soft_limits",
 ]

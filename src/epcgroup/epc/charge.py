@@ -17,7 +17,7 @@ from __future__ import annotations
 from epcgroup.epc.caller import Caller
 from epcgroup.epc.group import Group
 from epcgroup.epc.policy import Target
-from epcgroup.epc.queue import excess, queue_work
+from epcgroup.epc.queue import above_high, excess, queue_work
 from epcgroup.epc.reclaim import Effort
 from epcgroup.epc.state import Epc
 from epcgroup.epc.walk import nothing_reclaimable
@@ -51,6 +51,8 @@ def charge(epc: Epc, caller: Caller, pages: int, may_reclaim: bool) -> None:
         if not effort.round(target, _batch(epc, target, pages)):
             raise NoEpc(f"{refusing.path} is at its limit and no page of {target.path} can be written out")
     group.pins += pages
+    if policy.soft_limits:
+        above_high(epc, group)
 
 
 def _ask_worker(epc: Epc, target: Group, pages: int) -> None:

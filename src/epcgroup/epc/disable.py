@@ -30,7 +30,7 @@ def disable_one(epc: Epc, group: Group) -> bool:
     how = epc.policy.disable
     if how is Disable.CASCADE:
         return _drop_first_entry(epc, group)
-    if how is Disable.ONE_AND_WAIT and excess(epc, group, 0) > 0:
+    if how is Disable.ONE_AND_WAIT and excess(epc, group, 0, hard=True) > 0:
         _disable_and_wait(epc, group)
     return False
 

@@ -96,6 +96,8 @@ def _secs_and(epc: Epc, caller: Caller, enclave: Enclave, pages: int) -> list[Ep
     _fill(epc, enclave, SECS_INDEX, secs, rest)
     secs.enclave, secs.kind, secs.index = enclave, Kind.SECS, SECS_INDEX
     enclave.secs = secs
+    enclave.counters.secs_loaded += 1
+    secs.group.counters.secs_loaded += 1  # type: ignore[union-attr]  # in use, so charged
     record(epc, secs)
     return rest
 

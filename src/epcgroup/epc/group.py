@@ -15,7 +15,7 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 from epcgroup.epc.lru import PageList
-from epcgroup.epc.pages import Counters
+from epcgroup.epc.pages import Counters, Kind
 from epcgroup.misc import tree
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ class Group(tree.Group):
         "counters",
         "cursor",
         "hopeless",
+        "kinds",
         "past",
         "queued",
         "reclaimable",
@@ -54,6 +55,7 @@ class Group(tree.Group):
         self.wanted = 0  # pages that a refused fault waits for
         self.hopeless = False  # the worker's last run ended with nothing that can be written
         self.victim: Enclave | None = None  # disabled for this group's sake and not closed yet
+        self.kinds = [0] * len(Kind)  # pages charged to this very group, by kind; children are not counted
         self.counters = Counters()
         self.past = Counters()  # of children that are released: a subtree's sums never fall
 

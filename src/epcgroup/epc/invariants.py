@@ -89,6 +89,7 @@ def _check_lists(machine: Epc, pages: list[EpcPage], groups: list[Group]) -> Non
 
 def _check_usage(machine: Epc, pages: list[EpcPage], groups: list[Group]) -> None:
     direct = Counter(page.group for page in pages)
+    kinds = Counter((page.group, page.kind) for page in pages)
     subtree: Counter[Group] = Counter()
     for payer, count in direct.items():
         level = payer
@@ -101,6 +102,8 @@ def _check_usage(machine: Epc, pages: list[EpcPage], groups: list[Group]) -> Non
         usage = group.usage[machine.resource]
         _must(usage == subtree[group] * PAGE_SIZE, "INV-1", f"{group}: {usage}, {subtree[group]} pages")
         _must(group.peak[machine.resource] >= usage, "INV-10", group)
+        for kind in (Kind.SECS, Kind.VA, Kind.VEPC):
+            _must(group.kinds[kind] == kinds[group, kind], "INV-1", f"{group} counts its {kind.name} pages")
         _must(group.pins >= direct[group], "INV-9", f"{group}: {group.pins} pins")
     root = machine.groups.root
     _must(root.usage[machine.resource] <= machine.groups.capacity[machine.resource], "INV-2", root)

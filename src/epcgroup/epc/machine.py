@@ -15,7 +15,7 @@ in :meth:`Machine.step` and :meth:`Machine.settle`, never by itself.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from epcgroup.epc import background, enclaves, fault, release, track, vepc
 from epcgroup.epc.alloc import global_batch
@@ -24,8 +24,9 @@ from epcgroup.epc.group import Group
 from epcgroup.epc.pager import Pager
 from epcgroup.epc.pages import Enclave, EpcPage, State, Vepc
 from epcgroup.epc.policy import Policy
-from epcgroup.epc.queue import max_written, should_reclaim
-from epcgroup.epc.reclaim import reclaim
+from epcgroup.epc.queue import high_written, max_written, should_reclaim
+from epcgroup.epc.reclaim import reclaim, reclaiming
+from epcgroup.epc.stat import stat
 from epcgroup.epc.state import Epc
 from epcgroup.epc.walk import nothing_reclaimable
 from epcgroup.errors import Busy
@@ -46,6 +47,7 @@ class Machine(Epc):
         """``resources``: capacities of other misc resources, by key."""
         super().__init__(epc_pages=epc_pages, policy=policy, pager=pager, resources=resources)
         self.groups.max_written = self._max_written
+        self.groups.high_written = self._high_written
         self.groups.group_freed = self._group_freed
         self._next_id = 1
 
@@ -154,6 +156,22 @@ class Machine(Epc):
         """
         files.set_max(self.groups, group, self.resource, U64_MAX if limit is None else limit)
 
+    def set_soft(self, group: Group, name: str, limit: int) -> None:
+        """Store ``low`` or ``high`` in bytes (spec 9.2), as a write to misc.low or misc.high does."""
+        files.set_soft(self.groups, group, name, self.resource, limit)
+
+    def reclaim(self, group: Group, pages: int) -> int:
+        """Evict so many pages of a group's subtree now; how many it came to (a few more, or fewer)."""
+        return sum(self.reclaiming(group, pages))
+
+    def reclaiming(self, group: Group, pages: int) -> Iterator[int]:
+        """As reclaim, a round at a time: pages evicted by each. Other operations may come between."""
+        return reclaiming(self, group, pages)
+
+    def stat(self, group: Group) -> dict[str, int]:
+        """What a group's subtree holds (pages) and did (counts), by name; see epc.stat."""
+        return stat(self, group)
+
     def usage(self, group: Group) -> int:
         """Bytes charged to a group and its descendants (misc.current)."""
         return group.usage[self.resource]
@@ -189,6 +207,10 @@ class Machine(Epc):
     def _max_written(self, group: Group, resource: int) -> None:
         if resource == self.resource:
             max_written(self, group)
+
+    def _high_written(self, group: Group, resource: int) -> None:
+        if resource == self.resource:
+            high_written(self, group)
 
     def _group_freed(self, group: Group) -> None:
         release.group_freed(self, group)

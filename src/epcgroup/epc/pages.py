@@ -160,6 +160,7 @@ class Counters:
         "removed",
         "retried",
         "scanned",
+        "secs_loaded",
         "young",
     )
 
@@ -168,6 +169,7 @@ class Counters:
         self.augmented = 0  # EAUG
         self.evicted = 0  # EWB, SECS included
         self.loaded = 0  # ELDU, SECS included
+        self.secs_loaded = 0  # of the loaded pages, how many were a SECS
         self.removed = 0  # EREMOVE of a page in use
         self.faults = 0  # fault-handler calls for a page that was not resident
         self.retried = 0  # of those, how many ended in "busy"

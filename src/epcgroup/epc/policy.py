@@ -15,7 +15,7 @@ ask for a version. To compare a new idea, add a record.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from epcgroup.errors import BadInput
@@ -118,6 +118,9 @@ class Policy:
     high: int
     scale_watermarks: bool  # to a sixteenth and an eighth of a small EPC
 
+    # misc.low protects, misc.high is a soft limit (RFC v1, spec 9.2); no posting since has them.
+    soft_limits: bool = False
+
     @property
     def track_unreclaimable(self) -> bool:
         """Whether SECS and VA pages are on a list: only to find a victim."""
@@ -206,6 +209,11 @@ STANDARD = Policy(
 )
 
 POLICIES = {policy.name: policy for policy in (STANDARD, V5, V17)}
+
+
+def with_soft_limits(policy: Policy) -> Policy:
+    """The same policy, with misc.low and misc.high."""
+    return replace(policy, soft_limits=True, misc=rules.with_soft_limits(policy.misc))
 
 
 def by_name(name: str) -> Policy:

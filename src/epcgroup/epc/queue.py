@@ -52,10 +52,15 @@ def usage_pages(epc: Epc, group: Group) -> int:
     return group.usage[epc.resource] >> PAGE_SHIFT
 
 
-def excess(epc: Epc, group: Group, wanted: int) -> int:
-    """Pages by which a group is above the goal of its worker; not positive: nothing to do."""
-    goal = epc.policy.goal(limit_pages(epc, group), epc.epc_pages, wanted)
-    return usage_pages(epc, group) - goal
+def excess(epc: Epc, group: Group, wanted: int, *, hard: bool = False) -> int:
+    """Pages by which a group is above the goal of its worker; not positive: nothing to do.
+
+    The worker aims below the soft limit too; ``hard``: leave that out.
+    """
+    limit = limit_pages(epc, group)
+    if epc.policy.soft_limits and not hard:
+        limit = min(limit, group.high[epc.resource] >> PAGE_SHIFT)
+    return usage_pages(epc, group) - epc.policy.goal(limit, epc.epc_pages, wanted)
 
 
 def should_reclaim(epc: Epc, group: Group) -> bool:
@@ -69,4 +74,21 @@ def max_written(epc: Epc, group: Group) -> None:
     if what is OnMaxWritten.WORKER or (
         what is OnMaxWritten.WORKER_IF_ABOVE and usage_pages(epc, group) > limit_pages(epc, group)
     ):
+        queue_work(epc, group)
+
+
+def above_high(epc: Epc, group: Group) -> None:
+    """After a charge: whoever is above its soft limit has work; nobody waits for it (spec 9.2)."""
+    resource = epc.resource
+    level: Group | None = group
+    while level is not None:
+        if level.usage[resource] > level.high[resource]:
+            level.wanted = max(level.wanted, 1)  # room for some charges more, not page by page
+            queue_work(epc, level)
+        level = level.parent
+
+
+def high_written(epc: Epc, group: Group) -> None:
+    """What follows a stored soft limit."""
+    if epc.policy.soft_limits and group.usage[epc.resource] > group.high[epc.resource]:
         queue_work(epc, group)

@@ -20,15 +20,17 @@ ignore age (v5's promise 5, "reclaim is forced"), and when it gives up.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import repeat
 
 from epcgroup.epc.group import Group
 from epcgroup.epc.pages import NOT_TRACKED, RECLAIM_IN_PROGRESS, RECLAIMABLE, Enclave, EpcPage
 from epcgroup.epc.policy import Walk
+from epcgroup.epc.protect import turns
 from epcgroup.epc.release import finish_release, free_page
 from epcgroup.epc.state import Epc
 from epcgroup.epc.track import drop
-from epcgroup.epc.walk import lists_from_top, take_next
+from epcgroup.epc.walk import lists_from_top, nothing_reclaimable, take_next
 
 
 class Effort:
@@ -68,6 +70,8 @@ class Effort:
 
 def reclaim(epc: Epc, top: Group, pages: int, ignore_age: bool = False) -> tuple[int, int]:
     """One round over a subtree: (pages looked at, pages written)."""
+    if epc.policy.soft_limits:
+        return _reclaim_soft(epc, top, pages, ignore_age)
     if epc.policy.walk is Walk.RESTART:
         batch: list[EpcPage] = []
         for group in lists_from_top(epc, top):
@@ -83,6 +87,46 @@ def reclaim(epc: Epc, top: Group, pages: int, ignore_age: bool = False) -> tuple
         scanned += len(batch)
         written += _reclaim_batch(epc, batch, ignore_age)
     return scanned, written
+
+
+def _reclaim_soft(epc: Epc, top: Group, pages: int, ignore_age: bool) -> tuple[int, int]:
+    # The same round with misc.low and misc.high: group by group, as those two let it.
+    one_batch = epc.policy.walk is Walk.RESTART
+    whole_lists = not one_batch and not epc.policy.batch_by_need
+    scanned = written = 0
+    batch: list[EpcPage] = []
+    for group in turns(epc, top):
+        _isolate(group, epc.policy.batch_max if whole_lists else pages - scanned, batch)
+        scanned += len(batch)
+        if not one_batch:
+            written += _reclaim_batch(epc, batch, ignore_age)
+            batch = []
+        else:
+            scanned = len(batch)
+        if scanned >= pages:
+            break
+    return scanned, written + _reclaim_batch(epc, batch, ignore_age)
+
+
+def reclaiming(epc: Epc, top: Group, pages: int) -> Iterator[int]:
+    """Rounds until so many pages are evicted; yields what each evicted.
+
+    Age is honoured as long as that gives pages: after a whole turn without one,
+    young pages go too, and after another turn without one this ends.
+    """
+    idle = 0
+    ignore_age = False
+    while pages > 0 and not nothing_reclaimable(epc, top):
+        scanned, written = reclaim(epc, top, min(pages, epc.policy.batch_max), ignore_age)
+        if not scanned:
+            return
+        yield written
+        pages -= written
+        idle = 0 if written else idle + scanned
+        if idle and idle >= top.below:
+            if ignore_age:
+                return
+            idle, ignore_age = 0, True
 
 
 def _isolate(group: Group, limit: int, batch: list[EpcPage]) -> None:

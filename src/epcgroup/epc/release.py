@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from epcgroup.epc.group import Group
-from epcgroup.epc.pages import NOBODY, Enclave, EpcPage
+from epcgroup.epc.pages import CHILD, NOBODY, Enclave, EpcPage
 from epcgroup.epc.queue import queue_work
 from epcgroup.epc.state import Epc
 from epcgroup.epc.track import drop
@@ -19,6 +19,9 @@ def free_page(epc: Epc, page: EpcPage) -> None:
     """
     group = page.group
     assert group is not None
+    if page.kind is not CHILD:
+        group.kinds[page.kind] -= 1
+        page.kind = CHILD
     page.group = None
     page.enclave = NOBODY
     page.vepc = None

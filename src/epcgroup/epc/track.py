@@ -27,7 +27,9 @@ def record(epc: Epc, page: EpcPage) -> None:
         page.state = RECLAIMABLE
         group.reclaimable.append(page)
         group.count(1)
-    elif epc.policy.track_unreclaimable:
+        return
+    group.kinds[page.kind] += 1
+    if epc.policy.track_unreclaimable:
         page.state = UNRECLAIMABLE
         group.unreclaimable.append(page)
 

@@ -29,6 +29,8 @@ def fault_vepc(epc: Epc, caller: Caller, vepc: Vepc, index: int) -> EpcPage:
     page = allocate(epc, caller, 1, may_reclaim=False)[0]
     page.vepc, page.kind, page.index = vepc, Kind.VEPC, index
     vepc.pages[index] = page
+    assert page.group is not None
+    page.group.kinds[Kind.VEPC] += 1
     return page
 
 

@@ -38,11 +38,12 @@ def worker(epc: Epc, group: Group) -> Iterator[None]:
     while (above := excess(epc, group, wanted)) > 0:
         if not policy.batch_by_need or not batch or not wanted:
             batch = max(policy.batch_min, min(above, policy.batch_max))
+        above_limit = excess(epc, group, wanted, hard=True) > 0  # and not only the soft one
         if nothing_reclaimable(epc, group):
-            if not disable_one(epc, group):
+            if not above_limit or not disable_one(epc, group):
                 return
         elif not effort.round(group, batch):
-            group.hopeless = True  # nothing can be written: let the next fault fail
+            group.hopeless = above_limit  # nothing can be written: let the next fault fail
             return
         elif excess(epc, group, wanted) <= 0:
             return  # done before anybody takes the room again: the next run has a whole batch to do

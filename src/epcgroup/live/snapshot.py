@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from epcgroup.epc import Kind
 from epcgroup.observe.model import EnclaveView, GroupView, NodeView, ProcessView, Snapshot, ThreadView
 from epcgroup.units import U64_MAX
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from epcgroup.live.task import Task
     from epcgroup.live.world import World
 
-# Of one group: limit, current, peak, events, local events; its own loads and evictions.
-Numbers = tuple[int | None, int, int, int, int, int, int]
+# Of one group: limit, current, peak, events, local events; its own loads, evictions, SECS and VA pages.
+Numbers = tuple[int | None, int, int, int, int, int, int, int, int]
 
 
 class Observer:
@@ -48,12 +48,11 @@ class Observer:
             with world.lock:
                 groups = list(machine.groups.walk(machine.groups.root))
                 numbers = _numbers(groups, machine.resource)
-                unreclaimable = self._unreclaimable()
                 enclaves = tuple(view_of(world, device) for device in world.devices if device.created)
                 ended = tuple(world.ended)
                 free = machine.free
                 now = time.monotonic() - world.started
-            views = self._groups(groups, numbers, unreclaimable)
+            views = self._groups(groups, numbers)
         return Snapshot(
             time_s=now,
             policy=machine.policy.name,
@@ -66,23 +65,10 @@ class Observer:
             started=self._started,
         )
 
-    def _unreclaimable(self) -> dict[Group, list[int]]:
-        """Resident control pages and version arrays, by the group that pays. Hold the lock."""
-        counts: defaultdict[Group, list[int]] = defaultdict(lambda: [0, 0])
-        for enclave in self._world.machine.enclaves.values():
-            if enclave.secs is not None and enclave.secs.group is not None:
-                counts[enclave.secs.group][0] += 1
-            for page in enclave.va_pages:
-                if page.group is not None:
-                    counts[page.group][1] += 1
-        return counts
-
-    def _groups(
-        self, groups: list[Group], numbers: list[Numbers], unreclaimable: dict[Group, list[int]]
-    ) -> tuple[GroupView, ...]:
+    def _groups(self, groups: list[Group], numbers: list[Numbers]) -> tuple[GroupView, ...]:
         world, before = self._world, self._views
         now: dict[Group, tuple[tuple[float | None, ...], GroupView]] = {}
-        sums = _subtree_sums(groups, numbers, unreclaimable)
+        sums = _subtree_sums(groups, numbers)
         for group, own, (loaded, evicted, secs, va) in zip(groups, numbers, sums, strict=True):
             if not group.online:
                 continue
@@ -108,20 +94,16 @@ def _numbers(groups: Iterable[Group], at: int) -> list[Numbers]:
             group.events_local[at],
             group.counters.loaded + group.past.loaded,
             group.counters.evicted + group.past.evicted,
+            group.kinds[Kind.SECS],
+            group.kinds[Kind.VA],
         )
         for group in groups
     ]
 
 
-def _subtree_sums(
-    groups: list[Group], numbers: list[Numbers], unreclaimable: dict[Group, list[int]]
-) -> list[list[int]]:
+def _subtree_sums(groups: list[Group], numbers: list[Numbers]) -> list[list[int]]:
     """Loads, evictions, SECS, VA of each group and all below; ``groups`` has parents first."""
-    nothing = (0, 0)
-    sums = [
-        [own[5], own[6], *unreclaimable.get(group, nothing)]
-        for group, own in zip(groups, numbers, strict=True)
-    ]
+    sums = [list(own[5:]) for own in numbers]
     place = {group: at for at, group in enumerate(groups)}
     for at in range(len(groups) - 1, 0, -1):
         if any(sums[at]):

@@ -7,7 +7,17 @@ It knows nothing of SGX. Start with :class:`Tree`, charge with
 from epcgroup.misc import files
 from epcgroup.misc.charge import try_charge, uncharge
 from epcgroup.misc.events import RateLimiter, Subscriptions
-from epcgroup.misc.rules import SGX_EPC, STANDARD, V5, V6_12, V17, VARIANTS, EventRule, Rules
+from epcgroup.misc.rules import (
+    SGX_EPC,
+    STANDARD,
+    V5,
+    V6_12,
+    V17,
+    VARIANTS,
+    EventRule,
+    Rules,
+    with_soft_limits,
+)
 from epcgroup.misc.tree import Group, Tree
 
 __all__ = [
@@ -26,4 +36,5 @@ __all__ = [
     "files",
     "try_charge",
     "uncharge",
+    "with_soft_limits",
 ]

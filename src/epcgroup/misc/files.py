@@ -49,10 +49,13 @@ def write(tree: Tree[G], group: G, name: str, data: bytes) -> int:
         return 0
     if len(data) > PAGE_SIZE:
         raise Refused("more than 4096 bytes in one write", errno.E2BIG)
-    if name != "max":
+    if name not in ("max", "low", "high"):
         raise Refused(f"misc.{name} is read-only", errno.EINVAL)
     resource, limit = parse_max(tree, data)
-    set_max(tree, group, resource, limit)
+    if name == "max":
+        set_max(tree, group, resource, limit)
+    else:
+        set_soft(tree, group, name, resource, limit)
     return len(data)
 
 
@@ -66,8 +69,21 @@ def set_max(tree: Tree[G], group: G, resource: int, limit: int) -> None:
         tree.max_written(group, resource)
 
 
+def set_soft(tree: Tree[G], group: G, name: str, resource: int, limit: int) -> None:
+    """Store a protection (``low``) or a soft limit (``high``).
+
+    Raises Refused (EINVAL) for a resource of which nothing can be taken back.
+    """
+    key = tree.rules.resources[resource]
+    if key not in tree.rules.soft:
+        raise Refused(f"nothing of {key!r} can be reclaimed; it has no misc.{name}", errno.EINVAL)
+    (group.low if name == "low" else group.high)[resource] = limit
+    if name == "high" and tree.high_written is not None:
+        tree.high_written(group, resource)
+
+
 def parse_max(tree: Tree[G], data: bytes) -> tuple[int, int]:
-    """(resource number, limit) of one line written to misc.max.
+    """(resource number, limit) of one line written to misc.max, low or high.
 
     The order of the checks is the kernel's: the number is parsed before the
     resource's presence is asked for, so an absent resource may say ERANGE.
@@ -120,8 +136,10 @@ def _line(tree: Tree[G], group: G, name: str, number: int, key: str) -> str | No
     present = bool(tree.capacity[number])
     if name == "capacity":
         return f"{key} {tree.capacity[number]}\n" if present else None
-    if name == "max":
-        limit = group.max[number]
+    if name in ("max", "low", "high"):
+        if name != "max" and key not in tree.rules.soft:
+            return None
+        limit = (group.max if name == "max" else group.low if name == "low" else group.high)[number]
         return f"{key} {'max' if limit == U64_MAX else limit}\n" if present else None
     if name in ("events", "events.local"):
         count = (group.events if name == "events" else group.events_local)[number]

@@ -8,7 +8,7 @@ field here; no code asks for a version.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 SGX_EPC = "sgx_epc"
@@ -34,6 +34,7 @@ class Rules:
     root_files: frozenset[str]
     group_files: frozenset[str]
     event_rule: EventRule
+    soft: frozenset[str] = frozenset()  # resources that misc.low and misc.high are for (no kernel's)
     counts_subsystems: bool = False  # nr_subsys_misc and nr_dying_subsys_misc in cgroup.stat (6.12)
 
     def index(self, resource: str) -> int:
@@ -71,5 +72,11 @@ STANDARD = Rules(
     event_rule=EventRule.LOCAL,
     counts_subsystems=True,
 )
+
+
+def with_soft_limits(rules: Rules) -> Rules:
+    """The same controller with misc.low and misc.high for EPC (the RFC's files, spec 9.2)."""
+    return replace(rules, group_files=rules.group_files | {"low", "high"}, soft=frozenset({SGX_EPC}))
+
 
 VARIANTS = {rules.name: rules for rules in (V5, V6_12, V17, STANDARD)}

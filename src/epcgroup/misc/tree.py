@@ -28,7 +28,7 @@ from epcgroup.units import U64_MAX
 class Group:
     """One misc cgroup: counters by resource number, and its place in the tree.
 
-    ``max``, ``usage``, ``events``, ``events_local`` and ``peak`` are lists
+    ``max``, ``low``, ``high``, ``usage``, ``events``, ``events_local`` and ``peak`` are lists
     indexed by ``Rules.index``; amounts are in the resource's unit (bytes for
     ``sgx_epc``), kept modulo 2^64 as the kernel's counters are. ``tasks`` counts
     processes, ``pins`` things charged directly to this very group.
@@ -38,8 +38,10 @@ class Group:
         "events",
         "events_local",
         "first_child",
+        "high",
         "id",
         "last_child",
+        "low",
         "max",
         "name",
         "next_sibling",
@@ -71,6 +73,8 @@ class Group:
         self.next_sibling: Group | None = None
         self.prev_sibling: Group | None = None
         self.max = [U64_MAX] * resources
+        self.low = [0] * resources
+        self.high = [U64_MAX] * resources
         self.usage = [0] * resources
         self.events = [0] * resources
         self.events_local = [0] * resources
@@ -99,6 +103,7 @@ class Tree(Generic[G]):
 
     Hooks, plain attributes that an owner may set:
     ``max_written(group, resource)`` after every stored limit,
+    ``high_written(group, resource)`` after every stored soft limit,
     ``group_freed(group)`` when a group is released,
     ``notify(group, file)`` when a file's contents were announced as changed
     (``"events"`` or ``"events.local"``; see misc.events).
@@ -113,6 +118,7 @@ class Tree(Generic[G]):
         self.capacity = [0] * len(rules.resources)
         self.dying: deque[G] = deque()
         self.max_written: Callable[[G, int], None] | None = None
+        self.high_written: Callable[[G, int], None] | None = None
         self.group_freed: Callable[[G], None] | None = None
         self.notify: Callable[[G, str], None] | None = None
         self.underflows = 0

@@ -51,6 +51,11 @@ class Store:
     def __init__(self, epc_pages: int, policy: Policy, *, sgx2: bool = False, log_room: int = 0) -> None:
         if epc_pages < 1:
             raise BadInput(f"an EPC of {epc_pages} pages; it needs at least 1 (6 to run anything)")
+        if policy.soft_limits:
+            raise BadInput(
+                f"policy {policy.name!r} with misc.low and misc.high: the compiled engine knows misc.max "
+                "only; use the reference engine (epcgroup.epc.Machine)"
+            )
         if policy.goal not in _GOALS:
             raise BadInput(f"policy {policy.name!r}: its goal is not one that the compiled engine knows")
         self.policy = policy

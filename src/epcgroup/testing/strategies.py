@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from epcgroup.epc import POLICIES, Policy
+from epcgroup.epc import POLICIES, Policy, with_soft_limits
 from epcgroup.units import PAGE_SIZE
 
 PATHS = ("/a", "/b", "/a/c", "/a/d", "/a/c/e")
@@ -17,6 +17,11 @@ PATHS = ("/a", "/b", "/a/c", "/a/d", "/a/c/e")
 def policies() -> st.SearchStrategy[Policy]:
     """Every policy there is."""
     return st.sampled_from(list(POLICIES.values()))
+
+
+def extended_policies() -> st.SearchStrategy[Policy]:
+    """Every policy there is, without and with misc.low and misc.high."""
+    return policies() | policies().map(with_soft_limits)
 
 
 def epc_sizes() -> st.SearchStrategy[int]:
