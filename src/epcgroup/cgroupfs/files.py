@@ -41,14 +41,23 @@ def names(tree: CgroupTree[G], cgroup: Cgroup[G]) -> list[str]:
         found |= core.BELOW_ROOT.keys()
     if cgroup.group is not None:
         found |= {f"misc.{name}" for name in misc_files.names(tree.misc, cgroup.group)}
+        if tree.extra is not None:
+            found |= tree.extra.modes.keys()
     return sorted(found)
 
 
 def exists(tree: CgroupTree[G], cgroup: Cgroup[G], name: str) -> bool:
     """Whether a cgroup's directory has a file of that name."""
     if name.startswith("misc."):
-        return cgroup.group is not None and name[5:] in misc_files.names(tree.misc, cgroup.group)
+        return cgroup.group is not None and (
+            name[5:] in misc_files.names(tree.misc, cgroup.group) or is_extra(tree, name)
+        )
     return name in core.EVERYWHERE or (name in core.BELOW_ROOT and cgroup is not tree.root)
+
+
+def is_extra(tree: CgroupTree[G], name: str) -> bool:
+    """Whether a file of that name would be one beyond the kernel's."""
+    return tree.extra is not None and name in tree.extra.modes
 
 
 def read(tree: CgroupTree[G], cgroup: Cgroup[G], name: str) -> bytes:
@@ -58,6 +67,8 @@ def read(tree: CgroupTree[G], cgroup: Cgroup[G], name: str) -> bytes:
     """
     _must_exist(tree, cgroup, name)
     if name.startswith("misc.") and cgroup.group is not None:
+        if tree.extra is not None and name in tree.extra.modes:
+            return tree.extra.read(cgroup.group, name)
         return misc_files.read(tree.misc, cgroup.group, name[5:])
     return _core_text(tree, cgroup, name).encode()
 
@@ -81,6 +92,18 @@ def write(tree: CgroupTree[G], cgroup: Cgroup[G], name: str, data: bytes, writer
     if handler is None:
         raise Refused(f"{name} is read-only", errno.EINVAL)
     handler(tree, cgroup, data.split(b"\0", 1)[0].strip(_BLANK), writer)
+    return len(data)
+
+
+def write_extra(tree: CgroupTree[G], cgroup: Cgroup[G], name: str, data: bytes) -> int:
+    """As write, to a file beyond the kernel's. It may take long and takes the lock itself."""
+    if not data:
+        return 0
+    if len(data) > PAGE_SIZE:
+        raise Refused("more than 4096 bytes in one write", errno.E2BIG)
+    if cgroup.group is None or tree.extra is None:
+        raise OutOfRange(f"no file {name} in {cgroup.path}", errno.ENOENT)
+    tree.extra.write(cgroup.group, name, data)
     return len(data)
 
 

@@ -265,7 +265,10 @@ class CgroupFs(mfusepy.Operations):  # type: ignore[misc]  # mfusepy has no type
         with self._lock:
             if not self._there(file):
                 raise OSError(errno.ENODEV, file.path)
-            done = files.write(self._tree, file.cgroup, file.name, bytes(data), writer)
+            extra = files.is_extra(self._tree, file.name)
+            done = 0 if extra else files.write(self._tree, file.cgroup, file.name, bytes(data), writer)
+        if extra:
+            done = files.write_extra(self._tree, file.cgroup, file.name, bytes(data))
         self._written()
         return done
 

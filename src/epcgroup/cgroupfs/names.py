@@ -21,9 +21,10 @@ BELOW_ROOT = {
     "cgroup.kill": 0o200,
     "cgroup.type": 0o644,
 }
+_LIMITS = {"misc.max", "misc.low", "misc.high"}
 _MODES = EVERYWHERE | BELOW_ROOT
 
 
 def mode(file: str) -> int:
     """Permission bits that a file is created with."""
-    return _MODES.get(file, 0o644 if file == "misc.max" else 0o444)
+    return _MODES.get(file, 0o644 if file in _LIMITS else 0o444)

@@ -12,7 +12,7 @@ from epcgroup.cgroupfs.access import Attributes, Credentials
 from epcgroup.cgroupfs.cgroup import Cgroup
 from epcgroup.cgroupfs.tree import CgroupTree
 from epcgroup.errors import BadInput, EpcgroupError
-from epcgroup.misc.files import set_max
+from epcgroup.misc.files import set_max, set_soft
 from epcgroup.misc.tree import G
 from epcgroup.units import U64_MAX
 
@@ -25,14 +25,20 @@ def dump(tree: CgroupTree[G]) -> dict[str, Any]:
 
 
 def _cgroup(tree: CgroupTree[G], cgroup: Cgroup[G]) -> dict[str, Any]:
-    limits = {}
+    limits: dict[str, dict[str, int]] = {}
     if cgroup.group is not None:
-        keys = zip(tree.misc.rules.resources, cgroup.group.max, strict=True)
-        limits = {key: limit for key, limit in keys if limit != U64_MAX}
+        resources = tree.misc.rules.resources
+        for name, amounts, unset in (
+            ("max", cgroup.group.max, U64_MAX),
+            ("low", cgroup.group.low, 0),
+            ("high", cgroup.group.high, U64_MAX),
+        ):
+            keys = zip(resources, amounts, strict=True)
+            limits[name] = {key: limit for key, limit in keys if limit != unset}
     return {
         "path": cgroup.path,
         "delegates": cgroup.delegates,
-        "max": limits,
+        **limits,
         "max_depth": cgroup.max_depth,
         "max_descendants": cgroup.max_descendants,
         "freeze": cgroup.freeze,
@@ -66,7 +72,18 @@ def _restore(tree: CgroupTree[G], entry: dict[str, Any]) -> None:
     tree.control(cgroup, entry["delegates"])
     cgroup.directory = Attributes(*entry["directory"])
     cgroup.attributes = {name: Attributes(*owner) for name, owner in entry["files"].items()}
-    for key, limit in entry["max"].items():
-        if cgroup.group is not None and key in tree.misc.rules.resources and cgroup is not tree.root:
-            set_max(tree.misc, cgroup.group, tree.misc.resource(key), int(limit))
+    if cgroup.group is not None and cgroup is not tree.root:
+        _limit(tree, cgroup.group, entry)
     tree.set_freeze(cgroup, entry["freeze"])
+
+
+def _limit(tree: CgroupTree[G], group: G, entry: dict[str, Any]) -> None:
+    """Limits of resources that this machine has; soft ones where it has any."""
+    rules = tree.misc.rules
+    for key, limit in entry.get("max", {}).items():
+        if key in rules.resources:
+            set_max(tree.misc, group, tree.misc.resource(key), int(limit))
+    for name in ("low", "high"):
+        for key, limit in entry.get(name, {}).items():
+            if key in rules.soft:
+                set_soft(tree.misc, group, name, tree.misc.resource(key), int(limit))

@@ -23,6 +23,7 @@ from typing import Generic, Protocol
 from epcgroup.cgroupfs import names
 from epcgroup.cgroupfs.access import ROOT_USER, Attributes, Credentials
 from epcgroup.cgroupfs.cgroup import Cgroup
+from epcgroup.cgroupfs.extra import Extra
 from epcgroup.errors import OutOfRange, Refused
 from epcgroup.misc.tree import G, Tree
 
@@ -72,6 +73,7 @@ class CgroupTree(Generic[G]):
         self.auto_delegate = auto_delegate
         self.moved: Callable[[int, G], None] | None = None
         self.announce: Callable[[str, str], None] | None = None
+        self.extra: Extra[G] | None = None  # files beyond the kernel's
         self.changes = 0  # of what is kept over a restart
         self.root: Cgroup[G] = Cgroup(None, "", misc.root, owner)
         self.root.groups = 1
@@ -310,7 +312,9 @@ class CgroupTree(Generic[G]):
         """Owner and mode of a file."""
         found = cgroup.attributes.get(file)
         if found is None:
-            return Attributes(cgroup.maker.uid, cgroup.maker.gid, names.mode(file))
+            extra = self.extra.modes.get(file) if self.extra is not None else None
+            mode = names.mode(file) if extra is None else extra
+            return Attributes(cgroup.maker.uid, cgroup.maker.gid, mode)
         return found
 
     def set_attributes(

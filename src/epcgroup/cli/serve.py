@@ -32,6 +32,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action="store_true",
         help="mkdir enables misc in the parent: for runtimes that never write +misc (crun before 1.18)",
     )
+    parser.add_argument(
+        "--extensions",
+        action="store_true",
+        help="files that no kernel has: misc.low, misc.high, misc.reclaim, misc.stat, misc.pressure",
+    )
     logs.add_options(parser)
     add_dir(parser)
     parser.set_defaults(func=run)
@@ -86,6 +91,7 @@ def run(args: argparse.Namespace) -> int:
             policy=args.policy,
             resources=resources,
             auto_delegate=args.auto_delegate,
+            extensions=args.extensions,
             log=log.plain,
             follow=log.follow,
         )

@@ -96,6 +96,11 @@ class Stalls:
                 stall.advance(time.perf_counter())
         return stall.faults, stall.seconds, stall.some, stall.full
 
+    def groups(self) -> list[Group]:
+        """Every cgroup in which a process had an enclave."""
+        with self._lock:
+            return list(self._groups)
+
     def forget(self, group: Group) -> None:
         """The group is no more; those above keep what it counted."""
         self._groups.pop(group, None)

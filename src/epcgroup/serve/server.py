@@ -39,6 +39,7 @@ from epcgroup.live.world import WAKE_SIGNAL
 from epcgroup.observe.codec import Differ
 from epcgroup.serve import places as places_
 from epcgroup.serve.control import Control, Job
+from epcgroup.serve.extra import MachineExtra
 from epcgroup.serve.notifier import MACHINE_ROOT, MountNamespace, Notifier
 from epcgroup.serve.processes import CgroupMembers, Outsiders, SystemProcesses
 from epcgroup.serve.sampler import Sampler
@@ -68,13 +69,16 @@ class Options:
     policy: str = "standard"
     resources: dict[str, int] = field(default_factory=dict)
     auto_delegate: bool = False
+    extensions: bool = False  # files beyond the kernel's
     log: TextIO | None = None  # where plain words go; stderr
     follow: Callable[[Journal], None] | None = None  # who listens to the machine's events
 
 
-def policy_with(name: str, resources: dict[str, int]) -> epc.Policy:
+def policy_with(name: str, resources: dict[str, int], *, extensions: bool = False) -> epc.Policy:
     """The policy, its misc controller knowing these resources too (after its own)."""
     policy = epc.by_name(name)
+    if extensions:
+        policy = epc.with_soft_limits(policy)
     more = tuple(key for key in resources if key not in policy.misc.resources)
     return replace(policy, misc=replace(policy.misc, resources=policy.misc.resources + more))
 
@@ -87,7 +91,7 @@ class Server:
         self._options = options
         self._lock_fd = places_.take(options.places)
         _clear_mount(options.mount)
-        policy = policy_with(options.policy, options.resources)
+        policy = policy_with(options.policy, options.resources, extensions=options.extensions)
         self._machine = Supervisor(options.epc_pages, policy, resources=options.resources, log=options.log)
         self._world = self._machine.world
         self._world.ended = deque(maxlen=_ENDED_KEPT)
@@ -100,6 +104,8 @@ class Server:
             auto_delegate=options.auto_delegate,
             owner=Credentials(os.geteuid(), os.getegid()),
         )
+        self._extra = MachineExtra(self._world) if options.extensions else None
+        self.tree.extra = self._extra
         self._outsiders = Outsiders(self._world.lock)
         self._outsiders.tree = self.tree
         self._members = CgroupMembers(self._world, self.tree, self._outsiders)
@@ -134,6 +140,8 @@ class Server:
         announcer.start()
         fs.announcer = announcer.native_id or 0
         self._outsiders.start()
+        if self._extra is not None:
+            self._extra.start()
         self._control.start()
         sampler = Sampler(self.source, self._options.places.history, self._say)
         sampler.start()
@@ -146,6 +154,8 @@ class Server:
             sampler.end()
             announcer.end()
             self._outsiders.end()
+            if self._extra is not None:
+                self._extra.end()
             if unmounted is None and not mounts.unmount(str(self._options.mount)):
                 mounts.unmount(str(self._options.mount), lazy=True)
             self._save()
