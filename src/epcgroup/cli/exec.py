@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from epcgroup.cli.serve import add_dir
+from epcgroup.cli.served import add_dir, places_of
 from epcgroup.errors import BadInput
 
 
@@ -39,9 +39,9 @@ def run(args: argparse.Namespace) -> int:
     if not command:
         raise BadInput("no command given; write: epcgroup exec -g GROUP -- COMMAND [ARG ...]")
     from epcgroup.cli.run import exit_like
-    from epcgroup.serve import client, places
+    from epcgroup.serve import client
 
-    at = places.Places(args.dir.absolute()) if args.dir else places.default()
+    at = places_of(args)
     status = client.execute(
         at,
         args.group,

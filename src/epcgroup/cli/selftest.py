@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from epcgroup.cli import hierarchy
-from epcgroup.cli.serve import add_dir
+from epcgroup.cli.served import add_dir, places_of
 from epcgroup.errors import MissingCapability, Refused
 from epcgroup.units import format_size
 
@@ -70,9 +70,9 @@ def _is_ours(root: Path) -> bool:
 def _inside(args: argparse.Namespace, root: Path) -> int:
     """The same command in the machine whose tree this is: its programs must be the machine's."""
     from epcgroup.cli.run import exit_like
-    from epcgroup.serve import client, places
+    from epcgroup.serve import client
 
-    at = places.Places(args.dir.absolute()) if args.dir else places.default()
+    at = places_of(args)
     if client.where(at)["mount"] != str(root):
         raise Refused(f"the server at {at.socket} does not serve {root}; name its --dir")
     words = ["selftest", "--inside", "--root", str(root), "--form", args.form, "--seed", str(args.seed)]

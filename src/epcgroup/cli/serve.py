@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from epcgroup.cli import logs
+from epcgroup.cli import exporter, logs, served
 from epcgroup.errors import BadInput, MissingCapability
 from epcgroup.units import PAGE_SIZE, U64_MAX, parse_size
+
+if TYPE_CHECKING:
+    from epcgroup.serve.server import Server, View
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -37,19 +42,17 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action="store_true",
         help="files that no kernel has: misc.low, misc.high, misc.reclaim, misc.stat, misc.pressure",
     )
-    logs.add_options(parser)
-    add_dir(parser)
-    parser.set_defaults(func=run)
-
-
-def add_dir(parser: argparse.ArgumentParser) -> None:
-    """The option that says which server is meant."""
     parser.add_argument(
-        "--dir",
-        type=Path,
-        metavar="DIR",
-        help="socket, lock and state of the server (default $EPCGROUP_DIR, /run/epcgroup for root)",
+        "--metrics",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="serve Prometheus metrics too (default 127.0.0.1:9798; see `epcgroup exporter`)",
     )
+    exporter.add_options(parser)
+    logs.add_options(parser)
+    served.add_dir(parser)
+    parser.set_defaults(func=run)
 
 
 def parse_resource(spec: str) -> tuple[str, int]:
@@ -65,6 +68,18 @@ def parse_resource(spec: str) -> tuple[str, int]:
     return name, int(amount)
 
 
+def _views(args: argparse.Namespace) -> list[Callable[[Server], View]]:
+    """What is to look at the machine from inside the server, each made when there is a machine."""
+    views: list[Callable[[Server], View]] = []
+    if args.metrics is not None:
+        from epcgroup.observe import scrape
+
+        address = scrape.parse_address(args.metrics or scrape.DEFAULT)
+        metrics = exporter.writer(args)
+        views.append(lambda server: scrape.Exporter(server.source, metrics, address))
+    return views
+
+
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal comes."""
     resources = dict(parse_resource(spec) for spec in args.resource)
@@ -77,10 +92,9 @@ def run(args: argparse.Namespace) -> int:
             if isinstance(error, ModuleNotFoundError)
             else f"{error}; on Debian: apt-get install fuse3"
         ) from error
-    from epcgroup.serve import places
     from epcgroup.serve.server import Options, Server
 
-    at = places.Places(args.dir.absolute()) if args.dir else places.default()
+    at = served.places_of(args)
     mount = args.mount.absolute() if args.mount else at.mount
     log = logs.Log(args)
     server = Server(
@@ -94,6 +108,7 @@ def run(args: argparse.Namespace) -> int:
             extensions=args.extensions,
             log=log.plain,
             follow=log.follow,
+            views=_views(args),
         )
     )
     server.run()

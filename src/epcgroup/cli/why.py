@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from epcgroup.cli import hierarchy
-from epcgroup.cli.serve import add_dir
+from epcgroup.cli.served import add_dir, places_of
 from epcgroup.errors import BadInput
 
 if TYPE_CHECKING:
@@ -69,9 +69,8 @@ def _from_log(file: Path) -> tuple[list[Event], PointsOf, float]:
 
 def _from_history(args: argparse.Namespace) -> tuple[list[Event], PointsOf, float]:
     from epcgroup.observe.store import Store
-    from epcgroup.serve import places
 
-    at = places.Places(args.dir.absolute()) if args.dir else places.default()
+    at = places_of(args)
     store = Store(at.history, read_only=True)
     span = store.span()
     now = time.time() if span is None else span[1]

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from epcgroup.live.task import Task
     from epcgroup.live.world import World
 
-# Of one group: limit, current, peak, events, local events; its own loads, evictions, SECS and VA pages.
-Numbers = tuple[int | None, int, int, int, int, int, int, int, int]
+# Of one group: limit, current, peak, events, local events; then, of itself alone, pages in, pages out, added,
+# scanned, young, SECS, VA.
+Numbers = tuple[int | None, ...]
+_OWN = 5
 
 
 class Observer:
@@ -63,21 +65,29 @@ class Observer:
             processes=_processes(list(world.tasks.values())),
             nodes=(NodeView(0, machine.epc_pages, free),),
             started=self._started,
+            low_pages=machine.low,
+            high_pages=machine.high,
         )
 
     def _groups(self, groups: list[Group], numbers: list[Numbers]) -> tuple[GroupView, ...]:
         world, before = self._world, self._views
         now: dict[Group, tuple[tuple[float | None, ...], GroupView]] = {}
         sums = _subtree_sums(groups, numbers)
-        for group, own, (loaded, evicted, secs, va) in zip(groups, numbers, sums, strict=True):
+        for group, own, summed in zip(groups, numbers, sums, strict=True):
             if not group.online:
                 continue
+            loaded, evicted, added, scanned, young, secs, va = summed
             faults, seconds, some, full = world.stalls.read(group)
             guest = world.guests.of(group.path)
             # In the order of the fields of GroupView.
-            key = (*own[:5], loaded, evicted, faults, seconds, guest.now, guest.peak, secs, va, some, full)
+            key = (
+                *own[:_OWN], loaded, evicted, faults, seconds, guest.now, guest.peak, secs, va, some, full,
+                added, scanned, young,
+            )  # fmt: skip
             old = before.get(group)
-            now[group] = old if old is not None and old[0] == key else (key, GroupView(group.path, *key))
+            if old is None or old[0] != key:
+                old = key, GroupView(group.path, *key)  # type: ignore[arg-type]
+            now[group] = old
         for gone in before.keys() - now.keys():
             world.stalls.forget(gone)
         self._views = now
@@ -85,25 +95,29 @@ class Observer:
 
 
 def _numbers(groups: Iterable[Group], at: int) -> list[Numbers]:
-    return [
-        (
-            None if group.max[at] == U64_MAX else group.max[at],
+    rows: list[Numbers] = []
+    for group in groups:
+        limit, own, past = group.max[at], group.counters, group.past
+        rows.append((
+            None if limit == U64_MAX else limit,
             group.usage[at],
             group.peak[at],
             group.events[at],
             group.events_local[at],
-            group.counters.loaded + group.past.loaded,
-            group.counters.evicted + group.past.evicted,
+            own.loaded + past.loaded,
+            own.evicted + past.evicted,
+            own.added + own.augmented + past.added + past.augmented,
+            own.scanned + past.scanned,
+            own.young + past.young,
             group.kinds[Kind.SECS],
             group.kinds[Kind.VA],
-        )
-        for group in groups
-    ]
+        ))  # fmt: skip
+    return rows
 
 
 def _subtree_sums(groups: list[Group], numbers: list[Numbers]) -> list[list[int]]:
-    """Loads, evictions, SECS, VA of each group and all below; ``groups`` has parents first."""
-    sums = [list(own[5:]) for own in numbers]
+    """What follows _OWN, of each group and all below; ``groups`` has parents first."""
+    sums: list[list[int]] = [list(own[_OWN:]) for own in numbers]  # type: ignore[arg-type]  # only a limit is None
     place = {group: at for at, group in enumerate(groups)}
     for at in range(len(groups) - 1, 0, -1):
         if any(sums[at]):
@@ -151,6 +165,7 @@ def view_of(world: World, device: Device, *, ended: bool = False) -> EnclaveView
         va=len(enclave.va_pages),
         disabled=enclave.disabled,
         ended=ended,
+        initialised=enclave.initialised,
         pages_in=enclave.counters.loaded,
         pages_out=enclave.counters.evicted,
         faults=enclave.counters.faults,

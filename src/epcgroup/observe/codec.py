@@ -132,6 +132,8 @@ def _head(snapshot: Snapshot) -> dict[str, Any]:
         "policy": snapshot.policy,
         "epc_pages": snapshot.epc_pages,
         "free_pages": snapshot.free_pages,
+        "low_pages": snapshot.low_pages,
+        "high_pages": snapshot.high_pages,
         "knows": sorted(snapshot.knows),
         "nodes": [_plain(node) for node in snapshot.nodes],
         "enclaves": [_plain(enclave) for enclave in snapshot.enclaves],
@@ -153,6 +155,8 @@ def _snapshot(data: Mapping[str, Any], groups: tuple[GroupView, ...]) -> Snapsho
         processes=tuple(_process(process) for process in data.get("processes", ())),
         nodes=_views(NodeView, data.get("nodes", ())),
         started=data.get("started", 0.0),
+        low_pages=data.get("low_pages", 0),
+        high_pages=data.get("high_pages", 0),
         knows=frozenset(data["knows"]) if "knows" in data else Snapshot(0, "", 0, 0).knows,
     )
 

@@ -32,7 +32,9 @@ class GroupView:
     counted stays in its parent. Counters begin at the group's creation:
 
     * ``events``: charges refused; ``pages_in``: loads (ELDU), ``pages_out``:
-      evictions (EWB); ``faults``: touches that had to wait for a page.
+      evictions (EWB); ``faults``: touches that had to wait for a page; ``added``:
+      pages added (EADD, EAUG); ``scanned``: pages that reclaim looked at, of which
+      ``young`` were left for having been touched.
     * ``stall_s``: seconds that threads waited, summed over threads. ``some_s``:
       seconds in which at least one process waited; ``full_s``: in which all
       processes that have an enclave mapped waited at once (PSI's words).
@@ -57,6 +59,9 @@ class GroupView:
     va: int = 0
     some_s: float = 0.0
     full_s: float = 0.0
+    added: int = 0
+    scanned: int = 0
+    young: int = 0
 
     @property
     def unreclaimable(self) -> int:
@@ -69,8 +74,8 @@ class EnclaveView:
     """One enclave. Size in bytes, the other amounts in pages; counters since its creation.
 
     ``disabled``: it lost its memory as the last resort under its limit;
-    ``ended``: it is gone, and these are its last figures. ``began_s``, ``ended_s``:
-    when, as `Snapshot.time_s`.
+    ``initialised``: EINIT is done; ``ended``: it is gone, and these are its last
+    figures. ``began_s``, ``ended_s``: when, as `Snapshot.time_s`.
     """
 
     id: int
@@ -89,6 +94,7 @@ class EnclaveView:
     faults: int = 0
     began_s: float = 0.0
     ended_s: float | None = None
+    initialised: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +142,8 @@ class Snapshot:
 
     ``started``: when that was, in seconds since 1970; 0 in virtual time.
     ``nodes`` is empty where nothing is known of them. Parents come before children.
+    ``low_pages``, ``high_pages``: free pages at which the machine's own reclaim
+    begins and ends.
     """
 
     time_s: float
@@ -148,6 +156,8 @@ class Snapshot:
     nodes: tuple[NodeView, ...] = ()
     started: float = 0.0
     knows: frozenset[str] = EVERYTHING
+    low_pages: int = 0
+    high_pages: int = 0
 
     @property
     def at(self) -> float:

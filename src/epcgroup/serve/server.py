@@ -27,7 +27,7 @@ import time
 from collections import deque
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from epcgroup import epc
 from epcgroup.cgroupfs import CgroupTree, Credentials, state
@@ -46,7 +46,7 @@ from epcgroup.serve.sampler import Sampler
 from epcgroup.serve.sources.machine import MachineSource
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import TextIO
 
     from epcgroup.cgroupfs.fuse import CgroupFs
@@ -57,6 +57,20 @@ _SAVE_INTERVAL = 0.2  # s; what a kill -9 may lose of the tree
 _ENDED_KEPT = 64  # enclaves that are gone and still shown
 _SOURCE = f"epcgroup-{os.getpid()}"  # what mount tables call this tree
 _END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class View(Protocol):
+    """Something that shows the machine from inside the server, at an address of its own."""
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+
+    def start(self) -> None:
+        """Begin, in a thread of its own."""
+
+    def close(self) -> None:
+        """End."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +86,7 @@ class Options:
     extensions: bool = False  # files beyond the kernel's
     log: TextIO | None = None  # where plain words go; stderr
     follow: Callable[[Journal], None] | None = None  # who listens to the machine's events
+    views: Sequence[Callable[[Server], View]] = ()
 
 
 def policy_with(name: str, resources: dict[str, int], *, extensions: bool = False) -> epc.Policy:
@@ -124,6 +139,8 @@ class Server:
             )
             for rlimits in (False, True)
         ]
+        self.sampler = Sampler(self.source, options.places.history, self._say)
+        self._faces = [make(self) for make in options.views]
         self._announcer: Announcer | None = None
         self._fuse_ended: str | None = None
 
@@ -143,13 +160,18 @@ class Server:
         if self._extra is not None:
             self._extra.start()
         self._control.start()
-        sampler = Sampler(self.source, self._options.places.history, self._say)
+        sampler = self.sampler
         sampler.start()
         self._say(f"serving {self._options.epc_pages} pages of EPC at {self._options.mount}")
+        for view in self._faces:
+            view.start()
+            self._say(f"{type(view).__name__.lower()} at {view.url}")
         try:
             self._machine.run(serving=self._round)
         finally:
             unmounted = self._fuse_ended
+            for view in self._faces:
+                view.close()
             self._control.close()
             sampler.end()
             announcer.end()
