@@ -198,13 +198,20 @@ def isolate(s: State, group: int, want: int, buf: Any, at: int) -> int:
             s[c.CHUNK_FREE] = chunk
             chunk = after
             place = 0
-        page = ch[chunk, place]
-        place += 1
-        if fl[page] & c.DEAD:
-            s[c.STALE] -= 1
+        if s[c.STALE]:
+            page = ch[chunk, place]
+            place += 1
+            if fl[page] & c.DEAD:
+                s[c.STALE] -= 1
+                continue
+            buf[at + done] = page
+            done += 1
             continue
-        buf[at + done] = page
-        done += 1
+        more = min(take - done, c.CHUNK - place)
+        for i in range(more):
+            buf[at + done + i] = ch[chunk, place + i]
+        place += more
+        done += more
     row[c.HEAD] = chunk
     row[c.HEAD_AT] = place
     row[c.COUNT] = have - take

@@ -68,7 +68,7 @@ class Store:
         self.g = _longer(np.zeros(0, np.int64), c.STATE)  # no line is shared with another machine's
         self._at = self.g.ctypes.data
         self.lg = np.zeros((log_room, 2), np.int64)
-        self.scratch = _longer(np.zeros((0, c.BATCH), np.int64), 4)
+        self.scratch = _longer(np.zeros((0, c.BATCH), np.int64), 5)
         self._stale_room = max(epc_pages // 4, 4096)
         self.ch = np.zeros((0, 16), np.int32)
         self.nx = np.zeros(0, np.int32)

@@ -41,6 +41,6 @@ bits = Table(c.AT_BITS, view("bm", "u64", stride=c.LEN_BITS))
 log_lines = Table(c.AT_LOG, view("lg", "i64", width=2, columns=True))
 """Rows of (enclave, page)."""
 batch = Table(c.AT_BATCH, view("sc", "i64", width=c.BATCH))
-"""Scratch for one reclaim round: pages, and owner, start and end of each list's part."""
+"""Scratch for one reclaim round: pages; owner, start and end of each list's part; young pages."""
 per_group = Table(c.AT_SCRATCH, view("pg", "i64"))
 """Scratch: a number per group."""
