@@ -84,8 +84,7 @@ def replay(
         flags = fl[page]
         i += 1
         if flags & c.MAPPED:
-            if flags != c.READY:
-                fl[page] = c.READY
+            fl[page] = c.READY
             continue
         misses += 1
         enclave = ow[page >> c.BLOCK]
