@@ -36,8 +36,8 @@ def script(
     guests: dict[int, int] = {}
     for names in range(1, steps + 1):
         kind = chance.choices(
-            ("touch", "spawn", "encl", "max", "move", "close", "exit", "rmcg", "guest", "mkcg"),
-            (40, 6, 8, 6, 3, 3, 2, 2, 2, 2),
+            ("touch", "spawn", "encl", "max", "move", "close", "exit", "rmcg", "guest", "mkcg", "remove"),
+            (40, 6, 8, 6, 3, 3, 2, 2, 2, 2, 5),
         )[0]
         if kind == "touch" and enclaves:
             name = chance.choice(list(enclaves))
@@ -64,6 +64,10 @@ def script(
             yield f"max {chance.choice(paths)} {'max' if limit is None else limit * 4096}"
         elif kind == "move":
             yield f"move {chance.choice(list(processes))} {chance.choice(['/', *paths])}"
+        elif kind == "remove" and enclaves:
+            name = chance.choice(list(enclaves))
+            first = chance.randrange(enclaves[name])
+            yield f"remove {name} {first} {chance.randint(1, enclaves[name] - first)}"
         elif kind == "close" and enclaves:
             name = chance.choice(list(enclaves))
             del enclaves[name]

@@ -113,6 +113,14 @@ class CompiledReplay:
     def _op_addb(self, seen: dict[str, Any], name: str, first: str, pages: str) -> None:
         self._op_add(seen, name, first, pages, settle_each=False)
 
+    def _op_remove(self, seen: dict[str, Any], name: str, first: str, pages: str) -> None:
+        row = self._enclave.get(int(name))
+        if row is None:
+            seen["r"] = -9
+            return
+        seen["n"] = 0
+        seen["n"], seen["r"] = self.machine.remove_pages(row, int(first), int(pages))
+
     def _op_init(self, seen: dict[str, Any], name: str) -> None:
         row = self._enclave.get(int(name))
         if row is None:

@@ -13,9 +13,10 @@ from typing import Any
 
 from epcgroup.conform.ranges import parse_pages, ranges, run_lengths, tagged_ranges
 from epcgroup.epc import Caller, Enclave, EpcPage, Group, Kind, Machine, Policy, Vepc
-from epcgroup.errors import BadInput, Refused
+from epcgroup.errors import BadInput, Busy, Refused
 from epcgroup.misc import EventRule, files
 from epcgroup.testing import TablePager, touch, touch_vepc
+from epcgroup.testing.table import MAX_FAULTS
 from epcgroup.units import U64_MAX
 
 OUTSIDE = -3
@@ -139,6 +140,35 @@ class EpcReplay:
         except Refused as refusal:
             return {"r": _code(refusal), "n": done}
         return {"r": 0, "n": done}
+
+    def _op_remove(self, number: str, offset: str, count: str) -> dict[str, Any]:
+        """SGX2's removal of pages that the enclave has trimmed, as the ioctl does it."""
+        enclave, owner = self._enclave(number)
+        first, pages = int(offset), int(count)
+        if not enclave.initialised or not 0 <= first <= first + pages <= enclave.size:
+            return {"r": -errno.EINVAL, "n": 0}
+        if enclave.disabled:
+            return {"r": -errno.ENOMEM, "n": 0}
+        for done in range(pages):
+            result = self._remove(owner.caller, enclave, first + done)
+            self.machine.settle()
+            if result:
+                return {"r": result, "n": done}
+        return {"r": 0, "n": pages}
+
+    def _remove(self, caller: Caller, enclave: Enclave, index: int) -> int:
+        for _ in range(MAX_FAULTS):
+            self.machine.edmm_reclaim(caller)
+            try:
+                self.machine.fault(caller, enclave, index)
+            except Busy:
+                self.machine.settle()
+            except Refused:
+                return -errno.EFAULT
+            else:
+                self.machine.remove_page(enclave, index)
+                return 0
+        return -errno.EAGAIN
 
     def _op_init(self, number: str) -> dict[str, Any]:
         self.machine.initialise(self._enclave(number)[0])

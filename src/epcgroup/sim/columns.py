@@ -155,6 +155,7 @@ K_DISABLE: Final = 52  # 0 never, 1 cascade, 2 one and wait
 K_PAIR: Final = 53
 K_WITH_ROOT: Final = 54  # events: the root counts, no events_local
 K_TRACK: Final = 55  # SECS and VA pages are on a list
+K_EDMM: Final = 51  # the SGX2 ioctls also reclaim from their group
 K_GLOBAL_IGNORE: Final = 56  # a reclaimer for the whole machine may ignore age
 SCALARS: Final = 64
 # After the scalars: where the tables are, and how many rows they have (see tables).
@@ -209,3 +210,4 @@ QUEUE_WORK: Final = 7
 FAULT_VEPC: Final = 8
 FILL_VEPC: Final = 9
 UNCHARGE: Final = 10
+REMOVE_PAGES: Final = 11

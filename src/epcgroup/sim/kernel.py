@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from epcgroup.sim import charge, enclaves, lists, release, tables
+from epcgroup.sim import charge, enclaves, lists, release, tables, trim
 from epcgroup.sim import columns as c
 from epcgroup.sim.background import settle
 from epcgroup.sim.charge import count_event, refused, wake_ksgxd
@@ -242,6 +242,10 @@ def operate(s: State, what: int, a: int, b: int, more: int, pages: Any, stop: in
         return enclaves.create(s, a)
     elif what == c.ADD_PAGES:
         done, result = enclaves.add_pages(s, a, b, more & 0xFFFFFFFF, more >> 32 != 0)
+        s[c.RESULT] = result
+        return done
+    elif what == c.REMOVE_PAGES:
+        done, result = trim.remove_pages(s, a, b, more)
         s[c.RESULT] = result
         return done
     elif what == c.RELEASE:

@@ -129,6 +129,22 @@ class CompiledMachine(Store):
             raise EnclaveDisabled
         self.en[enclave, c.FLAGS] |= c.INITIALISED
 
+    def remove_pages(self, enclave: int, first: int, pages: int) -> tuple[int, int]:
+        """REMOVE_PAGES of trimmed pages; (pages removed, 0 or the -errno that stopped it).
+
+        An evicted page is loaded first. A removed page exists again when it is touched (SGX2).
+        """
+        flags = self.en[enclave, c.FLAGS]
+        if not flags & c.INITIALISED or flags & c.RELEASED_ENCLAVE:
+            raise OutOfRange("pages are removed after INIT")
+        if flags & c.DISABLED:
+            raise Refused("the enclave has lost its memory", errno.ENOMEM)
+        if first < 0 or pages < 0 or first + pages > self.en[enclave, c.SIZE]:
+            raise OutOfRange(f"pages {first} to {first + pages} of {self.en[enclave, c.SIZE]}")
+        self._reserve_nodes(self.enclaves + 2)
+        done = self._ask(c.REMOVE_PAGES, enclave, first, pages)
+        return done, int(self.g[c.RESULT])
+
     def release(self, enclave: int) -> None:
         """The last reference is gone: every page is freed."""
         self._ask(c.RELEASE, enclave)

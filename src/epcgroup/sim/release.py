@@ -127,39 +127,45 @@ def release_mixed(s: State, enclave: int) -> None:
 @part
 def purge(s: State) -> None:
     """Drop every list entry whose page is dead; then their numbers may be used again."""
+    for group in range(s[c.GROUPS]):
+        purge_group(s, group)
+
+
+@part
+def purge_group(s: State, group: int) -> None:
+    """Close up a group's list: entries whose page is dead are dropped."""
     cg = tables.groups(s)
     fl = tables.page_flags(s)
     ch = tables.chunks(s)
     nx = tables.links(s)
-    for group in range(s[c.GROUPS]):
-        chunk, place = cg[group, c.HEAD], cg[group, c.HEAD_AT]
-        tail, tail_at = cg[group, c.TAIL], cg[group, c.TAIL_AT]
-        cg[group, c.HEAD] = cg[group, c.TAIL] = -1
-        cg[group, c.HEAD_AT] = cg[group, c.TAIL_AT] = 0
-        to = -1
-        to_at = 16
-        while chunk >= 0:
-            end = tail_at if chunk == tail else 16
-            while place < end:
-                page = ch[chunk, place]
-                place += 1
-                if fl[page] & c.DEAD:
-                    continue
-                if to_at == 16:
-                    after = new_chunk(s)
-                    if to < 0:
-                        cg[group, c.HEAD] = after
-                    else:
-                        nx[to] = after
-                    to = after
-                    to_at = 0
-                ch[to, to_at] = page
-                to_at += 1
-            after = nx[chunk] if chunk != tail else -1
-            nx[chunk] = s[c.CHUNK_FREE]
-            s[c.CHUNK_FREE] = chunk
-            chunk = after
-            place = 0
-        cg[group, c.TAIL] = to
-        cg[group, c.TAIL_AT] = to_at if to >= 0 else 0
-    s[c.STALE] = 0
+    chunk, place = cg[group, c.HEAD], cg[group, c.HEAD_AT]
+    tail, tail_at = cg[group, c.TAIL], cg[group, c.TAIL_AT]
+    cg[group, c.HEAD] = cg[group, c.TAIL] = -1
+    cg[group, c.HEAD_AT] = cg[group, c.TAIL_AT] = 0
+    to = -1
+    to_at = 16
+    while chunk >= 0:
+        end = tail_at if chunk == tail else 16
+        while place < end:
+            page = ch[chunk, place]
+            place += 1
+            if fl[page] & c.DEAD:
+                s[c.STALE] -= 1
+                continue
+            if to_at == 16:
+                after = new_chunk(s)
+                if to < 0:
+                    cg[group, c.HEAD] = after
+                else:
+                    nx[to] = after
+                to = after
+                to_at = 0
+            ch[to, to_at] = page
+            to_at += 1
+        after = nx[chunk] if chunk != tail else -1
+        nx[chunk] = s[c.CHUNK_FREE]
+        s[c.CHUNK_FREE] = chunk
+        chunk = after
+        place = 0
+    cg[group, c.TAIL] = to
+    cg[group, c.TAIL_AT] = to_at if to >= 0 else 0

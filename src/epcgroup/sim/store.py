@@ -247,6 +247,7 @@ class Store:
             (c.K_GIVE_UP, policy.give_up),
             (c.K_DIRECT, policy.direct_batch),
             (c.K_GOAL, _GOALS[policy.goal]),
+            (c.K_EDMM, policy.edmm_reclaims_group),
             (c.K_DISABLE, _DISABLE[policy.disable]),
             (c.K_PAIR, policy.all_at_once),
             (c.K_WITH_ROOT, policy.misc.event_rule is EventRule.WITH_ROOT),
