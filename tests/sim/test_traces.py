@@ -9,11 +9,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from epcgroup.errors import BadInput
 from epcgroup.sim.convert import convert, cut, merge, sample
-from epcgroup.sim.generate import pattern
+from epcgroup.sim.streams import Streams
 from epcgroup.sim.trace import Trace, Writer
 
 
@@ -100,21 +102,121 @@ def test_an_access_across_a_page_boundary_is_two(tmp_path: Path) -> None:
     ("form", "text", "said"),
     [
         ("lackey", " L 1000,4\nL bad\n", r":2: access is 'L bad'"),
-        ("lackey", " L 1000,0\n", r":1: size is 0"),
+        ("lackey", " L 1000,0\n", r":1: size is '0'"),
         ("csv", "enclave,page\n1,2\n1,x\n", r":3: page is 'x'"),
-        ("csv", "enclave,size\n1,2\n", r":1: columns are enclave, size; want page or address"),
+        ("csv", "enclave,size\n1,2\n", r":1: columns is 'enclave, size'; want page or address"),
+        ("lackey", " L 1000,4\n L 1", r":2: access is ' L 1'"),
+        ("lackey", " L 12345678901234567,4\n", r":1: access is ' L 12345678901234567,4'"),
+        ("csv", "enclave,page\n1\n", r":2: page is None"),
+        ("csv", "enclave,page\n-1,2\n", r":2: enclave is '-1'"),
+        ("csv", "page\n\xff\n", r":2: page is '.'; want a number"),
         ("perf", "12 1.5: 7f00\nnonsense\n", r":2: sample is 'nonsense'"),
-        ("oraclegeneral", "123", r"size is 3 bytes; want a multiple of 24"),
+        ("perf", "a 1.5: 7f00\n", r":1: pid is 'a'; want a number"),
+        ("perf", "1 now: 7f00\n", r":1: time is 'now:'; want seconds"),
+        ("perf", "1 1.5: 7g00\n", r":1: address is '7g00'; want up to 16"),
+        ("oraclegeneral", "123", r"record 1: size is 3 bytes; want 24 bytes a record"),
         ("nonsense", "", r"no trace format 'nonsense'; there are lackey"),
     ],
 )
 def test_a_malformed_record_is_named_and_nothing_is_left(
     tmp_path: Path, form: str, text: str, said: str
 ) -> None:
-    (tmp_path / "in").write_text(text)
+    (tmp_path / "in").write_bytes(text.encode("latin-1"))
     with pytest.raises(BadInput, match=said):
         convert(tmp_path / "in", form, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_an_interrupted_conversion_leaves_what_was_there(tmp_path: Path) -> None:
+    write(tmp_path / "out", [0], [7])
+    (tmp_path / "in").write_text("page\n" + "1\n" * 600_000)
+
+    def stop(_share: float, _accesses: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        convert(tmp_path / "in", "csv", tmp_path / "out", stop)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+    assert accesses(Trace(tmp_path / "out")) == [(0, 7)]
+
+
+def test_kill_9_leaves_nothing(tmp_path: Path) -> None:
+    """The file has no name before it is whole; the kernel takes it back."""
+    program = (
+        "import sys, numpy as np; from pathlib import Path; from epcgroup.sim.trace import Writer\n"
+        "with Writer(Path(sys.argv[1]), 'test') as writer:\n"
+        "    while True:\n"
+        "        writer.append(0, np.random.randint(0, 1000, 1 << 20)); print(flush=True)\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "out")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None
+        for _ in range(3):
+            writer.stdout.readline()
+        writer.kill()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_trace_replaces_an_older_one_and_obeys_the_umask(tmp_path: Path) -> None:
+    write(tmp_path / "t", [0], [7])
+    assert accesses(write(tmp_path / "t", [0], [8])) == [(0, 8)]
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert (tmp_path / "t").stat().st_mode == plain.stat().st_mode
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"page": [1, -2]}, r"row 2: page is -2; want at least 0"),
+        ({"run": [1, 0]}, r"row 2: run is 0; want at least 1"),
+        ({"enclave": [-1, 0]}, r"row 1: enclave is -1; want at least 0"),
+    ],
+)
+def test_a_trace_of_another_writer_is_checked_row_by_row(
+    tmp_path: Path, columns: dict[str, list[int]], said: str
+) -> None:
+    table = {"enclave": [0, 0], "page": [0, 0], "run": [1, 1], **columns}
+    rows = pa.table({name: pa.array(values, pa.int32()) for name, values in table.items()})
+    info = '{"source": "test", "version": 1, "enclaves": {"0": ["a", 1]}, "accesses": 2}'
+    pq.write_table(rows.replace_schema_metadata({"epcgroup.trace": info}), tmp_path / "t")
+    with pytest.raises(BadInput, match=said):
+        accesses(Trace(tmp_path / "t"))
+    pq.write_table(rows.replace_schema_metadata({"epcgroup.trace": '{"version": 9}'}), tmp_path / "t")
+    with pytest.raises(BadInput, match="version is 9; this program reads 1"):
+        Trace(tmp_path / "t")
+    pq.write_table(rows.replace_schema_metadata({"epcgroup.trace": '{"version": 1'}), tmp_path / "t")
+    with pytest.raises(BadInput, match=r"metadata epcgroup\.trace is"):
+        Trace(tmp_path / "t")
+
+
+def test_damage_is_named(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    trace = write(tmp_path / "t", [0] * 100_000, rng.integers(0, 1000, 100_000).tolist())
+    whole = bytearray((tmp_path / "t").read_bytes())
+    whole[1000:1400] = bytes(400)
+    (tmp_path / "t").write_bytes(whole)
+    with pytest.raises(BadInput, match="t: damaged behind row 0"):
+        accesses(Trace(trace.path))
+
+
+def test_streams_of_one_trace_give_each_enclave_its_pages_however_they_are_asked_for(tmp_path: Path) -> None:
+    """One reader for all; who falls behind more than there is room for reads alone."""
+    rng = np.random.default_rng(2)
+    enclaves = rng.integers(0, 40, 600_000)
+    pages = rng.integers(0, 50, 600_000)
+    trace = write(tmp_path / "t", enclaves.tolist(), pages.tolist())
+    for room in (1 << 23, 200_000):
+        streams = Streams(trace, room)
+        opened = {number: streams.open(number) for number in (3, 3 + 40, 5, 7, 11)}
+        first = [next(opened[3]) for _ in range(1)]
+        dropped = opened.pop(11)
+        dropped.close()
+        for number in (7, 5, 3, 43):
+            found = (first if number == 3 else []) + list(opened[number])
+            wanted = pages[enclaves == number].tolist()
+            assert [page for part in found for page in part.tolist()] == wanted, (room, number)
+        assert streams.rows == 0
 
 
 def test_csv_perf_and_oracle_general_are_read(tmp_path: Path) -> None:
@@ -160,46 +262,3 @@ def test_a_file_that_is_no_trace_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("no")
     with pytest.raises(BadInput, match="not a trace"):
         Trace(tmp_path / "x")
-
-
-SPECS = {
-    "uniform": {"pattern": "uniform"},
-    "zipf": {"pattern": "zipf", "alpha": 1.0},
-    "scan": {"pattern": "scan"},
-    "loop": {"pattern": "loop", "hot": 10, "every": 50},
-    "drift": {"pattern": "drift", "window": 30, "every": 10},
-    "phases": {
-        "pattern": "phases",
-        "phases": [{"pattern": "scan", "accesses": 70}, {"pattern": "uniform", "accesses": 30}],
-    },
-    "mixture": {
-        "pattern": "mixture",
-        "parts": [{"pattern": "scan", "weight": 3}, {"pattern": "zipf", "weight": 1}],
-    },
-}
-
-
-@pytest.mark.parametrize("name", SPECS)
-def test_the_same_seed_gives_the_same_accesses_in_parts_of_any_size(name: str) -> None:
-    """For patterns whose randomness is drawn per access in one stream; others repeat call by call."""
-    first = pattern(SPECS[name], 500, np.random.default_rng(3))
-    again = pattern(SPECS[name], 500, np.random.default_rng(3))
-    for count in (10, 1, 500, 37):
-        one = first.take(count)
-        assert one.tolist() == again.take(count).tolist()
-        assert len(one) == count
-        assert 0 <= one.min() <= one.max() < 500
-
-
-def test_patterns_are_distributed_as_documented() -> None:
-    rng = np.random.default_rng(5)
-    zipf = np.bincount(pattern({"pattern": "zipf", "alpha": 1.0}, 1000, rng).take(200_000), minlength=1000)
-    by_rank = np.sort(zipf)[::-1]
-    expected = 200_000 / (np.arange(1, 1001) * (1 / np.arange(1, 1001)).sum())
-    assert abs(by_rank[:20] / expected[:20] - 1).max() < 0.1
-    uniform = np.bincount(pattern({"pattern": "uniform"}, 100, rng).take(100_000))
-    assert uniform.min() > 850
-    assert pattern({"pattern": "scan"}, 3, rng).take(7).tolist() == [0, 1, 2, 0, 1, 2, 0]
-    drift = pattern({"pattern": "drift", "window": 10, "every": 100}, 1000, rng).take(50_000)
-    assert set(drift[:100].tolist()) <= set(range(10))
-    assert set(drift[-100:].tolist()) <= set(range(499, 509))

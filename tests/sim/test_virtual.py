@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from epcgroup import sim
 from epcgroup.cli.main import main
+from epcgroup.epc import V17, Policy
 from epcgroup.errors import BadInput
+from epcgroup.sim.record import SAMPLES
 from epcgroup.sim.scenario import parse
+from epcgroup.sim.trace import Trace, Writer
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples" / "sim").glob("*.toml"))
 
@@ -182,6 +194,163 @@ def test_a_tenant_may_replay_a_trace(tmp_path: Path) -> None:
     (tmp_path / "s.toml").write_text(text)
     tenant = sim.run(tmp_path / "s.toml").tenants.row(0, named=True)
     assert (tenant["accesses"], tenant["status"]) == (1000, "done")
+
+
+MANY = """
+[machine]
+profile = "icelake"
+epc = "64M"
+[[cgroup]]
+path = "/pods"
+[[cgroup]]
+path = "/pods/p{n}"
+max = "64K"
+copies = 300
+[[tenant]]
+name = "pod"
+cgroup = "/pods/p{n}"
+trace = "t"
+enclave = "*"
+access_ns = 50
+"""
+
+
+def trace_of_many(path: Path, enclaves: int, accesses: int) -> None:
+    rng = np.random.default_rng(1)
+    with Writer(path, "test") as writer:
+        for number in range(enclaves):
+            writer.name(number, f"pod {number}")
+        for start in range(0, accesses, 1 << 20):
+            count = min(1 << 20, accesses - start)
+            writer.append(rng.integers(0, enclaves, count), rng.integers(0, 40, count))
+
+
+def test_one_call_replays_a_whole_trace_of_hundreds_of_enclaves(tmp_path: Path) -> None:
+    trace_of_many(tmp_path / "t", 300, 400_000)
+    (tmp_path / "s.toml").write_text(MANY)
+    result = sim.run(tmp_path / "s.toml")
+    assert result.tenants["status"].to_list() == ["done"] * 300
+    assert result.tenants["accesses"].sum() == 400_000
+    counts = Trace(tmp_path / "t").info.counts
+    assert dict(enumerate(result.tenants["accesses"].to_list())) == counts
+    assert result.tenants["loads"].min() > 100, "16 pages of 40 fit"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (('enclave = "*"', 'enclave = "pod 7"'), None),
+        (('enclave = "*"', "enclave = 8"), None),
+        (('enclave = "*"\n', ""), r"s.toml:11: tenant\[1\]\.enclave is not given; there are pod 0, pod 1"),
+        (('enclave = "*"', 'enclave = "x"'), r"s.toml:15: tenant\[1\]\.enclave is 'x'; there are pod 0"),
+        (('trace = "t"', 'trace = "u"'), r"s.toml:14: tenant\[1\]\.trace : .*u: no such file"),
+        (('trace = "t"\n', ""), r"tenant\[1\]\.enclave is one of a trace, and there is no trace"),
+        (("access_ns = 50", 'size = "8K"'), r"s.toml:16: tenant\[1\]\.size is 2 pages; the trace touches 40"),
+    ],
+)
+def test_a_tenant_names_its_enclave_of_a_trace(
+    tmp_path: Path, change: tuple[str, str], said: str | None
+) -> None:
+    trace_of_many(tmp_path / "t", 10, 20_000)
+    (tmp_path / "s.toml").write_text(MANY.replace(*change))
+    if said is None:
+        tenant = sim.run(tmp_path / "s.toml").tenants.row(0, named=True)
+        assert 1_800 < tenant["accesses"] < 2_200
+    else:
+        with pytest.raises(BadInput, match=said):
+            sim.run(tmp_path / "s.toml")
+
+
+def test_memory_stays_flat_while_a_trace_streams_from_disk(tmp_path: Path) -> None:
+    """Ten times the accesses, the same memory (the longer trace alone would take 160 MiB)."""
+    (tmp_path / "s.toml").write_text(MANY.replace("copies = 300", "copies = 3").replace("64K", "1M"))
+    program = (
+        "import resource, sys; from pathlib import Path; from epcgroup import sim\n"
+        "print(sim.run(Path(sys.argv[1])).tenants['accesses'].sum())\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)\n"
+    )
+    used = []
+    for accesses in (2_000_000, 20_000_000):
+        trace_of_many(tmp_path / "t", 3, accesses)
+        command = [sys.executable, "-c", program, str(tmp_path / "s.toml")]
+        said = subprocess.run(command, capture_output=True, check=True, text=True).stdout.split()
+        assert int(said[0]) == accesses
+        used.append(int(said[1]))
+    assert used[1] < used[0] + 60, f"{used} MiB"
+
+
+def test_samples_of_a_run_that_takes_longer_than_expected_are_thinned() -> None:
+    """Nobody knows before how much paging will slow a run down; memory does not grow with it."""
+    text = ONE.format(limit="64K", pattern="uniform").replace("accesses = 100_000", "accesses = 400_000")
+    text = text.replace("[machine]", '[machine]\nquantum = "0.5ms"')
+    times = sim.run(text).groups.filter(cgroup="/a")["time_s"].to_list()
+    assert 500 < len(times) <= SAMPLES + 1
+    gaps = [after - before for before, after in itertools.pairwise(times)]
+    assert max(gaps[:-1]) < 1.01 * min(gaps[1:-1]), "equally far apart"
+
+
+def test_pages_that_are_removed_are_gone_and_come_back_when_touched() -> None:
+    """SGX2: a tenant gives half of its memory back at 50 ms."""
+    text = ONE.format(limit="max", pattern="scan").replace('name = "t"', 'name = "t"\ndynamic = true')
+    text += '[[event]]\nat = "50ms"\ntenant = "t"\nremove = "4M"\n'
+    text = text.replace("accesses = 100_000", "accesses = 300_000").replace(
+        "[machine]", '[machine]\nsample = "1ms"'
+    )
+    result = sim.run(text)
+    usage = result.groups.filter(cgroup="/a")["usage"].to_list()
+    drops = [before - after for before, after in itertools.pairwise(usage) if after < before]
+    assert drops[0] > 3 << 20
+    assert result.tenants["status"][0] == "done"
+    assert max(usage[usage.index(min(usage[5:-1])) :]) > 8 << 20
+
+
+def test_a_policy_with_a_knob_that_is_not_compiled_is_refused() -> None:
+    @dataclass(frozen=True)
+    class More(Policy):
+        colour: str = ""
+
+    knobs = {knob.name: getattr(V17, knob.name) for knob in fields(V17)}
+    sim.CompiledMachine(100, More(**knobs))
+    with pytest.raises(BadInput, match=r"'v17': the compiled engine does not know colour = 'red'"):
+        sim.CompiledMachine(100, More(**knobs, colour="red"))
+
+
+@pytest.mark.parametrize("verb", ["sim", "convert"])
+def test_a_long_command_shows_rate_and_time_left_and_ctrl_c_ends_it(tmp_path: Path, verb: str) -> None:
+    """On a terminal. The simulation shows what it has; of a conversion nothing is left."""
+    if verb == "sim":
+        (tmp_path / "s.toml").write_text(
+            ONE.format(limit="2M", pattern="uniform").replace("100_000", "2_000_000_000")
+        )
+        command, shows = ["sim", str(tmp_path / "s.toml")], "(interrupted)"
+    else:
+        os.mkfifo(tmp_path / "in")
+        command, shows = (
+            ["trace", "convert", str(tmp_path / "in"), str(tmp_path / "out"), "--from", "csv"],
+            "as it was",
+        )
+    here, there = pty.openpty()
+    tool = Path(sys.executable).with_name("epcgroup")
+    with subprocess.Popen([tool, *command], stdout=there, stderr=there) as program:
+        os.close(there)
+        feed = None
+        if verb == "convert":
+            feed = subprocess.Popen(["sh", "-c", f"(echo page; exec yes 5) > {tmp_path}/in"])
+        said = ""
+        while "accesses/s" not in said:
+            said += os.read(here, 4096).decode()
+        program.send_signal(signal.SIGINT)
+        while shows not in said:
+            said += os.read(here, 4096).decode()
+        with contextlib.suppress(OSError):
+            while os.read(here, 4096):
+                pass
+        assert program.wait() == 130
+        if feed is not None:
+            feed.kill()
+            feed.wait()
+    os.close(here)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_hundred_cgroups_of_one_tenant_each_are_two_tables() -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from pathlib import Path
+
+from epcgroup.cli.progress import Progress
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     scenario = read(args.scenario)  # its faults come before the wait for the compiler
     from epcgroup.sim.virtual import run as simulate
 
-    with _Progress() as progress:
+    with Progress() as progress:
         result = simulate(scenario, progress.update)
     if args.output is not None:
         result.write(args.output)
@@ -73,32 +74,3 @@ def _profiles() -> int:
         profile = costs.load(name)
         print(f"{name:16} {format_size(profile.epc_pages * PAGE_SIZE):>7}  {profile.title}")
     return 0
-
-
-class _Progress:
-    """A bar with rate and time left, on a terminal, for what takes more than two seconds."""
-
-    def __init__(self) -> None:
-        self._began = time.monotonic()
-        self._shown = 0.0
-        self._bar = sys.stderr.isatty()
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        if self._shown:
-            print(file=sys.stderr)
-
-    def update(self, share: float, accesses: int) -> None:
-        """Show how far it is."""
-        now = time.monotonic()
-        took = now - self._began
-        if not self._bar or took < 2 or now - self._shown < 0.2:
-            return
-        self._shown = now
-        left = f"{took / share - took:.0f} s left" if share > 0 else "…"
-        filled = int(share * 30)
-        bar = f"[{'#' * filled}{'.' * (30 - filled)}] {share:4.0%}"
-        line = f"{bar}  {accesses / took / 1e6:.1f} M accesses/s  {left}"
-        print(f"\r{line:80}", end="", file=sys.stderr, flush=True)

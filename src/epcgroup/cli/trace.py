@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
+from epcgroup.cli.progress import Progress
 from epcgroup.errors import BadInput
 
 
@@ -46,38 +46,35 @@ def run(args: argparse.Namespace) -> int:
     from epcgroup.sim import require
 
     require()
-    from epcgroup.sim import convert
     from epcgroup.sim.trace import Trace
 
     if args.verb == "info":
         for path in args.traces:
             _show(Trace(path))
         return 0
-    if args.verb == "convert":
-        count = convert.convert(args.source, args.form, args.target, _counter())
-    elif args.verb == "cut":
-        if not 0 <= args.first <= args.last:
-            raise BadInput(f"--first {args.first} --last {args.last}: want 0 <= first <= last")
-        count = convert.cut(Trace(args.source), args.target, args.first, args.last)
-    elif args.verb == "merge":
-        count = convert.merge([Trace(path) for path in args.sources], args.target)
-    else:
-        count = convert.sample(Trace(args.source), args.target, args.rate)
+    if args.verb == "cut" and not 0 <= args.first <= args.last:
+        raise BadInput(f"--first {args.first} --last {args.last}: want 0 <= first <= last")
+    try:
+        with Progress() as progress:
+            count = _make(args, progress.update)
+    except KeyboardInterrupt:
+        print(f"interrupted; {args.target} is as it was before", file=sys.stderr)
+        return 130
     print(f"{args.target}: {count:,} accesses, {args.target.stat().st_size:,} bytes")
     return 0
 
 
-def _counter() -> Callable[[int], None]:
-    """Shows accesses and rate on a terminal, after two seconds."""
-    began = time.monotonic()
+def _make(args: argparse.Namespace, progress: Callable[[float, int], None]) -> int:
+    from epcgroup.sim import convert
+    from epcgroup.sim.trace import Trace
 
-    def show(accesses: int) -> None:
-        took = time.monotonic() - began
-        if took > 2 and sys.stderr.isatty():
-            rate = accesses / took / 1e6
-            print(f"\r{accesses:,} accesses, {rate:.1f} M/s ", end="", file=sys.stderr, flush=True)
-
-    return show
+    if args.verb == "convert":
+        return convert.convert(args.source, args.form, args.target, progress)
+    if args.verb == "cut":
+        return convert.cut(Trace(args.source), args.target, args.first, args.last, progress)
+    if args.verb == "merge":
+        return convert.merge([Trace(path) for path in args.sources], args.target, progress)
+    return convert.sample(Trace(args.source), args.target, args.rate, progress)
 
 
 def _show(trace: object) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from epcgroup.sim.scenario import Scenario
     from epcgroup.sim.virtual import Running
 
+SAMPLES = 2001  # odd, so that the last one stays; kept of a run whose scenario names no interval
 _SAMPLED = (c.USAGE, c.PEAK, c.EVENTS, c.EVENTS_LOCAL, c.EVICTED, c.LOADED, c.FAULTS)
 _NAMES = ("usage", "peak", "events", "events_local", "evicted", "loaded", "faults")
 
@@ -40,6 +41,13 @@ class Recorder:
         for tenant in tenants:
             stall[tenant.group] += int(tenant.stall_ns)
         self._samples.append((now, machine.cg[:groups, _SAMPLED].copy(), stall, list(machine.max_bytes)))
+
+    def thin(self) -> bool:
+        """Drop every other sample if there are too many; whether it did."""
+        if len(self._samples) < SAMPLES:
+            return False
+        del self._samples[1::2]
+        return True
 
     def keep(self, tenant: Running) -> None:
         """A tenant's counts, before its enclave goes."""

@@ -19,6 +19,7 @@ from epcgroup.sim.costs import Profile
 from epcgroup.sim.costs import load as load_profile
 from epcgroup.sim.generate import pattern
 from epcgroup.sim.schema import Fault, located, validate
+from epcgroup.sim.trace import Info, Trace
 from epcgroup.units import page_ceil, pages, parse_limit, parse_size
 
 _TIMES = {"ns": 1.0, "us": 1e3, "ms": 1e6, "s": 1e9, "min": 60e9, "h": 3600e9, "": 1e9}
@@ -39,17 +40,19 @@ class Tenant:
     access_ns: float = 100.0
     workload: dict[str, Any] = field(default_factory=lambda: {"pattern": "uniform"})
     trace: Path | None = None
+    traced: int = 0  # number of the enclave in the trace
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """At ``at`` ns: a limit (bytes, None for none), a move, or an exit."""
+    """At ``at`` ns: a limit (bytes, None for none), a move, removal of the last pages, or an exit."""
 
     at: float
     cgroup: str | None = None
     limit: int | None = None
     tenant: str | None = None
     move: str | None = None
+    remove: int = 0  # pages
     exit: bool = False
 
 
@@ -153,41 +156,90 @@ def _build(data: dict[str, Any], folder: Path) -> Scenario:
 def _tenants(
     one: dict[str, Any], where: tuple[str, int], folder: Path, known: set[str], rng: np.random.Generator
 ) -> list[Tenant]:
+    """The tenants of one table: its copies, or one for each enclave of a trace."""
+    info = _trace(one, where, folder)
+    chosen = [-1] if info is None else _traced(one, where, info)
     copies = one.get("copies", 1)
-    homes = [one.get("cgroup", "/").replace("{n}", str(number + 1)) for number in range(copies)]
+    if len(chosen) > 1 and copies > 1:
+        raise Fault((*where, "copies"), "and several enclaves of a trace do not go together")
+    count = max(copies, len(chosen))
+    homes = [one.get("cgroup", "/").replace("{n}", str(number + 1)) for number in range(count)]
     for home in homes:
         if home not in known:
             raise Fault((*where, "cgroup"), f"is {home!r}; there are {', '.join(sorted(known)[:20])}")
-    size = page_ceil(_at((*where, "size"), parse_size, one["size"]))
-    if not size:
-        raise Fault((*where, "size"), "is 0; want at least a page")
+    found = [_tenant(one, where, folder, info, number) for number in chosen]
+    if count == 1:
+        return [replace(found[0], cgroup=homes[0])]
+    rate = one.get("arrivals_per_s", 0)
+    gaps = rng.exponential(1e9 / rate, count) if rate else np.zeros(count)
+    starts = found[0].start + np.cumsum(gaps) - (gaps[0] if rate else 0.0)
+    return [
+        replace(found[n % len(found)], name=f"{one['name']}-{n + 1}", cgroup=homes[n], start=float(starts[n]))
+        for n in range(count)
+    ]
+
+
+def _tenant(
+    one: dict[str, Any], where: tuple[str, int], folder: Path, info: Info | None, traced: int
+) -> Tenant:
+    touched = 0 if info is None else info.enclaves[traced][1]
+    if "size" in one:
+        size = page_ceil(_at((*where, "size"), parse_size, one["size"]))
+        if not size:
+            raise Fault((*where, "size"), "is 0; want at least a page")
+        if size < touched:
+            raise Fault((*where, "size"), f"is {size} pages; the trace touches {touched}")
+    elif info is None:
+        raise Fault(where, "lacks size")
+    else:
+        size = touched
     workload = one.get("workload", {"pattern": "uniform"})
     _at((*where, "workload"), lambda spec: pattern(spec, size, np.random.default_rng(1)), workload)
-    trace = folder / one["trace"] if "trace" in one else None
-    if trace is not None and not trace.exists():
-        raise Fault((*where, "trace"), f"is {one['trace']!r}; no such file")
-    first = Tenant(
+    accesses, access_ns = 1_000_000, 100.0
+    if info is not None:
+        accesses = info.counts.get(traced, info.accesses)
+        if info.seconds and accesses:
+            access_ns = info.seconds * 1e9 / accesses
+    return Tenant(
         name=one["name"],
-        cgroup=homes[0],
+        cgroup="/",
         size=size,
         kind=one.get("kind", "enclave"),
         dynamic=one.get("dynamic", False),
         start=_at((*where, "start"), parse_time, one.get("start", 0)),
         threads=one.get("threads", 1),
-        accesses=one.get("accesses", 1_000_000),
-        access_ns=float(one.get("access_ns", 100)),
+        accesses=one.get("accesses", accesses),
+        access_ns=float(one.get("access_ns", access_ns)),
         workload=workload,
-        trace=trace,
+        trace=folder / one["trace"] if "trace" in one else None,
+        traced=max(traced, 0),
     )
-    if copies == 1:
-        return [first]
-    rate = one.get("arrivals_per_s", 0)
-    gaps = rng.exponential(1e9 / rate, copies) if rate else np.zeros(copies)
-    starts = first.start + np.cumsum(gaps) - (gaps[0] if rate else 0.0)
-    return [
-        replace(first, name=f"{first.name}-{n + 1}", cgroup=homes[n], start=float(starts[n]))
-        for n in range(copies)
-    ]
+
+
+def _trace(one: dict[str, Any], where: tuple[str, int], folder: Path) -> Info | None:
+    if "trace" not in one:
+        if "enclave" in one:
+            raise Fault((*where, "enclave"), "is one of a trace, and there is no trace")
+        return None
+    return _at((*where, "trace"), lambda name: Trace(folder / name).info, one["trace"])  # type: ignore[no-any-return]
+
+
+def _traced(one: dict[str, Any], where: tuple[str, int], info: Info) -> list[int]:
+    """Numbers of the enclaves of a trace that a table of tenants means."""
+    numbers = sorted(info.enclaves)
+    if not numbers:
+        raise Fault((*where, "trace"), "has no enclaves")
+    wanted = one.get("enclave")
+    if wanted == "*":
+        return numbers
+    if wanted is None and len(numbers) == 1:
+        return numbers
+    there = [number for number in numbers if wanted in (number, info.enclaves[number][0])]
+    if len(there) != 1:
+        names = ", ".join(info.enclaves[number][0] for number in numbers[:20])
+        said = f"is {wanted!r}" if wanted is not None else "is not given"
+        raise Fault((*where, "enclave"), f"{said}; there are {names}; or * for a tenant of each")
+    return there
 
 
 def _copies(path: str, count: int, where: tuple[str | int, ...]) -> list[str]:
@@ -202,13 +254,14 @@ def _event(one: dict[str, Any], where: tuple[str, int], known: set[str], tenants
         if one["cgroup"] not in known:
             raise Fault((*where, "cgroup"), f"is {one['cgroup']!r}; there are {', '.join(sorted(known))}")
         return Event(at, cgroup=one["cgroup"], limit=_at((*where, "max"), parse_limit, one["max"]))
-    if "tenant" not in one or not ("move" in one or one.get("exit")):
-        raise Fault(where, "wants cgroup and max, or tenant and move, or tenant and exit = true")
+    if "tenant" not in one or not ("move" in one or "remove" in one or one.get("exit")):
+        raise Fault(where, "wants cgroup and max, or tenant and one of move, remove and exit = true")
     if one["tenant"] not in tenants:
         raise Fault((*where, "tenant"), f"is {one['tenant']!r}; there are {', '.join(tenants[:20])}")
     if "move" in one and one["move"] not in known:
         raise Fault((*where, "move"), f"is {one['move']!r}; there are {', '.join(sorted(known))}")
-    return Event(at, tenant=one["tenant"], move=one.get("move"), exit=one.get("exit", False))
+    removed = page_ceil(_at((*where, "remove"), parse_size, one["remove"])) if "remove" in one else 0
+    return Event(at, tenant=one["tenant"], move=one.get("move"), remove=removed, exit=one.get("exit", False))
 
 
 def _at(where: tuple[str | int, ...], parse_value: Any, value: Any) -> Any:

@@ -83,10 +83,14 @@ SCHEMA: dict[str, Any] = {
                     "access_ns": {"type": "number", "minimum": 0},
                     "workload": _WORKLOAD,
                     "trace": {"type": "string", "description": "path of a trace, from the scenario's folder"},
+                    "enclave": {
+                        "type": ["string", "integer"],
+                        "description": "of the trace: name or number, or * for a tenant of each",
+                    },
                     "copies": {"type": "integer", "minimum": 1},
                     "arrivals_per_s": {"type": "number", "minimum": 0},
                 },
-                "required": ["name", "size"],
+                "required": ["name"],
             },
         },
         "event": {
@@ -99,6 +103,7 @@ SCHEMA: dict[str, Any] = {
                     "max": _LIMIT,
                     "tenant": {"type": "string"},
                     "move": _PATH,
+                    "remove": {**_SIZE, "description": "the last pages of the enclave (SGX2)"},
                     "exit": {"type": "boolean"},
                 },
                 "required": ["at"],

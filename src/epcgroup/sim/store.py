@@ -6,6 +6,7 @@ Growing an array makes a new one, so nobody keeps the tuple over an operation.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import TypeVar
 
 import numpy as np
@@ -31,6 +32,14 @@ _GOALS: dict[Callable[[int, int, int], int], int] = {
 _DISABLE = {Disable.NEVER: 0, Disable.CASCADE: 1, Disable.ONE_AND_WAIT: 2}
 
 
+# Every knob that is compiled, or that no operation here can show.
+_KNOBS = frozenset({
+    "name", "misc", "target", "walk", "dying", "batch_min", "batch_max", "global_batch", "batch_by_need",
+    "direct_batch", "ignore_age_after", "ignore_age_globally", "give_up", "on_max_written", "goal", "disable",
+    "edmm_reclaims_group", "busy_before_signal", "all_at_once", "low", "high", "scale_watermarks",
+})  # fmt: skip
+_MISC_KNOBS = frozenset({"name", "resources", "root_files", "group_files", "event_rule", "counts_subsystems"})
+
 Item = TypeVar("Item", np.int64, np.int32, np.uint8)
 
 
@@ -45,19 +54,29 @@ def _longer(table: npt.NDArray[Item], rows: int) -> npt.NDArray[Item]:
     return made
 
 
+def _refuse_unknown(policy: Policy) -> None:
+    """Raise BadInput for a policy with a behaviour that is not compiled: results would be wrong, silently."""
+    for record, known in ((policy, _KNOBS), (policy.misc, _MISC_KNOBS)):
+        for knob in fields(record):
+            value = getattr(record, knob.name)
+            # A knob that is off (none, false, zero) changes nothing.
+            if knob.name not in known and value:
+                raise BadInput(
+                    f"policy {policy.name!r}: the compiled engine does not know {knob.name} = {value!r}; "
+                    "the reference engine does (epcgroup run, epcgroup conform)"
+                )
+    if policy.goal not in _GOALS:
+        goal = getattr(policy.goal, "__name__", policy.goal)
+        raise BadInput(f"policy {policy.name!r}: the compiled engine does not know goal = {goal}")
+
+
 class Store:
     """The state of one machine, as arrays."""
 
     def __init__(self, epc_pages: int, policy: Policy, *, sgx2: bool = False, log_room: int = 0) -> None:
         if epc_pages < 1:
             raise BadInput(f"an EPC of {epc_pages} pages; it needs at least 1 (6 to run anything)")
-        if policy.soft_limits:
-            raise BadInput(
-                f"policy {policy.name!r} with misc.low and misc.high: the compiled engine knows misc.max "
-                "only; use the reference engine (epcgroup.epc.Machine)"
-            )
-        if policy.goal not in _GOALS:
-            raise BadInput(f"policy {policy.name!r}: its goal is not one that the compiled engine knows")
+        _refuse_unknown(policy)
         self.policy = policy
         self.epc_pages = epc_pages
         self.cg: Ints = np.zeros((0, c.GROUP_COLUMNS), np.int64)

@@ -22,13 +22,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from epcgroup.errors import BadInput, NoEpc
+from epcgroup.errors import NoEpc
 from epcgroup.sim import columns as c
 from epcgroup.sim.generate import pattern
 from epcgroup.sim.machine import CompiledMachine
 from epcgroup.sim.record import Recorder
 from epcgroup.sim.result import Result
 from epcgroup.sim.scenario import Event, Scenario, Tenant, parse, read
+from epcgroup.sim.streams import Stream, Streams
 from epcgroup.sim.trace import Trace
 
 Progress = Callable[[float, int], None]
@@ -52,14 +53,15 @@ def run(scenario: Scenario | Path | str, progress: Progress | None = None) -> Re
 class Thread:
     """One thread of a tenant: its accesses, its clock (ns)."""
 
-    def __init__(self, tenant: Running, number: int, scenario: Scenario) -> None:
+    def __init__(self, tenant: Running, number: int, scenario: Scenario, stream: Stream | None) -> None:
         spec = tenant.spec
+        self.stream = stream
         self.tenant = tenant
         self.times = scenario.profile.times(spec.access_ns, steals=scenario.steals)
         self.left = spec.accesses
         self.done = 0
         rng = np.random.default_rng([scenario.seed, tenant.number, number])
-        self._parts = _trace_parts(spec) if spec.trace else _pattern_parts(spec, rng)
+        self._parts: Iterator[npt.NDArray[np.int32]] = stream or _pattern_parts(spec, rng)
         self._buffer: npt.NDArray[np.int32] = np.zeros(0, np.int32)
         self._at = 0
 
@@ -145,6 +147,13 @@ class Simulation:
         self._events = list(scenario.events)
         self._progress = progress
         self._total = sum(tenant.accesses * tenant.threads for tenant in scenario.tenants)
+        traces = {tenant.trace: Streams(Trace(tenant.trace)) for tenant in scenario.tenants if tenant.trace}
+        self._streams = {
+            (number, thread): traces[tenant.trace].open(tenant.traced)
+            for number, tenant in enumerate(scenario.tenants)
+            for thread in range(tenant.threads)
+            if tenant.trace
+        }
         ideal = [t.start + t.accesses * t.access_ns for t in scenario.tenants]
         self._every = scenario.sample or max(scenario.quantum, max([*ideal, 1e9]) / 500)
         self._next_sample = 0.0
@@ -168,6 +177,8 @@ class Simulation:
             self._start(*self._waiting.pop(0))
         if self.now >= self._next_sample:
             self._recorder.sample(self.now, self.running.values())
+            if not self.scenario.sample and self._recorder.thin():
+                self._every *= 2
             self._next_sample = self.now + self._every
             self._report()
         active = [t for r in self.running.values() if r.ended is None for t in r.threads if t.left > 0]
@@ -218,13 +229,18 @@ class Simulation:
             self._end(tenant, self.now + tenant.build_ns, "refused")
             return
         machine.initialise(tenant.enclave)
-        tenant.threads = [Thread(tenant, n, self.scenario) for n in range(spec.threads)]
+        tenant.threads = [
+            Thread(tenant, n, self.scenario, self._streams.get((number, n))) for n in range(spec.threads)
+        ]
         for thread in tenant.threads:
             thread.times[c.CLOCK] = tenant.begun + tenant.build_ns
 
     def _end(self, tenant: Running, when: float, status: str) -> None:
         tenant.ended, tenant.status = when, status
         self._recorder.keep(tenant)
+        for thread in tenant.threads:
+            if thread.stream is not None:
+                thread.stream.close()
         if tenant.enclave >= 0:
             self.machine.release(tenant.enclave)
         for group, held in tenant.held.items():
@@ -242,6 +258,9 @@ class Simulation:
                 return
             if event.exit:
                 self._end(tenant, self.now, "exited")
+            elif event.remove and tenant.enclave >= 0:
+                pages = min(event.remove, tenant.spec.size)
+                machine.remove_pages(tenant.enclave, tenant.spec.size - pages, pages)
             elif event.move is not None:
                 group = machine.group(event.move)
                 machine.attach(group)
@@ -261,15 +280,3 @@ def _pattern_parts(spec: Tenant, rng: np.random.Generator) -> Iterator[npt.NDArr
     made = pattern(spec.workload, spec.size, rng)
     while True:
         yield made.take(min(_PART, max(spec.accesses, 1)))
-
-
-def _trace_parts(spec: Tenant) -> Iterator[npt.NDArray[np.int32]]:
-    assert spec.trace is not None
-    trace = Trace(spec.trace)
-    if not trace.info.enclaves:
-        return
-    first = min(trace.info.enclaves)
-    size = trace.info.enclaves[first][1]
-    if size > spec.size:
-        raise BadInput(f"{spec.trace}: touches {size} pages; tenant {spec.name!r} has {spec.size}")
-    yield from trace.pages_of(first)

@@ -1,0 +1,59 @@
+"""A file that appears at once and whole, or not at all, whatever kills its writer.
+
+It has no name while it is written (O_TMPFILE), so the kernel takes it back when its
+writer dies. Where a file system cannot do that (NFS, some overlays), a temporary
+name beside the target is used, which a kill -9 would leave.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+from typing import IO
+
+from epcgroup.errors import BadInput
+
+
+class AtOnce:
+    """``file`` is open for writing; ``appear`` puts it at ``path``, ``close`` without that drops it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._name = ""  # while it is written, where it needs one
+        try:
+            if path.is_dir():
+                raise IsADirectoryError(21, os.strerror(21))
+            try:
+                handle = os.open(path.parent, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o666)
+            except OSError as refused:
+                if not path.parent.is_dir() or isinstance(refused, PermissionError):
+                    raise
+                handle, self._name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+                umask = os.umask(0)
+                os.umask(umask)
+                os.fchmod(handle, 0o666 & ~umask)
+        except OSError as error:
+            raise BadInput(f"{path}: cannot be written: {error.strerror}") from None
+        self.file: IO[bytes] = os.fdopen(handle, "w+b")
+
+    def appear(self) -> None:
+        """Give the file its name; what was there before is replaced. Raises OSError."""
+        self.file.flush()
+        if not self._name:
+            # A link cannot replace a file, a rename can: so through a free name.
+            self._name = tempfile.mktemp(dir=self._path.parent, prefix=f".{self._path.name}.")
+            # With a directory's descriptor Python follows the link of /proc; the path is absolute anyhow.
+            handle = self.file.fileno()
+            os.link(f"/proc/self/fd/{handle}", self._name, src_dir_fd=handle, follow_symlinks=True)
+        Path(self._name).replace(self._path)
+        self._name = ""
+
+    def close(self) -> None:
+        """The end, with or without ``appear``."""
+        self.file.close()
+        if self._name:
+            with contextlib.suppress(OSError):
+                Path(self._name).unlink()
+            self._name = ""
