@@ -200,5 +200,5 @@ def test_stat_counts_the_subtree_and_keeps_what_released_groups_did() -> None:
 
 
 def test_the_compiled_engine_says_that_it_knows_no_soft_limits() -> None:
-    with pytest.raises(BadInput, match="compiled engine knows"):
+    with pytest.raises(BadInput, match="does not know soft_limits"):
         Store(100, with_soft_limits(STANDARD))
