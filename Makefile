@@ -1,6 +1,7 @@
 # make demo    run the main job: three tenants, their limits, real paging, a picture
 # make test    pass all tests (style, types and import order among them)
 # make fuzz    a million fuzzed inputs against the driver (ARGS=-runs=N for another number)
+# make soak    ten minutes of random tenants, limits and kills, then a thousand kills of supervisors
 # make check   style, types and import order alone
 # make bench   measure, each figure as a ratio against a named peer
 # make venv    the virtual environment alone, with everything Python in it
@@ -13,7 +14,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SETUP := $(PYTHON) tools/setup.py
 
-.PHONY: help demo test fuzz check bench venv lock clean
+.PHONY: help demo test fuzz soak check bench venv lock clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -30,6 +31,11 @@ fuzz:
 	@$(SETUP) venv
 	@mkdir -p .fuzz
 	$(BIN)/python tests/fuzz/surface.py -runs=1000000 -len_control=0 -max_len=400 -artifact_prefix=.fuzz/crash- $(ARGS) .fuzz
+
+soak:
+	@$(SETUP) test
+	$(BIN)/python -m tests.soak.soak $(ARGS)
+	$(BIN)/python -m tests.soak.kills
 
 check:
 	@$(SETUP) venv

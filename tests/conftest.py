@@ -18,7 +18,9 @@ from hypothesis import settings
 ROOT = Path(__file__).resolve().parent.parent
 
 # Cheap and telling first.
-ORDER = ("tests/unit", "tests/property", "tests/conformance", "tests/fuzz", "tests/e2e", "tests/contract")
+ORDER = tuple(
+    f"tests/{name}" for name in ("unit", "property", "conformance", "fuzz", "e2e", "soak", "contract")
+)
 
 settings.register_profile("epcgroup", deadline=None, print_blob=True)
 settings.register_profile("ci", settings.get_profile("epcgroup"), derandomize=True)

@@ -16,27 +16,9 @@ from pathlib import Path
 
 import pytest
 from tests.e2e.machine import NEEDS, command, run, started
-from tests.e2e.test_residency import tree
+from tests.e2e.processes import state_of, tree, wait_until_gone
 
 pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(120)]
-
-
-def state_of(pid: int) -> str:
-    """R, S, T, t, Z … or "" when the process is gone."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return ""
-
-
-def wait_until_gone(pids: list[int], seconds: float = 5) -> dict[int, str]:
-    """Those that are still there afterwards, with their states; zombies are as good as gone."""
-    deadline = time.monotonic() + seconds
-    left = dict.fromkeys(pids, "?")
-    while left and time.monotonic() < deadline:
-        left = {pid: state for pid in pids if (state := state_of(pid)) not in ("", "Z", "X")}
-        time.sleep(0.01)
-    return left
 
 
 @pytest.fixture
@@ -44,14 +26,15 @@ def _leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     """No file, no device, no mount is there after the test that was not there before."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
 
-    def traces() -> tuple[list[Path], set[Path], str]:
+    def traces() -> tuple[set[str], set[str]]:
         shared = {path for path in Path("/dev/shm").iterdir() if "epc" in path.name or "sgx" in path.name}
         devices = {path for path in Path("/dev").iterdir() if "sgx" in path.name}
-        return list(tmp_path.iterdir()), shared | devices, Path("/proc/self/mounts").read_text()
+        mounts = Path("/proc/self/mounts").read_text().splitlines()
+        return {str(path) for path in [*tmp_path.iterdir(), *shared, *devices]}, set(mounts)
 
     before = traces()
     yield
-    assert traces() == before
+    assert [new - old for new, old in zip(traces(), before, strict=True)] == [set()] * 2
 
 
 @pytest.mark.usefixtures("_leaves_nothing")

@@ -18,20 +18,12 @@ from typing import Any
 
 import pytest
 from tests.e2e.machine import NEEDS, PAGE, command, run, started
+from tests.e2e.processes import tree
 
 pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(180)]
 
 NAME = "/memfd:/dev/sgx_enclave"
 BLOCK = 512  # bytes in a block of st_blocks, whatever the file system
-
-
-def tree(pid: int) -> Iterator[int]:
-    """The process and all its descendants."""
-    yield pid
-    with contextlib.suppress(OSError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            for child in (task / "children").read_text().split():
-                yield from tree(int(child))
 
 
 def resident(pid: int) -> int:

@@ -264,8 +264,9 @@ def _drop_ptes(device: Device, spaces: list[AddressSpace], indices: set[int]) ->
         return
     if len(spaces) == 1:
         addresses = sorted(device.base + (index << PAGE_SHIFT) for index in indices)
-        if pagemap.drop(spaces[0].open_pidfd(), pagemap.coalesce(addresses)):
-            return
+        with contextlib.suppress(ProcessLookupError):  # the process has just ended
+            if pagemap.drop(spaces[0].open_pidfd(), pagemap.coalesce(addresses)):
+                return
     for index in indices:
         _set_aside(device, index)
 

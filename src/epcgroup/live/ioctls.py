@@ -94,7 +94,8 @@ def _created(tracer: Tracer, task: Task, device: Device, fd: int) -> None:
     """ECREATE succeeded: the enclave has a place."""
     device.fix_size(device.size)
     assert device.file is not None
-    tracer.world.frames.bind(device.file.enclave.id, device)
+    with tracer.world.lock:  # page services look through all that is bound
+        tracer.world.frames.bind(device.file.enclave.id, device)
     mappings.adopt_early(tracer, task, device, fd)
     task.mm.ignored = int(procfs.status(task.pid)["SigIgn"], 16) & threads.FORCED
     filters.watch_range(tracer, task, device.base, device.size)

@@ -23,6 +23,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import traceback
 from typing import TYPE_CHECKING
 
 from epcgroup.epc import invariants
@@ -65,8 +66,8 @@ def watch(world: World) -> None:
                 check(world)
             except InternalError as error:
                 world.broke(error)
-            except Exception as error:  # the check itself stumbles over what it finds
-                world.broke(InternalError(f"the machine cannot be checked: {error!r}"))
+            except Exception:  # the check itself stumbles over what it finds
+                world.broke(InternalError(f"the machine cannot be checked:\n{traceback.format_exc()}"))
 
     world.lock = CheckedLock(look)
 

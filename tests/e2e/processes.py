@@ -1,0 +1,35 @@
+"""Processes seen from outside: who is below whom, in which state, and whether they are gone."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def tree(pid: int) -> Iterator[int]:
+    """The process and all its descendants."""
+    yield pid
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                yield from tree(int(child))
+
+
+def state_of(pid: int) -> str:
+    """R, S, T, t, Z … or "" when the process is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
+
+
+def wait_until_gone(pids: list[int], seconds: float = 5) -> dict[int, str]:
+    """Those that are still there afterwards, with their states; zombies are as good as gone."""
+    deadline = time.monotonic() + seconds
+    left = dict.fromkeys(pids, "?")
+    while left and time.monotonic() < deadline:
+        left = {pid: state for pid in pids if (state := state_of(pid)) not in ("", "Z", "X")}
+        time.sleep(0.01)
+    return left
