@@ -41,6 +41,7 @@ COMMANDS = {
     "selftest": "the scenarios of the series' own test scripts, on a kernel's tree or ours",
     "conform": "replay recorded kernel behaviour against the engine",
     "sim": "run a scenario in virtual time: tenants, limits, events, what they cost",
+    "calibrate": "time enclaves on this machine and write its cost profile",
     "report": "show the result of a simulation: a table and a picture",
     "trace": "look into, convert, cut, merge and sample traces of page accesses",
 }

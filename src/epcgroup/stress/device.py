@@ -73,12 +73,16 @@ class Enclave:
         Raises NoEpc when the limit or the machine has no page left, Refused for
         any other refusal.
         """
+        self.build(self.image.certificate(key))
+
+    def build(self, certificate: bytes) -> None:
+        """The same with a signature that was made before."""
         self.base = _reserve(self.image.size)
         self._create()
         buffer = _Buffer(min(_CHUNK, self.image.heap_pages) * PAGE_SIZE)
         for segment in self.image.segments():
             self._add(segment, buffer)
-        self._init(self.image.certificate(key))
+        self._init(certificate)
         self._map()
 
     def __enter__(self) -> Enclave:

@@ -62,6 +62,7 @@ class Image:
 
     threads: int
     heap_pages: int
+    measured: bool = False  # the heap too, as most runtimes have it: 16 EEXTENDs a page
 
     def __post_init__(self) -> None:
         if not 1 <= self.threads <= MAX_THREADS:
@@ -101,7 +102,7 @@ class Image:
             at = self.tcs(thread)
             yield Segment(at, 1, _TCS, measured=True, contents=Tcs(ossa=at + PAGE_SIZE).pack())
             yield Segment(at + PAGE_SIZE, 1, _DATA, measured=True)
-        yield Segment(self.heap, self.heap_pages, _DATA, measured=False)
+        yield Segment(self.heap, self.heap_pages, _DATA, measured=self.measured)
 
     def secs(self, base: int) -> bytes:
         """The SECS image for ECREATE at address ``base``."""
