@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
-from epcgroup.epc import by_name
+from epcgroup.conform.epc_replay import EpcReplay
+from epcgroup.epc import STANDARD, V5, V17, Policy, by_name
 from epcgroup.errors import BadInput
 from epcgroup.sim import columns as c
 from epcgroup.sim import costs
@@ -41,39 +46,73 @@ def test_a_page_beyond_the_epc_costs_about_forty_thousand_cycles() -> None:
     assert profile.ns("evict") * profile.clock_ghz == pytest.approx(40_000, rel=0.15)
 
 
-@pytest.mark.parametrize(("policy", "beyond"), [("v5", 1.1), ("v17", 1.02), ("standard", 1.02)])
-def test_a_cyclic_scan_just_above_the_limit_misses_always(policy: str, beyond: float) -> None:
-    misses = miss_ratio(policy, lambda size, n: np.arange(n) % size, beyond=beyond)
-    assert misses > 0.98
+V5_BY_AGE = replace(V5, ignore_age_after=None)
 
 
-def test_v5_misses_less_within_a_twentieth_of_the_limit_because_it_comes_to_ignore_age() -> None:
-    """After six fruitless rounds it takes young pages, which breaks the lockstep of scan and clock hand."""
-    assert miss_ratio("v5", lambda size, n: np.arange(n) % size, beyond=1.02) < 0.2
+@pytest.mark.parametrize(
+    ("policy", "beyond"),
+    [*itertools.product((V17, STANDARD, V5_BY_AGE), (1.02, 1.1, 1.2, 2.0)), (V5, 1.2), (V5, 2.0)],
+)
+def test_a_cyclic_scan_just_above_the_limit_misses_always(policy: Policy, beyond: float) -> None:
+    """Within 2 %; under v5 only from a fifth above, see the next test."""
+    assert miss_ratio(policy, in_order, beyond=beyond) > 0.98
 
 
-@pytest.mark.parametrize("policy", ["v5", "v17", "standard"])
+def test_v5_misses_less_within_a_tenth_of_the_limit_because_it_comes_to_ignore_age() -> None:
+    """After six fruitless rounds it takes young pages, which breaks the lockstep of scan and clock hand.
+
+    With that one knob off v5 misses always, as above. It is no fault of the compiled engine: the
+    reference engine, which agrees with the kernel's code, loads exactly as often.
+    """
+    assert miss_ratio(V5, in_order, beyond=1.02) < 0.2
+    assert miss_ratio(V5, in_order, beyond=1.1) < 0.8
+    limit, size, scans = 400, 408, 40
+    reference = EpcReplay(V5, 4096, False)
+    for operation in ("mkcg /a", f"max /a {limit * 4096}", "proc 1 /a", f"encl 1 1 {size}"):
+        assert reference.run(operation)["r"] == 0
+    for operation in (f"addb 1 0 {size}", "init 1", *[f"touch 1 0-{size - 1}"] * scans):
+        assert reference.run(operation)["r"] == 0
+    compiled = limited(V5, limit, size)
+    for _ in range(scans):
+        compiled.access(0, np.arange(size))
+    loads = int(compiled.g[c.LOADED_TOTAL])
+    assert loads == reference.check()["loaded_total"]
+    assert loads < 0.5 * scans * size
+
+
+@pytest.mark.parametrize("policy", [V5, V17, STANDARD], ids=lambda policy: policy.name)
 @pytest.mark.parametrize("beyond", [1.25, 2.0, 4.0])
-def test_uniform_access_misses_as_much_as_does_not_fit(policy: str, beyond: float) -> None:
+def test_uniform_access_misses_as_much_as_does_not_fit(policy: Policy, beyond: float) -> None:
     rng = np.random.default_rng(1)
     misses = miss_ratio(policy, lambda size, n: rng.integers(0, size, n), beyond=beyond)
     assert misses == pytest.approx(1 - 1 / beyond, abs=0.02)
 
 
-def miss_ratio(policy: str, pages: object, beyond: float) -> float:
-    """Loads per access of an enclave that is ``beyond`` times as large as its group's limit."""
-    limit = 4000
-    machine = CompiledMachine(65536, by_name(policy))
+def in_order(size: int, count: int) -> npt.NDArray[np.int64]:
+    """Whole scans, about so many accesses."""
+    return np.arange(count // size * size) % size
+
+
+def limited(policy: Policy, limit: int, size: int) -> CompiledMachine:
+    """A machine with one enclave of ``size`` pages in a group that may have ``limit``."""
+    machine = CompiledMachine(65536, policy)
     group = machine.mkdir("/a")
     machine.set_max(group, limit * 4096)
-    size = int(limit * beyond)
     enclave = machine.create_enclave(group, size)
     machine.add_pages(enclave, 0, size)
     machine.initialise(enclave)
+    return machine
+
+
+def miss_ratio(policy: Policy, pages: Callable[[int, int], npt.NDArray[np.int64]], beyond: float) -> float:
+    """Loads per access of an enclave that is ``beyond`` times as large as its group's limit."""
+    size = int(4000 * beyond)
+    machine = limited(policy, 4000, size)
     for _ in range(2):
         before = int(machine.g[c.LOADED_TOTAL])
-        machine.access(enclave, pages(size, 200_000))  # type: ignore[operator]
-    return (int(machine.g[c.LOADED_TOTAL]) - before) / 200_000
+        touched = pages(size, 200_000)
+        machine.access(0, touched)
+    return (int(machine.g[c.LOADED_TOTAL]) - before) / len(touched)
 
 
 def test_every_profile_is_whole_and_gives_sources() -> None:
