@@ -77,6 +77,18 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
         help="check all invariants after every operation (slow); the first violation ends the run, status 70",
     )
     logs.add_options(parser)
+    add_enclu(parser)
+
+
+def add_enclu(parser: argparse.ArgumentParser) -> None:
+    """How programs get into enclaves and out again."""
+    parser.add_argument(
+        "--enclu",
+        choices=("fast", "trap"),
+        default="fast",
+        help="fast (default): EENTER and EEXIT without a trap, by jumps put into the code; trap: every ENCLU "
+        "is executed by the emulator and enclave code stays byte for byte as it was added",
+    )
 
 
 def parse_cgroup(spec: str) -> tuple[str, int | None]:
@@ -129,7 +141,7 @@ def machine_of(
     from epcgroup.serve.sources import MachineSource
 
     log = logs.Log(args)
-    extra = {"attacks": args.inject, "paranoid": args.paranoid, "log": log.plain}
+    extra = {"attacks": args.inject, "paranoid": args.paranoid, "log": log.plain, "enclu": args.enclu}
     with Supervisor(epc_pages, args.policy, _root_key(args.seed), **extra) as machine:
         source = MachineSource(machine, "run")
         log.follow(source.journal)

@@ -120,7 +120,7 @@ def _add_one(
         if isinstance(error, Refused):
             raise
         raise Refused(str(error), errno.EIO) from error
-    driver.frames.put(enclave.id, index, contents, state.epcm[index])
+    driver.frames.add(enclave.id, index, contents, state.epcm[index])
     file.set_maximum(index, R | W if flags & TYPE_MASK == _TCS else flags & PROT_MASK)
 
 

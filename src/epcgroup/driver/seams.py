@@ -27,8 +27,11 @@ class Frames(Protocol):
     def young(self, pages: Sequence[EpcPage]) -> Sequence[bool]:
         """Test and clear "was accessed" of these pages, in order."""
 
+    def add(self, enclave: int, index: int, contents: bytes, word: int) -> None:
+        """A new page, just measured, becomes resident. From now on it is what lies there that counts."""
+
     def put(self, enclave: int, index: int, contents: bytes, word: int) -> None:
-        """A page becomes resident."""
+        """A page becomes resident again, or is new and zero."""
 
     def take(self, enclave: int, index: int) -> bytes:
         """Revoke a page everywhere, free its frame, return its final contents."""

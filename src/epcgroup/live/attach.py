@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from epcgroup.errors import BadInput, EpcgroupError, Refused
-from epcgroup.live import filters, guard, loader, memory, procfs, ptrace, seccomp, traps, vdso
+from epcgroup.live import fastpath, filters, guard, loader, memory, procfs, ptrace, seccomp, traps, vdso
 from epcgroup.live.mm import AddressSpace
 from epcgroup.live.task import Phase, Task, Trap
 
@@ -254,6 +254,7 @@ def equip_owner(tracer: Tracer, task: Task) -> None:
             if kind is Trap.CPUID:
                 memory.poke_text(task.pid, site, traps.INT80)
     space.traps.update(traps.patch(task.pid))
+    fastpath.start(tracer, task)
     tracer.guard.drop(space)
 
 

@@ -194,14 +194,20 @@ def _leads_to(code: bytes, target: int) -> bool:
     return at == target
 
 
-def _looks_like_code(code: bytes, target: int) -> bool:
-    """As _leads_to, from anywhere; the instructions around ``target`` must be usual ones."""
+def arrives(code: bytes, target: int) -> bool:
+    """As _leads_to, from anywhere; the instructions before ``target`` must be usual ones."""
     at = usual = 0
     while at < target:
         usual = usual + 1 if _is_usual(code, at) else 0
         at += length(code, at) or 1
-    if at != target or (usual < _NEIGHBOURS and usual < target // 4):
+    return at == target and (usual >= _NEIGHBOURS or usual >= target // 4)
+
+
+def _looks_like_code(code: bytes, target: int) -> bool:
+    """As arrives, and the instructions behind ``target`` must be usual ones too."""
+    if not arrives(code, target):
         return False
+    at = target
     for _ in range(_NEIGHBOURS):
         if at + 15 > len(code):
             return True  # the segment ends here

@@ -26,11 +26,13 @@ from typing import TYPE_CHECKING
 from epcgroup.driver.vepc import FILE_SIZE as VEPC_SIZE
 from epcgroup.errors import MissingCapability
 from epcgroup.live import procfs
+from epcgroup.live.fasttable import Enterable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from epcgroup.driver import EnclaveFile, VepcFile
+    from epcgroup.live.fastspace import Exits
     from epcgroup.live.mm import AddressSpace
     from epcgroup.sgx.enclave import EnclaveState
 
@@ -68,6 +70,8 @@ class Device:
     __slots__ = (
         "base",
         "command",
+        "enterable",
+        "exits",
         "file",
         "filled",
         "group",
@@ -97,7 +101,9 @@ class Device:
         self.watch = -1
         self.mms: set[AddressSpace] = set()
         self.hidden: dict[int, bytearray] = {}
-        self.threads = 0  # that are inside the enclave
+        self.threads = 0  # that are inside the enclave, as far as the tracer was told
+        self.enterable = Enterable()  # TCSs that are entered and left without telling it, and
+        self.exits: Exits | None = None  # the code by which they are left
         self.base = 0  # first address of the enclave, from ECREATE on
         # Pages that the processor itself accessed (TCS, SSA, operands of ENCLU), and pages
         # that were given to a waiting thread, whose PTE is there without looking.
@@ -118,6 +124,11 @@ class Device:
     def size(self) -> int:
         """Bytes of the enclave's address range; 0 before ECREATE."""
         return self.file.size if self.file is not None else 0
+
+    @property
+    def occupied(self) -> bool:
+        """Whether a thread is inside the enclave."""
+        return bool(self.threads) or self.enterable.occupied()
 
     def hold_guest(self, file: VepcFile) -> None:
         """This is a virtual EPC: it can be mapped at any offset."""
@@ -192,7 +203,7 @@ class DeviceTable:
                 device = self._by_watch.get(_EVENT.unpack_from(events, at)[0])
                 if device is not None:
                     self._closing.add(device)
-        gone = [device for device in self._closing if not device.mms and not device.threads]
+        gone = [device for device in self._closing if not device.mms and not device.occupied]
         for device in gone:
             self.forget(device)
         return gone

@@ -18,11 +18,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from epcgroup.driver import BusError
-from epcgroup.live import cpuid, exits, memory, ptrace, spin, traps
+from epcgroup.live import cpuid, exits, fastpath, memory, ptrace, spin, traps
 from epcgroup.live.task import Trap
 from epcgroup.live.threads import Restart, attempt, enter, from_registers, leave, to_registers
 from epcgroup.sgx import thread
-from epcgroup.sgx.faults import PF_U, GeneralProtection, LeafFault, PageFault
+from epcgroup.sgx.faults import PF_U, VECTOR_GP, GeneralProtection, LeafFault, PageFault
 from epcgroup.sgx.layouts import Enclu
 
 if TYPE_CHECKING:
@@ -44,7 +44,22 @@ def trapped(tracer: Tracer, task: Task, regs: UserRegs, kind: Trap) -> None:
         return
     regs.rax = number
     regs.rip -= len(traps.INT80)
-    tracer.start(task, _from_host(tracer, task, regs))
+    if kind is Trap.EEXIT:
+        page = task.mm.fast.leaving(regs.rip) if task.mm.fast is not None else None
+        leave_from(tracer, task, regs, page.sites if page is not None else [])
+    else:
+        tracer.start(task, _from_host(tracer, task, regs))
+
+
+def leave_from(tracer: Tracer, task: Task, regs: UserRegs, sites: list[int]) -> None:
+    """EEXIT for a thread that could not take the short way out; it stands at one of ``sites``."""
+    regs.rax = int(Enclu.EEXIT)
+    fastpath.notice(tracer.world, task)
+    if task.inside is None:  # the program has jumped here
+        exits.force(tracer, task, VECTOR_GP, 0, 0, False)
+        return
+    regs.rip = sites[0] if sites else regs.rip
+    tracer.start(task, from_enclave(tracer, task, regs))
 
 
 def _cpuid(tracer: Tracer, task: Task, regs: UserRegs, leaf: int) -> None:
@@ -142,6 +157,7 @@ def from_enclave(tracer: Tracer, task: Task, regs: UserRegs) -> Job:
             with tracer.world.lock:
                 thread.eexit(access.state, values, inside.entry)
             leave(task, tracer.injector)
+            fastpath.offer(tracer.world, task, inside.device, inside.entry.tcs)
         else:
             result = yield from attempt(tracer.world, task, lambda: access.leaf(leaf, values, inside.entry))
             values.rax = result.rax

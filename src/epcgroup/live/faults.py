@@ -27,7 +27,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from epcgroup.driver import BusError, Fault
-from epcgroup.live import enclu, exits, mappings, ptrace, threads, traps
+from epcgroup.live import enclu, exits, fastpath, mappings, ptrace, threads, traps
 from epcgroup.live.exits import (
     BUS_ADRALN,
     FPE_INTDIV,
@@ -77,7 +77,8 @@ def signal_stop(tracer: Tracer, task: Task, sig: int) -> None:
         ptrace.setsiginfo(task.tid, info)
         tracer.resume(task, sig)
         return
-    if tracer.injector.restore_siginfo(task.tid, sig) and task.inside is None:
+    again = tracer.injector.restore_siginfo(task.tid, sig)
+    if again and task.inside is None and task.mm.fast is None:
         tracer.resume(task, sig)
         return
     info = ptrace.getsiginfo(task.tid)
@@ -85,6 +86,8 @@ def signal_stop(tracer: Tracer, task: Task, sig: int) -> None:
     (addr,) = struct.unpack_from("<Q", info, 16)
     raised = code > 0 and sig in _SYNCHRONOUS
     regs = ptrace.getregs(task.tid, ptrace.UserRegs())
+    if fastpath.caught(tracer, task, regs, info, raised=raised):
+        return
     if task.inside is None:
         if not (raised and sig == signal.SIGILL and enclu.host_illegal(tracer, task, regs)):
             tracer.resume(task, sig)
@@ -192,6 +195,10 @@ def _store_bit(tracer: Tracer, task: Task, regs: UserRegs) -> Generator[bool, No
 def kicked(tracer: Tracer, task: Task, kick: Kick) -> None:
     """The page service refused what ``task`` touched."""
     regs = ptrace.getregs(task.tid, ptrace.UserRegs())
+    if fastpath.go_back(task, regs):
+        tracer.resume(task)
+        return
+    fastpath.notice(tracer.world, task)
     if task.inside is not None:
         # userfaultfd tells writes from reads, not fetches from reads.
         fetch = regs.rip <= kick.addr < regs.rip + _LONGEST_INSN and not kick.code & PF_W

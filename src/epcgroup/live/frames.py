@@ -27,7 +27,9 @@ import os
 from typing import TYPE_CHECKING
 
 from epcgroup.live import pagemap, uffd
+from epcgroup.live.fasttable import BusyTcs
 from epcgroup.sgx import epcm
+from epcgroup.sgx.layouts import X
 from epcgroup.units import PAGE_SHIFT, PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -58,6 +60,7 @@ class MemfdFrames:
         self._devices[enclave] = device
         assert device.file is not None
         device.base = device.file.base
+        device.file.state.busy = BusyTcs(device.enterable)
 
     def unbind(self, enclave: int) -> None:
         """The enclave was released."""
@@ -94,6 +97,13 @@ class MemfdFrames:
 
     # ---- Frames ----------------------------------------------------------------
 
+    def add(self, enclave: int, index: int, contents: bytes, word: int) -> None:
+        """A page was added and measured; its EEXITs may become jumps now."""
+        device = self._devices[enclave]
+        if device.exits is not None and word & X:
+            contents = device.exits.patch(device.base + (index << PAGE_SHIFT), contents)
+        self.put(enclave, index, contents, word)
+
     def put(self, enclave: int, index: int, contents: bytes, word: int) -> None:
         """The page becomes resident."""
         device = self._devices[enclave]
@@ -107,6 +117,7 @@ class MemfdFrames:
         device = self._devices[enclave]
         device.touched.discard(index)
         device.filled.discard(index)
+        device.enterable.take_out(index)
         hidden = device.hidden.pop(index, None)
         if hidden is not None:
             return bytes(hidden)
@@ -119,6 +130,7 @@ class MemfdFrames:
             return
         device.touched.discard(index)
         device.filled.discard(index)
+        device.enterable.changes(index)
         if device.hidden.pop(index, None) is None:
             _punch(device, index)
 
@@ -142,6 +154,7 @@ class MemfdFrames:
     def protect(self, enclave: int, index: int, word: int) -> None:
         """The EPCM word of a resident page changed."""
         device = self._devices[enclave]
+        device.enterable.changes(index)
         if epcm.hidden(word):
             if index not in device.hidden:
                 device.hidden[index] = bytearray(_hide(device, index))
@@ -158,6 +171,7 @@ class MemfdFrames:
     def disable(self, enclave: int) -> None:
         """Every page goes out of reach; contents are lost with the enclave."""
         device = self._devices[enclave]
+        device.enterable.take_out_all()
         if device.state is not None:
             for index in device.state.epcm:
                 if index not in device.hidden:
@@ -179,6 +193,7 @@ class MemfdFrames:
         """Those of ``indices`` that were touched; their PTEs are dropped."""
         touched = indices & device.touched
         device.touched -= touched
+        touched |= device.enterable.used(indices)
         with_pte = indices & device.filled
         device.filled -= with_pte
         base, hidden = device.base, device.hidden

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from epcgroup.driver import Ioctl
 from epcgroup.errors import Interrupted
-from epcgroup.live import answers, filters, guests, mappings, procfs, threads
+from epcgroup.live import answers, fastpath, filters, guests, mappings, procfs, threads
 from epcgroup.live.devices import Kind
 from epcgroup.live.mm import PROT_EXEC
 from epcgroup.live.user_memory import ProcessMemory
@@ -99,6 +99,7 @@ def _created(tracer: Tracer, task: Task, device: Device, fd: int) -> None:
     mappings.adopt_early(tracer, task, device, fd)
     task.mm.ignored = int(procfs.status(task.pid)["SigIgn"], 16) & threads.FORCED
     filters.watch_range(tracer, task, device.base, device.size)
+    fastpath.created(tracer, task, device)
 
 
 def _take_execute(tracer: Tracer, task: Task, device: Device) -> None:

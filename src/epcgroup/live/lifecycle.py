@@ -11,7 +11,7 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
-from epcgroup.live import attach, loader, procfs, ptrace, threads, uffd
+from epcgroup.live import attach, fastpath, loader, procfs, ptrace, threads, uffd
 from epcgroup.live.mm import AddressSpace
 from epcgroup.live.service import PageService
 from epcgroup.live.task import Phase, Task
@@ -60,6 +60,7 @@ class Lifecycle:
             if tid == pid:
                 self._world.members.forked(parent.pid, pid)
         task.vdso = parent.vdso
+        fastpath.born(parent, task)
         task.command = parent.command
         task.view = parent.view
         if parent.watched:
@@ -72,6 +73,7 @@ class Lifecycle:
         """A new task has run nothing yet: serve what its mm inherited."""
         if not task.watched:
             ptrace.setoptions(task.tid, ptrace.OPTIONS)  # its parent may have had fewer, see `attach`
+            fastpath.first_stop(self._tracer, task)
         if task.mm.uffd < 0 and task.mm.devices():
             self.serve(task)
             with self._world.lock:

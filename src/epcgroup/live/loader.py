@@ -17,7 +17,7 @@ import sys
 from typing import TYPE_CHECKING, NoReturn
 
 from epcgroup.errors import BadInput
-from epcgroup.live import procfs, seccomp, traps, vdso
+from epcgroup.live import fastpath, procfs, seccomp, traps, vdso
 from epcgroup.live.task import Trap
 
 if TYPE_CHECKING:
@@ -130,6 +130,9 @@ def equip(tracer: Tracer, task: Task) -> None:
     task.mm.traps.update(traps.patch(task.pid, trap))
     if task.watched:
         tracer.guard.keep(task.mm)
+    else:
+        fastpath.start(tracer, task)
+        fastpath.replace(tracer, task, [at for at, kind in task.mm.traps.items() if kind is Trap.ENCLU])
 
 
 __all__ = ["equip", "find_program", "inherited_mask", "prepare", "release", "spawn"]

@@ -13,9 +13,10 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from epcgroup.live import answers, guests, procfs, traps
+from epcgroup.live import answers, fastpath, guests, procfs, traps
 from epcgroup.live.devices import Kind
 from epcgroup.live.mm import PROT_EXEC, EnclaveVma
+from epcgroup.live.task import Trap
 from epcgroup.units import PAGE_SHIFT, PAGE_SIZE, page_ceil
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ def _attach(tracer: Tracer, task: Task, device: Device, start: int, end: int, pr
     with tracer.world.lock:
         task.mm.map(EnclaveVma(start, end, device, prot, real))
         tracer.world.frames.join(task.mm, device, start, end)
+    fastpath.mapped(tracer, task, device)
 
 
 def _library(tracer: Tracer, task: Task, regs: UserRegs, fd: int, offset: int) -> None:
@@ -115,7 +117,9 @@ def _library(tracer: Tracer, task: Task, regs: UserRegs, fd: int, offset: int) -
             if flags & MAP_FIXED and stopped.mm.overlapping(result, result + length):
                 _forget(tracer, stopped.mm, result, result + length)
             trap = traps.UD2 if stopped.watched else traps.INT80
-            stopped.mm.traps.update(traps.patch_library(stopped.pid, fd, result, length, offset, trap))
+            found = traps.patch_library(stopped.pid, fd, result, length, offset, trap)
+            stopped.mm.traps.update(found)
+            fastpath.replace(tracer, stopped, [at for at, kind in found.items() if kind is Trap.ENCLU])
             if stopped.watched:
                 tracer.guard.keep(stopped.mm)
         return result

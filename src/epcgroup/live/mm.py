@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from epcgroup.live.devices import Device
+    from epcgroup.live.fastspace import FastSpace
     from epcgroup.live.service import PageService
     from epcgroup.live.task import Trap
 
@@ -59,6 +60,7 @@ class AddressSpace:
         "_starts",
         "_vmas",
         "alive",
+        "fast",
         "followed",
         "ignored",
         "pagemap",
@@ -85,6 +87,8 @@ class AddressSpace:
         self.trap_ranges: set[tuple[int, int]] = set()
         # Addresses where we replaced an instruction by `int $0x80`.
         self.traps: dict[int, Trap] = {}
+        # Entering enclaves without a trap; None where that is off.
+        self.fast: FastSpace | None = None
         # Descriptors of some process's memory that the program opened, see `debugmem`.
         self.followed: set[int] = set()
         self._vmas: list[EnclaveVma] = []
@@ -116,6 +120,8 @@ class AddressSpace:
 
     def unmap(self, start: int, end: int) -> None:
         """Forget what lies in ``[start, end)``; mappings are cut at its edges."""
+        if self.fast is not None:
+            self.fast.take_out(start, end)
         kept: list[EnclaveVma] = []
         gone: set[Device] = set()
         for vma in self._vmas:
@@ -177,6 +183,8 @@ class AddressSpace:
         for vma in self._vmas:
             if vma.device.guest is None:  # else the kernel does not copy it either
                 child.map(vma)
+        if self.fast is not None:
+            child.fast = self.fast.forked(child)
         return child
 
     def register(self, start: int, end: int) -> None:
@@ -189,6 +197,8 @@ class AddressSpace:
         for device in self.devices():
             device.mms.discard(self)
         self._set([])
+        if self.fast is not None:
+            self.fast.close(self)
         for fd in (self.pagemap, self.pidfd):
             if fd >= 0:
                 os.close(fd)

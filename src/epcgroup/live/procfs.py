@@ -94,6 +94,22 @@ def status(tid: int) -> dict[str, str]:
         return {key: value.strip() for key, _, value in (line.partition(":") for line in file)}
 
 
+def inner_tid(tid: int) -> int:
+    """The id of thread ``tid`` in its own pid namespace: what gettid(2) tells it."""
+    return int(status(tid)["NSpid"].split()[-1])
+
+
+def pid_namespace(pid: int | str = "self") -> str:
+    """A name of the pid namespace of ``pid``; the same for all processes in it."""
+    return str(Path(f"/proc/{pid}/ns/pid").readlink())
+
+
+def environment(pid: int) -> dict[bytes, bytes]:
+    """What ``pid`` was started with."""
+    pairs = (item.partition(b"=") for item in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
+    return {name: value for name, equals, value in pairs if equals}
+
+
 def tgid(tid: int) -> int:
     """The process (thread group) that thread ``tid`` belongs to."""
     return int(status(tid)["Tgid"])

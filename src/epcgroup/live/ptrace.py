@@ -19,7 +19,7 @@ import os
 import struct
 
 # Requests (linux/ptrace.h, asm/ptrace-abi.h).
-_CONT, _GETREGS, _SETREGS, _DETACH, _SYSCALL = 7, 12, 13, 17, 24
+_CONT, _SINGLESTEP, _GETREGS, _SETREGS, _DETACH, _SYSCALL = 7, 9, 12, 13, 17, 24
 _SETOPTIONS, _GETEVENTMSG, _GETSIGINFO, _SETSIGINFO = 0x4200, 0x4201, 0x4202, 0x4203
 _GETREGSET, _SETREGSET, _SEIZE, _INTERRUPT, _LISTEN = 0x4204, 0x4205, 0x4206, 0x4207, 0x4208
 _GETSIGMASK, _SETSIGMASK, _GET_SYSCALL_INFO = 0x420A, 0x420B, 0x420E
@@ -152,6 +152,12 @@ def listen(tid: int) -> None:
 def cont(tid: int, sig: int = 0) -> None:
     """Let a stopped thread run, delivering ``sig``."""
     if _ptrace(_CONT, tid, None, sig) < 0:
+        raise _fail(tid)
+
+
+def singlestep(tid: int) -> None:
+    """Let a thread execute one instruction; then it has a SIGTRAP, which must not be blocked."""
+    if _ptrace(_SINGLESTEP, tid, None, None) < 0:
         raise _fail(tid)
 
 

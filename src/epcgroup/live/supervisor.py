@@ -28,7 +28,7 @@ from epcgroup.driver.attacks import HostileStore
 from epcgroup.driver.attacks import parse as parse_attack
 from epcgroup.errors import BadInput
 from epcgroup.live import attach as attaching
-from epcgroup.live import loader, members, platform, seccomp
+from epcgroup.live import fastpath, loader, members, platform, seccomp
 from epcgroup.live import paranoid as suspicion
 from epcgroup.live.devices import DeviceTable
 from epcgroup.live.frames import MemfdFrames
@@ -58,6 +58,7 @@ class Supervisor:
         attacks: Sequence[str] = (),
         paranoid: bool = False,
         resources: Mapping[str, int] | None = None,
+        enclu: str = "fast",
     ) -> None:
         """``seed`` (16 bytes) makes the machine's keys reproducible; by default they are random.
 
@@ -66,6 +67,8 @@ class Supervisor:
         ``attacks``: "tamper@PAGE" or "replay@PAGE" (see driver.attacks).
         ``paranoid``: check every invariant after every operation; ``run`` raises
         InternalError at the first that does not hold.
+        ``enclu``: "fast" enters and leaves enclaves without a trap where the
+        processor allows it, "trap" never does.
 
         Raises BadInput for an EPC of no pages or an unknown policy,
         MissingCapability where this machine cannot do what is needed.
@@ -87,6 +90,9 @@ class Supervisor:
             log=self._log,
         )
         self.world = World(driver.machine, driver, frames, DeviceTable(), self._log)
+        if enclu not in ("fast", "trap"):
+            raise BadInput(f"enclu={enclu!r}: must be fast or trap")
+        self.world.fast = enclu == "fast" and fastpath.supported()
         self.world.tracer_thread = threading.get_ident()
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
         self._end_handler = signal.signal(END_SIGNAL, lambda *_: None)

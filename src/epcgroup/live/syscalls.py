@@ -17,7 +17,19 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from epcgroup.live import answers, debugmem, enclu, exits, faults, handover, ioctls, mappings, memory, ptrace
+from epcgroup.live import (
+    answers,
+    debugmem,
+    enclu,
+    exits,
+    fastpath,
+    faults,
+    handover,
+    ioctls,
+    mappings,
+    memory,
+    ptrace,
+)
 from epcgroup.live.answers import emulate, rewrite
 from epcgroup.live.devices import PATHS, Device, Kind
 
@@ -46,6 +58,8 @@ _CS_64 = 0x33  # code segment of 64-bit programs; the numbers of 32-bit ones mea
 def answer(tracer: Tracer, task: Task) -> None:
     """Answer the seccomp stop of ``task``."""
     regs = ptrace.getregs(task.tid, ptrace.UserRegs())
+    if not fastpath.half_way(task, regs):
+        fastpath.notice(tracer.world, task)
     kind = task.mm.traps.get(regs.rip - 2)
     if kind is not None:
         enclu.trapped(tracer, task, regs, kind)

@@ -31,6 +31,7 @@ class Trap(Enum):
     """What an ``int $0x80`` that we put into a program stands for."""
 
     ENCLU = auto()
+    EEXIT = auto()  # the way out without a trap could not be taken (fast_exit.S)
     CPUID = auto()
 
 
@@ -60,6 +61,7 @@ class Task:
         "faults",
         "forced",
         "held",
+        "inner_tid",
         "inside",
         "kick",
         "leaving",
@@ -79,6 +81,8 @@ class Task:
 
     def __init__(self, tid: int, pid: int, mm: AddressSpace, caller: Caller) -> None:
         self.tid = tid
+        # What gettid(2) tells the thread; another number in another pid namespace.
+        self.inner_tid = tid
         self.pid = pid
         self.mm = mm
         self.caller = caller

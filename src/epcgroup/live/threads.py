@@ -108,7 +108,10 @@ def send(task: Task, sig: int) -> None:
 
 
 def abandon(world: World, task: Task) -> None:
-    """The thread ends or execs inside an enclave: its TCS is free again."""
+    """The thread ends or execs, perhaps inside an enclave: its TCS is free again."""
+    if task.mm.fast is not None:
+        with world.lock:
+            task.mm.fast.ended(task.inner_tid)
     if task.inside is None:
         return
     with world.lock:

@@ -65,6 +65,8 @@ class World:
     stalls: Stalls = field(default_factory=Stalls)
     kicks: deque[tuple[int, Kick]] = field(default_factory=deque)
     tracer_thread: int = 0
+    #: Programs may enter and leave enclaves without a trap (`fastpath`).
+    fast: bool = False
     #: Enclaves that are gone; a machine that stays keeps the last of them only.
     ended: deque[EnclaveView] = field(default_factory=deque)
     guests: GuestCounts = field(default_factory=GuestCounts)

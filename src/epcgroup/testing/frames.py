@@ -28,6 +28,9 @@ class DictFrames:
         self.accessed.difference_update((page.enclave.id, page.index) for page in pages)
         return found
 
+    def add(self, enclave: int, index: int, contents: bytes, word: int) -> None:
+        self.put(enclave, index, contents, word)
+
     def put(self, enclave: int, index: int, contents: bytes, word: int) -> None:
         if len(contents) != PAGE_SIZE:
             raise InternalError(f"a page of {len(contents)} bytes was put into a frame")

@@ -176,6 +176,17 @@ static void times(const u64 *pages, u64 n, u64 *out)
 	}
 }
 
+static u64 leaves(u64 *a)
+{
+	struct secinfo info = { .flags = a[1] };
+	u64 start = stamp(), failed = 0;
+
+	for (u64 i = 0; i < a[3]; i++)
+		failed += enclu(a[0], (u64)&info, a[2] + i * 4096, 0, 0) != 0;
+	a[5] = failed;
+	return stamp() - start;
+}
+
 __attribute__((visibility("hidden"))) void serve(struct request *r, u64 tcs, u64 cssa);
 
 void serve(struct request *r, u64 tcs, u64 cssa)
@@ -221,5 +232,7 @@ void serve(struct request *r, u64 tcs, u64 cssa)
 		unwind(a[0], a[1]);
 	else if (op == OP_TIMES)
 		times((u64 *)a[0], a[1], (u64 *)a[2]);
+	else if (op == OP_LEAVES)
+		result = leaves(a);
 	r->result = result;
 }

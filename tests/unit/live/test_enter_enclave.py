@@ -22,7 +22,12 @@ def test_the_bytes_are_those_of_the_source(tmp_path: Path) -> None:
     places = {
         name: int(value, 16) for value, kind, name in map(str.split, listing.splitlines()) if kind == "T"
     }
-    assert places == {"enter_enclave": 0, "at_enclu": enter_enclave.ENCLU, "at_fixup": enter_enclave.FIXUP}
+    assert places == {
+        "enter_enclave": 0,
+        "at_jump": enter_enclave.JUMP,
+        "at_enclu": enter_enclave.ENCLU,
+        "at_fixup": enter_enclave.FIXUP,
+    }
 
 
 def test_the_enclu_is_where_it_should_be() -> None:

@@ -1,0 +1,106 @@
+/* What going in and out costs, for the benchmark.  Prints ticks of the processor's clock.
+ *
+ *     calls entries N     N entries by the vDSO, N by bare ENCLU, N plain calls: "vdso T", "bare T", "plain T"
+ *     calls leaves N      N times EACCEPT of a page that is not there yet, then N times EMODPE
+ *
+ * T is the median over 64 rounds of N / 64 (entries), or the mean (leaves).  The first line is "hz T".
+ */
+#define _GNU_SOURCE
+#include <time.h>
+#include "check.h"
+
+#define ROUNDS 64
+
+static u64 now(void)
+{
+	u32 low, high;
+
+	asm volatile("lfence\n\trdtsc\n\tlfence" : "=a"(low), "=d"(high));
+	return (u64)high << 32 | low;
+}
+
+static u64 hz(void)
+{
+	struct timespec a, b;
+	u64 start = now(), end;
+
+	clock_gettime(CLOCK_MONOTONIC, &a);
+	usleep(50000);
+	end = now();
+	clock_gettime(CLOCK_MONOTONIC, &b);
+	return (end - start) * 1000000000UL / ((b.tv_sec - a.tv_sec) * 1000000000UL + b.tv_nsec - a.tv_nsec);
+}
+
+static int by_size(const void *a, const void *b)
+{
+	u64 x = *(const u64 *)a, y = *(const u64 *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+int enter(struct call *c);
+
+static __attribute__((noinline)) int plain(struct call *c)
+{
+	asm volatile("" : : "r"(c) : "memory");
+	return 0;
+}
+
+static void entries(const char *name, int (*go)(struct call *), struct call *c, u64 n)
+{
+	u64 ticks[ROUNDS];
+
+	if (c)
+		must(c, OP_NOP, 0, 0, 0, 0);	/* also fills the request and the run */
+	for (int round = 0; round < ROUNDS; round++) {
+		u64 start = now();
+
+		for (u64 i = 0; i < n / ROUNDS; i++)
+			if (go(c))
+				exit(3);
+		ticks[round] = (now() - start) * 1000 / (n / ROUNDS);
+	}
+	qsort(ticks, ROUNDS, sizeof *ticks, by_size);
+	printf("%s %lu.%03lu\n", name, ticks[ROUNDS / 2] / 1000, ticks[ROUNDS / 2] % 1000);
+}
+
+static void leaves(struct enclave *e, struct call *c, const char *name, u64 leaf, u64 flags, u64 n)
+{
+	u64 ticks = must(c, OP_LEAVES, leaf, flags, e->hole, n);
+
+	if (c->asked.a[5]) {
+		printf("%s failed %lu times\n", name, (u64)c->asked.a[5]);
+		exit(3);
+	}
+	printf("%s %lu.%03lu\n", name, ticks / n, ticks % n * 1000 / n);
+}
+
+int main(int argc, char **argv)
+{
+	u64 n = argc == 3 ? strtoul(argv[2], NULL, 0) : 0;
+	int walk = argc == 3 && !strcmp(argv[1], "leaves");
+	struct enclave e;
+
+	if (n < ROUNDS || (!walk && strcmp(argv[1], "entries"))) {
+		fprintf(stderr, "calls entries|leaves N: see the source\n");
+		return 2;
+	}
+	if (enclave_load(&e, (struct spec){ .hole = walk ? n : 0 })) {
+		printf("%s: %s\n", e.step, strerror(e.error));
+		return 4;
+	}
+	printf("hz %lu\n", hz());
+	if (walk) {
+		struct call *c = call_new(e.tcs[0], vdso_by_dynamic());
+
+		leaves(&e, c, "eaccept", 5, SECINFO_PENDING | TYPE_REG << 8 | R | W, n);
+		leaves(&e, c, "emodpe", 6, R | W | X | TYPE_REG << 8, n);
+	} else {
+		struct call *c = call_new(e.tcs[0], vdso_by_dynamic());
+
+		entries("vdso", enter, c, n);
+		entries("bare", enter, call_new(e.tcs[0], NULL), n);
+		entries("plain", plain, c, n);
+	}
+	return 0;
+}
