@@ -104,13 +104,17 @@ def run(
     return Ended(process.returncode, output, errors, report)
 
 
+#: Both ways into an enclave and out of it (`epcgroup run --enclu`).
+ENCLU = ("fast", "trap")
+
+
 @functools.cache
-def all_cases(program: str, epc: int, wrap: tuple[str, ...] = ()) -> Ended:
+def all_cases(program: str, epc: int, wrap: tuple[str, ...] = (), enclu: str = "fast") -> Ended:
     """One run of all cases of a program, shared by the tests that look at one case each."""
-    return run(*wrap, programs() / program, epc=epc, seconds=280)
+    return run(*wrap, programs() / program, epc=epc, options=("--enclu", enclu), seconds=280)
 
 
-def expect_case(program: str, case: str, epc: int) -> None:
+def expect_case(program: str, case: str, epc: int, enclu: str = "fast") -> None:
     """The case ran there and passed."""
-    ended = all_cases(program, epc)
+    ended = all_cases(program, epc, enclu=enclu)
     assert ended.cases.get(case, "was not run") == "ok", f"status {ended.status}\n{ended.errors[-3000:]}"

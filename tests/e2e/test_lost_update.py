@@ -22,11 +22,16 @@ MACHINES = {  # EPC, limit of the cgroup, policy; updates per worker, in a row o
 }
 
 
-@pytest.mark.parametrize("machine", MACHINES)
-def test_every_count_is_exact(machine: str) -> None:
+@pytest.mark.parametrize(
+    ("machine", "enclu"), [*((name, "fast") for name in MACHINES), ("half", "trap"), ("tight-limit", "trap")]
+)
+def test_every_count_is_exact(machine: str, enclu: str) -> None:
     """Two processes with four threads each, half of the updates atomic, half plain in slots of their own."""
     epc, limit, policy, updates, burst = MACHINES[machine]
-    ended = run("lost_update", PAGES, updates, burst, 4, 2, epc=epc, limit=limit, policy=policy, seconds=150)
+    ended = run(
+        "lost_update", PAGES, updates, burst, 4, 2,
+        epc=epc, limit=limit, policy=policy, options=("--enclu", enclu), seconds=150,
+    )  # fmt: skip
     assert ended.cases == {"lost_update": "ok"}, f"status {ended.status}\n{ended.errors[-3000:]}"
     assert ended.report is not None
     group = ended.report["groups"][-1]

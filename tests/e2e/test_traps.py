@@ -11,7 +11,7 @@ import subprocess
 import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
-from tests.e2e.machine import NEEDS, all_cases, expect_case, programs
+from tests.e2e.machine import ENCLU, NEEDS, all_cases, expect_case, programs
 
 pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(300)]
 
@@ -83,9 +83,10 @@ def passed(program: str) -> dict[str, str]:
     return dict.fromkeys(CASES[program], "ok")
 
 
+@pytest.mark.parametrize("enclu", ENCLU)
 @pytest.mark.parametrize(("program", "case"), ALL, ids=[f"{program}-{case}" for program, case in ALL])
-def test_case(program: str, case: str) -> None:
-    expect_case(program, case, EPC)
+def test_case(program: str, case: str, enclu: str) -> None:
+    expect_case(program, case, EPC, enclu)
 
 
 @pytest.mark.parametrize("program", CASES)
@@ -94,24 +95,27 @@ def test_no_case_is_forgotten(program: str) -> None:
     assert set(all_cases(program, EPC).cases) == set(CASES[program])
 
 
+@pytest.mark.parametrize("enclu", ENCLU)
 @pytest.mark.parametrize("program", STATIC)
-def test_a_static_binary_is_served_alike(program: str) -> None:
+def test_a_static_binary_is_served_alike(program: str, enclu: str) -> None:
     """No dynamic linker, no shared libc: everything happens at the system call."""
-    ended = all_cases(program, EPC)
+    ended = all_cases(program, EPC, enclu=enclu)
     assert ended.cases == passed(program.rpartition("-")[0]), ended.errors[-3000:]
     assert ended.status == 0
 
 
+@pytest.mark.parametrize("enclu", ENCLU)
 @pytest.mark.parametrize("program", ["basics", "t1_sigill", "t2_epcm", "t6_syscall"])
-def test_signals_blocked_in_the_inherited_mask(program: str) -> None:
+def test_signals_blocked_in_the_inherited_mask(program: str, enclu: str) -> None:
     """A launcher may hand down a mask that blocks everything a trap could be answered with."""
-    ended = all_cases(program, EPC, ("env", "--block-signal"))
+    ended = all_cases(program, EPC, ("env", "--block-signal"), enclu)
     assert ended.cases == passed(program), ended.errors[-3000:]
 
 
+@pytest.mark.parametrize("enclu", ENCLU)
 @pytest.mark.parametrize("pages", [24, 4096])
-def test_register_state_on_small_and_large_machines(pages: int) -> None:
-    ended = all_cases("t3_state", pages)
+def test_register_state_on_small_and_large_machines(pages: int, enclu: str) -> None:
+    ended = all_cases("t3_state", pages, enclu=enclu)
     assert ended.cases == passed("t3_state"), ended.errors[-3000:]
 
 

@@ -84,6 +84,7 @@ class Options:
     resources: dict[str, int] = field(default_factory=dict)
     auto_delegate: bool = False
     extensions: bool = False  # files beyond the kernel's
+    enclu: str = "fast"  # or "trap", see Supervisor
     log: TextIO | None = None  # where plain words go; stderr
     follow: Callable[[Journal], None] | None = None  # who listens to the machine's events
     views: Sequence[Callable[[Server], View]] = ()
@@ -107,7 +108,9 @@ class Server:
         self._lock_fd = places_.take(options.places)
         _clear_mount(options.mount)
         policy = policy_with(options.policy, options.resources, extensions=options.extensions)
-        self._machine = Supervisor(options.epc_pages, policy, resources=options.resources, log=options.log)
+        self._machine = Supervisor(
+            options.epc_pages, policy, resources=options.resources, log=options.log, enclu=options.enclu
+        )
         self._world = self._machine.world
         self._world.ended = deque(maxlen=_ENDED_KEPT)
         self.source = MachineSource(self._machine, str(options.places.directory))

@@ -126,16 +126,18 @@ def expect_paging(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("policy", ["standard", "v5", "v17"])
-@pytest.mark.parametrize("pages", [128, 700, 8192])
-def test_all_cases_pass(program: Path, tmp_path: Path, pages: int, policy: str) -> None:
-    machine = Machine(pages, policy, tmp_path)
+@pytest.mark.parametrize(("pages", "enclu"), [(128, "fast"), (700, "trap"), (700, "fast"), (8192, "fast")])
+def test_all_cases_pass(program: Path, tmp_path: Path, pages: int, enclu: str, policy: str) -> None:
+    machine = Machine(pages, policy, tmp_path, "--enclu", enclu)
     expect_all(run(machine, program))
     expect_paging(machine)
 
 
-@pytest.mark.parametrize("pages", [16, 64])
-def test_all_cases_pass_on_the_smallest_machines(program: Path, tmp_path: Path, pages: int) -> None:
-    machine = Machine(pages, "standard", tmp_path)
+@pytest.mark.parametrize(("pages", "enclu"), [(16, "fast"), (64, "fast"), (64, "trap")])
+def test_all_cases_pass_on_the_smallest_machines(
+    program: Path, tmp_path: Path, pages: int, enclu: str
+) -> None:
+    machine = Machine(pages, "standard", tmp_path, "--enclu", enclu)
     expect_all(run(machine, program))
     expect_paging(machine)
 
