@@ -63,7 +63,6 @@ _GPRSGX_SIZE, _URSP_AT = 184, 144
 _PROGRAM_WISH = b"EPCGROUP_ENCLU"
 _MOST_STEPS = 400
 _SIGTRAP_BIT = 1 << (signal.SIGTRAP - 1)
-_TRAP_TRACE = 2
 _EENTER = 2
 
 
@@ -366,7 +365,7 @@ def _step_out(tracer: Tracer, task: Task, regs: UserRegs, held: list[bytes]) -> 
         interrupted |= event == ptrace.EVENT_STOP
         if not event:
             info = ptrace.getsiginfo(tid)
-            if sig != signal.SIGTRAP or struct.unpack_from("<i", info, 8)[0] != _TRAP_TRACE:
+            if sig != signal.SIGTRAP or struct.unpack_from("<i", info, 8)[0] <= 0:
                 held.append(info)
         ptrace.getregs(tid, regs)
         if at_trap or not half_way(task, regs):

@@ -151,7 +151,7 @@ def _info(base: int, start: int, end: int, syscall_insn: int) -> VdsoInfo:
         function=start,
         enclu=start + enter_enclave.ENCLU,
         fixup=start + enter_enclave.FIXUP,
-        enter=end - PAGE_SIZE,
+        enter=end - 2 * PAGE_SIZE,  # the last page is `Tracer.scratch`
         syscall_insn=syscall_insn,
     )
 

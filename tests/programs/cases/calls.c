@@ -2,10 +2,13 @@
  *
  *     calls entries N     N entries by the vDSO, N by bare ENCLU, N plain calls: "vdso T", "bare T", "plain T"
  *     calls leaves N      N times EACCEPT of a page that is not there yet, then N times EMODPE
+ *     calls switches N    how often the thread has let go of its processor in N entries: "vdso S", "bare S"
+ *     calls code 100      the first page of the enclave, as the host sees it, in hexadecimal digits
  *
  * T is the median over 64 rounds of N / 64 (entries), or the mean (leaves).  The first line is "hz T".
  */
 #define _GNU_SOURCE
+#include <sys/resource.h>
 #include <time.h>
 #include "check.h"
 
@@ -64,6 +67,21 @@ static void entries(const char *name, int (*go)(struct call *), struct call *c, 
 	printf("%s %lu.%03lu\n", name, ticks[ROUNDS / 2] / 1000, ticks[ROUNDS / 2] % 1000);
 }
 
+/* A stop by a tracer is such a switch, so this tells traps from no traps, on a busy machine too. */
+static void switches(const char *name, struct call *c, u64 n)
+{
+	struct rusage before, after;
+
+	for (int i = 0; i < 3; i++)
+		must(c, OP_NOP, 0, 0, 0, 0);
+	getrusage(RUSAGE_THREAD, &before);
+	for (u64 i = 0; i < n; i++)
+		if (enter(c))
+			exit(3);
+	getrusage(RUSAGE_THREAD, &after);
+	printf("%s %lu\n", name, after.ru_nvcsw - before.ru_nvcsw);
+}
+
 static void leaves(struct enclave *e, struct call *c, const char *name, u64 leaf, u64 flags, u64 n)
 {
 	u64 ticks = must(c, OP_LEAVES, leaf, flags, e->hole, n);
@@ -78,16 +96,27 @@ static void leaves(struct enclave *e, struct call *c, const char *name, u64 leaf
 int main(int argc, char **argv)
 {
 	u64 n = argc == 3 ? strtoul(argv[2], NULL, 0) : 0;
-	int walk = argc == 3 && !strcmp(argv[1], "leaves");
+	const char *mode = argc == 3 ? argv[1] : "";
+	int walk = !strcmp(mode, "leaves");
 	struct enclave e;
 
-	if (n < ROUNDS || (!walk && strcmp(argv[1], "entries"))) {
-		fprintf(stderr, "calls entries|leaves N: see the source\n");
+	if (n < ROUNDS || (!walk && strcmp(mode, "entries") && strcmp(mode, "switches") && strcmp(mode, "code"))) {
+		fprintf(stderr, "calls entries|leaves|switches|code N: see the source\n");
 		return 2;
 	}
 	if (enclave_load(&e, (struct spec){ .hole = walk ? n : 0 })) {
 		printf("%s: %s\n", e.step, strerror(e.error));
 		return 4;
+	}
+	if (!strcmp(mode, "switches")) {
+		switches("vdso", call_new(e.tcs[0], vdso_by_dynamic()), n);
+		switches("bare", call_new(e.tcs[0], NULL), n);
+		return 0;
+	}
+	if (!strcmp(mode, "code")) {
+		for (const u8 *at = (u8 *)e.base; at < (u8 *)e.base + PAGE; at++)
+			printf("%02x", *at);
+		return 0;
 	}
 	printf("hz %lu\n", hz());
 	if (walk) {

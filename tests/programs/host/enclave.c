@@ -158,7 +158,7 @@ static int add(struct enclave *e, struct sha256 *sum, u64 offset, u64 pages, con
 
 static void fill_tcs(const struct enclave *e, unsigned thread, u8 *tcs)
 {
-	u64 ssa = ssa_address(e, thread, 0) - e->base, entry = e->spec.start;
+	u64 ssa = ssa_address(e, thread, 0) - e->base, entry = e->spec.start + e->spec.entry;
 	u64 local = stack_page(e, thread, STACK_PAGES - 1) - e->base;
 	u32 nssa = e->spec.nssa, limit = 0xfff;
 

@@ -42,6 +42,7 @@ struct spec {
 	int base_zero;		/* map the fresh descriptor at `start` and use SECS.BASE 0 */
 	/* for the negative tests */
 	u64 heap_secinfo;	/* instead of R | W | REG */
+	u64 entry;		/* offset in the image where EENTER goes: 0, or PROBE */
 	int flip_page;		/* flip a byte of the image after measuring it */
 	void (*edit_secs)(u8 *secs);
 	void (*edit_sigstruct)(u8 *sigstruct, int signed_already);
@@ -112,6 +113,24 @@ int ask(struct call *c, u64 *out, u64 op, u64 a0, u64 a1, u64 a2, u64 a3);
 u64 must(struct call *c, u64 op, u64 a0, u64 a1, u64 a2, u64 a3);
 /* Leave an enclave that stopped in SSA frame `level` of `thread` for good. */
 void call_unwind(struct enclave *e, struct call *stuck, unsigned thread, unsigned level);
+
+/* ---- every register, both ways (probe.S; the enclave's side is `probe` in entry.S) ---- */
+
+#define PROBE 256
+struct probe {
+	u64 inside[19];		/*    0: as the enclave found them: rax rbx rcx rdx rsi rdi rbp rsp r8-r15 flags fs gs */
+	u64 pad;
+	u8 inside_xmm[256];	/*  160 */
+	u64 leave[13];		/*  416: what it leaves with: rdx rsi rdi rbp r8-r15 flags */
+	u64 enter[14];		/*  520: what it is entered with: rdx rsi - rbp r8-r15 flags gs */
+	u64 pad2;
+	u64 after[19];		/*  640: as the host found them, in the order of `inside` */
+	u64 pad3;
+	u8 enter_xmm[256];	/*  800 */
+	u8 after_xmm[256];	/* 1056 */
+};
+void probe_enter(struct probe *p, u64 tcs);
+extern const char probe_after[], probe_aep[];
 
 extern const char bare_aep[];	/* the AEP of bare entries */
 

@@ -1,0 +1,72 @@
+"""Entering and leaving enclaves without a trap: that it happens, that it can be refused, that nothing shows.
+
+What must not show is in tests/programs/cases/paths.c, and each case runs on both ways; so do the cases of
+test_traps, the lost updates and the kernel's selftest.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from tests.e2e.machine import ENCLU, NEEDS, PAGE, all_cases, expect_case, programs, run
+
+pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(180)]
+
+EPC = 128
+CASES = re.findall(
+    r'^\t\t\{ "(\w+)",', (Path(__file__).parents[1] / "programs/cases/paths.c").read_text(), re.MULTILINE
+)
+ROUNDS = 500
+WAYS = ("vdso", "bare")
+
+
+@pytest.mark.parametrize("enclu", ENCLU)
+@pytest.mark.parametrize("case", CASES)
+def test_case(case: str, enclu: str) -> None:
+    expect_case("paths", case, EPC, enclu)
+
+
+def test_the_list_of_cases_is_read_right() -> None:
+    assert set(all_cases("paths", EPC).cases) == set(CASES)
+
+
+def stops(*command: str, options: tuple[str, ...] = ()) -> dict[str, int]:
+    """How often the thread was off its processor of its own accord in ROUNDS entries, by each way in."""
+    ended = run(*command, "switches", ROUNDS, epc=EPC, options=options)
+    assert ended.status == 0, ended.errors[-3000:]
+    return {name: int(count) for name, count in map(str.split, ended.output.splitlines())}
+
+
+def test_no_entry_stops_the_thread() -> None:
+    """Neither through the vDSO nor by an ENCLU of the program's own."""
+    assert all(stops("calls")[way] < ROUNDS // 10 for way in WAYS)
+
+
+def test_every_entry_and_exit_is_a_trap_where_that_is_asked_for() -> None:
+    found = stops("calls", options=("--enclu", "trap"))
+    assert all(found[way] >= 2 * ROUNDS for way in WAYS)
+
+
+def test_one_program_of_a_machine_can_ask_for_traps() -> None:
+    found = stops("env", "EPCGROUP_ENCLU=trap", str(programs() / "calls"))
+    assert all(found[way] >= 2 * ROUNDS for way in WAYS)
+
+
+@pytest.mark.parametrize("options", [(), ("--enclu", "trap")], ids=ENCLU)
+def test_code_is_changed_only_on_the_fast_way(options: tuple[str, ...]) -> None:
+    """The host sees the page as the enclave would; EINIT has accepted that of the unchanged one."""
+    ended = run("calls", "code", 100, epc=EPC, options=options)
+    assert ended.status == 0, ended.errors[-3000:]
+    added = (programs() / "enclave.bin").read_bytes().ljust(PAGE, b"\0")[:PAGE]
+    assert (bytes.fromhex(ended.output) == added) is bool(options)
+
+
+def test_a_program_in_another_pid_namespace_is_served_alike() -> None:
+    """What gettid says there is another number than ours."""
+    if os.geteuid():
+        pytest.xfail("only root may make a pid namespace")
+    ended = run("unshare", "--fork", "--pid", "--mount-proc", str(programs() / "paths"), epc=EPC)
+    assert ended.cases == dict.fromkeys(CASES, "ok"), ended.errors[-3000:]

@@ -1,0 +1,489 @@
+/* Entering and leaving over and over, on the ways that need no trap: whatever a trap would do, they do.
+ *
+ * The first entry by a TCS traps; so each case enters a few times first. */
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <ucontext.h>
+#include "check.h"
+
+#define STATUS 0x8d5UL		/* CF PF AF ZF SF OF */
+#define DF 0x400UL
+
+static void warm(struct call *c)
+{
+	for (int i = 0; i < 3; i++)
+		CHECK_EQ(must(c, OP_NOP, 0, 0, 0, 0), 0);
+}
+
+/* ---- registers ---- */
+
+static u64 seed = 88172645463325252UL;
+
+static void fill_random(void *to, size_t n)
+{
+	for (u8 *at = to; n--; at++)
+		*at = next_random(&seed) >> 32;
+}
+
+static void compare(const struct probe *p, u64 tcs, u64 local, u64 fs, int round)
+{
+	const u64 *in = p->enter, *out = p->leave;
+	const u64 inside[16] = { 0, tcs, (u64)probe_after, in[0], in[1], (u64)p, in[3], p->after[7] - 8,
+				 in[4], in[5], in[6], in[7], in[8], in[9], in[10], in[11] };
+	const u64 after[16] = { 4, (u64)probe_after, (u64)probe_aep, out[0], out[1], out[2], out[3], p->after[7],
+				out[4], out[5], out[6], out[7], out[8], out[9], out[10], out[11] };
+
+	for (int i = 0; i < 16; i++) {
+		/* The probe pushes nothing before it notes RSP; the host has popped one word since. */
+		u64 want = i == 7 ? p->after[7] : inside[i];
+
+		CHECK(p->inside[i] == want, "round %d: register %d inside is %#lx, not %#lx", round, i, p->inside[i], want);
+		CHECK(p->after[i] == after[i], "round %d: register %d after is %#lx, not %#lx", round, i, p->after[i],
+		      after[i]);
+	}
+	CHECK((p->inside[16] & (STATUS | DF)) == (in[12] & (STATUS | DF)), "round %d: flags inside are %#lx, not %#lx",
+	      round, p->inside[16], in[12]);
+	CHECK((p->after[16] & (STATUS | DF)) == (out[12] & (STATUS | DF)), "round %d: flags after are %#lx, not %#lx",
+	      round, p->after[16], out[12]);
+	CHECK(p->inside[17] == local && p->inside[18] == local, "round %d: FS, GS inside are %#lx, %#lx, not %#lx", round,
+	      p->inside[17], p->inside[18], local);
+	CHECK(p->after[17] == fs && p->after[18] == in[13], "round %d: FS, GS after are %#lx, %#lx", round, p->after[17],
+	      p->after[18]);
+	CHECK(!memcmp(p->inside_xmm, p->enter_xmm, 256), "round %d: XMM changed on the way in", round);
+	CHECK(!memcmp(p->after_xmm, p->enter_xmm, 256), "round %d: XMM changed on the way out", round);
+}
+
+/* All registers and flags, with random contents: numbers that are addresses and numbers that cannot be. */
+static void registers(void)
+{
+	struct enclave e = load((struct spec){ .entry = PROBE });
+	u64 local = stack_page(&e, 0, STACK_PAGES - 1), fs;
+	static struct probe p;
+
+	asm("rdfsbase %0" : "=r"(fs));
+	for (int round = 0; round < 3000; round++) {
+		fill_random(p.leave, sizeof p.leave);
+		fill_random(p.enter, sizeof p.enter);
+		fill_random(p.enter_xmm, sizeof p.enter_xmm);
+		p.enter[12] = (p.enter[12] & (STATUS | DF)) | 0x202;
+		p.leave[12] = (p.leave[12] & (STATUS | DF)) | 0x202;
+		p.enter[13] &= 0x7fffffffffffUL;	/* a GS base must be an address */
+		if (round % 8)				/* those are parked there on the way out */
+			p.leave[0] &= 0x7fffffffffffUL, p.leave[7] &= 0x7fffffffffffUL;
+		probe_enter(&p, e.tcs[0]);
+		compare(&p, e.tcs[0], local, fs, round);
+	}
+}
+
+/* The stack that an asynchronous exit returns to is in the SSA frame at every entry. */
+static void outer_stack(void)
+{
+	struct enclave e = load((struct spec){ .entry = PROBE });
+	static struct probe p;
+	u64 seen[2];
+
+	for (int i = 0; i < 5; i++) {
+		p.enter[3] = 0x123400 + i;
+		p.enter[12] = p.leave[12] = 0x202;
+		probe_enter(&p, e.tcs[0]);
+		memcpy(seen, (void *)(gprsgx_address(&e, 0, 0) + 144), 16);
+		CHECK_EQ(seen[0], p.inside[7]);
+		CHECK_EQ(seen[1], 0x123400 + i);
+	}
+}
+
+/* ---- signals ---- */
+
+static volatile u64 ours_start, ours_end, strange, signals;
+static u64 vdso_function;
+
+static void look_where(int signal, siginfo_t *info, void *context)
+{
+	u64 rip = ((ucontext_t *)context)->uc_mcontext.gregs[REG_RIP];
+	extern char __executable_start[], etext[];
+
+	(void)signal, (void)info;
+	signals++;
+	if ((rip < (u64)__executable_start || rip >= (u64)etext) && (rip < vdso_function || rip >= vdso_function + 0xc0) &&
+	    (rip < ours_start || rip >= ours_end))
+		strange = rip;
+}
+
+static void entries_for(struct call *c, double seconds)
+{
+	struct timespec begin, now;
+
+	clock_gettime(CLOCK_MONOTONIC, &begin);
+	do {
+		for (int i = 0; i < 200; i++)
+			CHECK_EQ(must(c, OP_NOP, 0, 0, 0, 0), 0);
+		clock_gettime(CLOCK_MONOTONIC, &now);
+	} while (now.tv_sec - begin.tv_sec + (now.tv_nsec - begin.tv_nsec) * 1e-9 < seconds);
+}
+
+/* A signal comes before, inside (then at the AEP) or after, never between: handlers look at RIP. */
+static void signals_on_the_way(void)
+{
+	struct enclave e = load((struct spec){ 0 });
+	FILE *maps = fopen("/proc/self/maps", "r");
+	char line[512];
+
+	CHECK(maps, "maps");
+	while (fgets(line, sizeof line, maps))	/* libc's own code is as good as ours */
+		if (strstr(line, "r-xp") && strstr(line, "libc"))
+			sscanf(line, "%lx-%lx", (u64 *)&ours_start, (u64 *)&ours_end);
+	fclose(maps);
+	vdso_function = (u64)vdso_by_dynamic();
+	handle(SIGALRM, look_where, 0);
+	start_timer(3000);
+	entries_for(by_enclu(&e, 0), 0.5);
+	entries_for(by_vdso(&e, 0), 0.5);
+	stop_timer();
+	CHECK(signals > 20, "only %lu signals", signals);
+	CHECK(!strange, "a signal handler saw RIP %#lx", strange);
+}
+
+/* The same with SIGTRAP blocked and with SIGTRAP ignored: stepping a thread must not show. */
+static void sigtrap_is_the_programs_own(void)
+{
+	struct enclave e = load((struct spec){ 0 });
+	struct sigaction now;
+
+	handle(SIGALRM, look_where, 0);
+	vdso_function = (u64)vdso_by_dynamic();
+	signal(SIGTRAP, SIG_IGN);
+	start_timer(3000);
+	entries_for(by_enclu(&e, 0), 0.3);
+	CHECK(!sigaction(SIGTRAP, NULL, &now) && now.sa_handler == SIG_IGN, "SIGTRAP is no longer ignored");
+	handle(SIGTRAP, look_where, 0);
+	block(SIGTRAP);
+	entries_for(by_enclu(&e, 0), 0.1);
+	stop_timer();
+	CHECK(is_blocked(SIGTRAP), "SIGTRAP is no longer blocked");
+	CHECK(!sigaction(SIGTRAP, NULL, &now) && now.sa_sigaction == look_where, "the SIGTRAP handler is gone");
+}
+
+/* A mask that changes between two entries: inside, an exception must come all the same. */
+static void mask_between_entries(void)
+{
+	struct enclave e = load((struct spec){ 0 });
+	struct call *c = by_vdso(&e, 0);
+	struct sigaction now;
+
+	handle(SIGILL, look_where, 0);
+	for (int i = 0; i < 20; i++) {
+		warm(c);
+		block(0);
+		EXPECT_FAULT(c, ask(c, NULL, OP_RAISE, RAISE_UD2, 0, 0, 0), 6, 0, 0);
+		CHECK(is_blocked(SIGILL), "SIGILL is no longer blocked");
+		unblock(0);
+		call_unwind(&e, c, 0, 0);
+		CHECK(!sigaction(SIGILL, NULL, &now) && now.sa_sigaction == look_where, "the handler is gone");
+	}
+	CHECK_EQ(signals, 0);
+}
+
+/* ---- one TCS, several who want it ---- */
+
+struct shared {
+	volatile u64 count, stop;
+};
+
+static struct shared *share(void)
+{
+	struct shared *s = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+	CHECK(s != MAP_FAILED, "mmap");
+	return s;
+}
+
+static int status_of(pid_t child)
+{
+	int status;
+
+	CHECK(waitpid(child, &status, 0) == child, "waitpid");
+	return status;
+}
+
+static void until(volatile u64 *count)
+{
+	while (!*count)
+		usleep(1000);
+}
+
+static void busy_for_relatives(void)
+{
+	struct enclave e = load((struct spec){ .threads = 2 });
+	struct call *c = by_enclu(&e, 0);
+	struct shared *s = share();
+	struct caught caught;
+	pid_t child;
+
+	warm(c);
+	child = fork();
+	if (child == 0) {
+		warm(c);
+		must(c, OP_SPIN, (u64)&s->count, (u64)&s->stop, 0, 0);
+		warm(c);
+		_exit(0);
+	}
+	until(&s->count);
+	for (int i = 0; i < 3; i++) {
+		CHECK_EQ(guarded_ask(by_enclu(&e, 0), &caught, OP_NOP, 0, 0, 0, 0), SIGSEGV);
+		warm(by_enclu(&e, 1));
+	}
+	s->stop = 1;
+	CHECK_EQ(status_of(child), 0);
+	warm(c);
+}
+
+static void killed_inside(void)
+{
+	struct enclave e = load((struct spec){ 0 });
+	struct call *c = by_vdso(&e, 0);
+
+	warm(c);
+	for (int i = 0; i < 5; i++) {
+		struct shared *s = share();
+		pid_t child = fork();
+
+		if (child == 0) {
+			warm(c);
+			must(c, OP_SPIN, (u64)&s->count, (u64)&s->stop, 0, 0);
+		}
+		until(&s->count);
+		kill(child, SIGKILL);
+		CHECK_EQ(status_of(child), SIGKILL);
+		warm(c);
+	}
+}
+
+static void *spin(void *argument)
+{
+	struct shared *s = ((void **)argument)[1];
+	struct call *c = ((void **)argument)[0];
+
+	warm(c);
+	must(c, OP_SPIN, (u64)&s->count, (u64)&s->stop, 0, 0);
+	warm(c);
+	return NULL;
+}
+
+/* fork by one thread while another is inside. */
+static void forked_while_inside(void)
+{
+	struct enclave e = load((struct spec){ .threads = 2 });
+	struct shared *s = share();
+	void *argument[2] = { by_enclu(&e, 0), s };
+	struct caught caught;
+	pthread_t thread;
+	pid_t child;
+
+	CHECK(!pthread_create(&thread, NULL, spin, argument), "pthread_create");
+	until(&s->count);
+	child = fork();
+	if (child == 0) {
+		CHECK_EQ(guarded_ask(by_enclu(&e, 0), &caught, OP_NOP, 0, 0, 0, 0), SIGSEGV);
+		warm(by_vdso(&e, 1));
+		_exit(0);
+	}
+	CHECK_EQ(status_of(child), 0);
+	s->stop = 1;
+	pthread_join(thread, NULL);
+	warm(by_vdso(&e, 1));
+}
+
+static void exec_while_inside(void)
+{
+	struct enclave e = load((struct spec){ .threads = 2 });
+	struct shared *s = share();
+	void *argument[2] = { by_enclu(&e, 0), s };
+	pthread_t thread;
+	pid_t child = fork();
+
+	if (child == 0) {
+		CHECK(!pthread_create(&thread, NULL, spin, argument), "pthread_create");
+		until(&s->count);
+		execl("/bin/true", "true", NULL);
+		_exit(9);
+	}
+	CHECK_EQ(status_of(child), 0);
+	warm(by_enclu(&e, 0));
+}
+
+/* ---- the TCS and what it needs change ---- */
+
+static void trimmed(void)
+{
+	struct enclave e = load((struct spec){ .threads = 2 });
+	struct call *c = by_vdso(&e, 0);
+	u64 result;
+
+	warm(c);
+	CHECK_EQ(modify_type(&e, e.tcs[0], PAGE, TYPE_TRIM, &result), 0);
+	EXPECT_FAULT(c, ask(c, NULL, OP_NOP, 0, 0, 0, 0), 14, 0x8005, e.tcs[0]);
+	warm(by_vdso(&e, 1));
+}
+
+static void frame_restricted(void)
+{
+	struct enclave e = load((struct spec){ .threads = 2 });
+	struct call *c = by_vdso(&e, 0);
+	u64 frame = ssa_address(&e, 0, 0), result;
+
+	warm(c);
+	CHECK_EQ(restrict_permissions(&e, frame, PAGE, R, &result), 0);
+	EXPECT_FAULT(c, ask(c, NULL, OP_NOP, 0, 0, 0, 0), 14, 0x8007, frame);
+}
+
+/* The processor looks at the EPCM, not at what the host's mapping allows. */
+static void frame_not_writable_outside(void)
+{
+	struct enclave e = load((struct spec){ 0 });
+	struct call *c = by_vdso(&e, 0);
+
+	warm(c);
+	CHECK(!mprotect((void *)ssa_address(&e, 0, 0), PAGE, PROT_READ), "mprotect");
+	warm(c);
+	CHECK(!mprotect((void *)ssa_address(&e, 0, 0), PAGE, PROT_READ | PROT_WRITE), "mprotect");
+	warm(c);
+}
+
+static void another_enclave_at_its_place(void)
+{
+	for (int i = 0; i < 6; i++) {
+		struct enclave e = load((struct spec){ .base_zero = 1, .start = 0x10000, .size = 1 << 20, .heap = 2 });
+		struct call *c = i & 1 ? by_enclu(&e, 0) : by_vdso(&e, 0);
+		u64 value;
+
+		warm(c);
+		CHECK_EQ(must(c, OP_GET, e.heap, 0, 0, 0), 0);
+		must(c, OP_PUT, e.heap, 77 + i, 0, 0);
+		CHECK_EQ(must(c, OP_GET, e.heap, 0, 0, 0), 77 + i);
+		if (i % 3 == 2) {	/* unmapped while the file is open: nothing to enter */
+			munmap((void *)0x10000, (1 << 20) - 0x10000);
+			CHECK_EQ(ask(by_vdso(&e, 0), &value, OP_NOP, 0, 0, 0, 0), EXCEPTION);
+			close(e.fd);
+		} else {
+			enclave_unload(&e);
+		}
+	}
+}
+
+static void evicted_between_entries(void)
+{
+	struct enclave e = load((struct spec){ .threads = 4, .heap = 300 });
+
+	for (int round = 0; round < 4; round++) {
+		for (unsigned t = 0; t < 4; t++)
+			warm(by_vdso(&e, t));
+		must(by_enclu(&e, round), OP_FILL, e.heap, 300, round, 0);
+		CHECK_EQ(must(by_enclu(&e, 3 - round), OP_CHECK, e.heap, 300, round, 0), 0);
+	}
+}
+
+static void many(void)
+{
+	static struct enclave e[32];
+
+	for (int i = 0; i < 32; i++)
+		e[i] = load((struct spec){ .threads = MAX_THREADS });
+	for (int round = 0; round < 2; round++)
+		for (int i = 0; i < 32; i++)
+			for (unsigned t = 0; t < MAX_THREADS; t++) {
+				struct call *c = by_vdso(&e[i], t);
+
+				warm(c);
+				call_free(c);
+			}
+}
+
+/* ---- a process that is sent the enclave's descriptor ---- */
+
+static void send_fd(int to, int fd)
+{
+	char room[CMSG_SPACE(sizeof fd)] = { 0 }, byte = 0;
+	struct iovec data = { &byte, 1 };
+	struct msghdr message = { .msg_iov = &data, .msg_iovlen = 1, .msg_control = room, .msg_controllen = sizeof room };
+	struct cmsghdr *c = CMSG_FIRSTHDR(&message);
+
+	c->cmsg_level = SOL_SOCKET, c->cmsg_type = SCM_RIGHTS, c->cmsg_len = CMSG_LEN(sizeof fd);
+	memcpy(CMSG_DATA(c), &fd, sizeof fd);
+	CHECK_EQ(sendmsg(to, &message, 0), 1);
+}
+
+static int receive_fd(int from)
+{
+	char room[CMSG_SPACE(sizeof(int))], byte;
+	struct iovec data = { &byte, 1 };
+	struct msghdr message = { .msg_iov = &data, .msg_iovlen = 1, .msg_control = room, .msg_controllen = sizeof room };
+	int fd;
+
+	CHECK_EQ(recvmsg(from, &message, 0), 1);
+	memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof fd);
+	return fd;
+}
+
+static void map_at(u64 start, u64 end, int prot, int fd)
+{
+	CHECK(mmap((void *)start, end - start, prot, MAP_SHARED | MAP_FIXED_NOREPLACE, fd, 0) == (void *)start, "mmap");
+}
+
+static void descriptor_passed_on(void)
+{
+	struct enclave *e = (struct enclave *)share();
+	int pair[2], fd;
+	pid_t child;
+
+	CHECK(!socketpair(AF_UNIX, SOCK_STREAM, 0, pair), "socketpair");
+	child = fork();
+	if (child == 0) {
+		u64 threads;
+
+		fd = receive_fd(pair[1]);
+		threads = e->tcs[0] - STACK_PAGES * PAGE;
+		map_at(e->base, threads, PROT_READ | PROT_EXEC, fd);
+		map_at(threads, e->heap + 2 * PAGE, PROT_READ | PROT_WRITE, fd);
+		for (int i = 0; i < 3; i++) {
+			warm(by_vdso(e, 0));
+			warm(by_enclu(e, 1));
+		}
+		must(by_vdso(e, 1), OP_PUT, e->heap, 4711, 0, 0);
+		_exit(0);
+	}
+	*e = load((struct spec){ .threads = 3, .heap = 2 });
+	warm(by_vdso(e, 0));
+	send_fd(pair[0], e->fd);
+	for (int i = 0; i < 10; i++)
+		warm(by_vdso(e, 2));
+	CHECK_EQ(status_of(child), 0);
+	CHECK_EQ(must(by_vdso(e, 0), OP_GET, e->heap, 0, 0, 0), 4711);
+}
+
+int main(int argc, char **argv)
+{
+	static const struct test tests[] = {
+		{ "registers", registers },
+		{ "outer_stack", outer_stack },
+		{ "signals_on_the_way", signals_on_the_way },
+		{ "sigtrap_is_the_programs_own", sigtrap_is_the_programs_own },
+		{ "mask_between_entries", mask_between_entries },
+		{ "busy_for_relatives", busy_for_relatives },
+		{ "killed_inside", killed_inside },
+		{ "forked_while_inside", forked_while_inside },
+		{ "exec_while_inside", exec_while_inside },
+		{ "trimmed", trimmed },
+		{ "frame_restricted", frame_restricted },
+		{ "frame_not_writable_outside", frame_not_writable_outside },
+		{ "another_enclave_at_its_place", another_enclave_at_its_place },
+		{ "evicted_between_entries", evicted_between_entries },
+		{ "many", many },
+		{ "descriptor_passed_on", descriptor_passed_on },
+	};
+
+	return RUN(argc, argv, tests);
+}
