@@ -37,7 +37,7 @@ class Fault:
     SIGBUS: ClassVar[Fault]
 
 
-Fault.RESIDENT = Fault("RESIDENT")
+Fault.RESIDENT = _RESIDENT = Fault("RESIDENT")
 Fault.RETRY = Fault("RETRY")
 Fault.SIGBUS = Fault("SIGBUS", PF_U)
 _VIOLATIONS = {access: Fault("EPCM", epcm_code(access)) for access in "rwx"}
@@ -51,16 +51,17 @@ def fault(file: EnclaveFile, addr: int, access: str, caller: Caller, vma_prot: i
     business: the EPCM binds only code inside.
     """
     outcome = make_resident(file, addr, caller, vma_prot)
-    if outcome is not Fault.RESIDENT:
+    if outcome is not _RESIDENT:
         return outcome
-    word = file.state.epcm[(addr - file.base) >> PAGE_SHIFT]
+    word = file.words[(addr - file.base) >> PAGE_SHIFT]
     return outcome if allows(word, access) else _VIOLATIONS[access]
 
 
 def make_resident(file: EnclaveFile, addr: int, caller: Caller, vma_prot: int = 0) -> Fault:
     """Load the page, or add it if the processor has SGX2 and it never existed."""
-    if not file.created or file.disabled:
-        return _bus(file, "the enclave lost its memory" if file.created else "no enclave was created")
+    enclave = file.held
+    if enclave is None or enclave.disabled:
+        return _bus(file, "no enclave was created" if enclave is None else "the enclave lost its memory")
     index = (addr - file.base) >> PAGE_SHIFT
     most = file.maximum.get(index)
     if most is None:
@@ -70,12 +71,12 @@ def make_resident(file: EnclaveFile, addr: int, caller: Caller, vma_prot: int = 
     if vma_prot & ~most:
         return _bus(file, f"page {index:#x} does not permit what its mapping does")
     try:
-        file.driver.machine.fault(caller, file.enclave, index)
+        file.driver.machine.fault(caller, enclave, index)
     except Busy:
         return Fault.RETRY
     except Refused as refused:
         return _bus(file, refused.strerror)
-    return Fault.RESIDENT
+    return _RESIDENT
 
 
 def _bus(file: EnclaveFile, why: str | None) -> Fault:

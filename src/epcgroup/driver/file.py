@@ -34,13 +34,13 @@ class EnclaveFile:
     """
 
     __slots__ = (
-        "_enclave",
         "_running",
         "_state",
         "attributes",
         "attributes_mask",
         "base",
         "driver",
+        "held",
         "maximum",
         "prot_counts",
         "refusal",
@@ -58,7 +58,7 @@ class EnclaveFile:
         self.prot_counts = [0] * 8  # pages by maximum, so that most mappings need no scan
         self.refusal = ""  # why a touch was last refused (SIGBUS)
         self.released = False
-        self._enclave: Enclave | None = None
+        self.held: Enclave | None = None  # the engine's side, once created
         self._state: EnclaveState | None = None
         self._running = False
 
@@ -67,14 +67,14 @@ class EnclaveFile:
     @property
     def created(self) -> bool:
         """Whether ECREATE succeeded."""
-        return self._enclave is not None
+        return self.held is not None
 
     @property
     def enclave(self) -> Enclave:
         """The engine's side. Raises InternalError before CREATE."""
-        if self._enclave is None:
+        if self.held is None:
             raise InternalError("the enclave is not created yet")
-        return self._enclave
+        return self.held
 
     @property
     def state(self) -> EnclaveState:
@@ -86,12 +86,12 @@ class EnclaveFile:
     @property
     def initialised(self) -> bool:
         """Whether EINIT succeeded."""
-        return self._enclave is not None and self._enclave.initialised
+        return self.held is not None and self.held.initialised
 
     @property
     def disabled(self) -> bool:
         """Whether the enclave lost its memory for good (NO_MEMORY, spec 5.3)."""
-        return self._enclave is not None and self._enclave.disabled
+        return self.held is not None and self.held.disabled
 
     @property
     def debug(self) -> bool:
@@ -105,11 +105,11 @@ class EnclaveFile:
 
     def word(self, index: int) -> int:
         """EPCM word of a page, resident or evicted; 0 where there is none."""
-        if self._state is None or self._enclave is None:
+        if self._state is None or self.held is None:
             return 0
         word = self._state.epcm.get(index)
         if word is None:
-            entry = self.driver.pager.store.get(self._enclave.id, index)
+            entry = self.driver.pager.store.get(self.held.id, index)
             return entry.flags if entry is not None else 0
         return word
 
@@ -123,7 +123,7 @@ class EnclaveFile:
 
     def bind(self, enclave: Enclave, state: EnclaveState) -> None:
         """CREATE succeeded."""
-        self._enclave, self._state = enclave, state
+        self.held, self._state = enclave, state
         self.base, self.size = state.base, state.size
         self.attributes = state.secs.attributes
 

@@ -8,24 +8,31 @@ frame.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from itertools import groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from epcgroup.driver.seams import Frames, Log
-from epcgroup.driver.store import BackingStore, Evicted
+from epcgroup.driver.mover import PlainMover
 from epcgroup.driver.va import VaSlots
 from epcgroup.epc import SECS_INDEX, Enclave, EpcPage, Kind
 from epcgroup.errors import InternalError, LoadFailed
-from epcgroup.sgx.epcm import BLOCKED, SEALED_MASK
+from epcgroup.sgx.epcm import SEALED_MASK
 from epcgroup.sgx.layouts import TYPE_SHIFT, PageType
 from epcgroup.sgx.leaves import eblock
-from epcgroup.sgx.seal import MacCompareFail, PageSealer
-from epcgroup.units import PAGE_SHIFT
+from epcgroup.sgx.seal import MacCompareFail
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from epcgroup.driver.mover import Mover
+    from epcgroup.driver.seams import Frames, Log
+    from epcgroup.driver.store import BackingStore, Evicted
     from epcgroup.sgx.enclave import EnclaveState
+    from epcgroup.sgx.seal import PageSealer
 
 _SECS_FLAGS = PageType.SECS << TYPE_SHIFT
+_ENCLAVE = attrgetter("enclave")
 
 
 class SealingPager:
@@ -33,11 +40,14 @@ class SealingPager:
 
     def __init__(self, frames: Frames, sealer: PageSealer, store: BackingStore, log: Log) -> None:
         self._frames = frames
-        self._sealer = sealer
         self._log = log
+        self.sealer = sealer
         self.store = store
+        self.mover: Mover = PlainMover(frames, sealer, store)
         self._states: dict[int, EnclaveState] = {}
         self._slots: dict[int, VaSlots] = {}
+        # Pages that are blocked and sealed, in the order in which they will be written out.
+        self._leaving: deque[tuple[int, Evicted]] = deque()
 
     def adopt(self, enclave: Enclave, state: EnclaveState) -> None:
         """ECREATE succeeded: ``state`` is the processor's view of ``enclave``."""
@@ -66,47 +76,57 @@ class SealingPager:
         return self.store.reserve(page.enclave.id, page.index)
 
     def block(self, pages: Sequence[EpcPage]) -> None:
-        """EBLOCK. Frames revoke the page when it is taken, so no epoch is left open."""
-        for page in pages:
-            if page.index != SECS_INDEX:
-                eblock(self._states[page.enclave.id], page.index)
+        """EBLOCK, and what ETRACK would wait for: no thread can reach the pages any more.
+
+        To revoke a page and to copy its last contents is one thing here, and cheaper for
+        many pages together; so they are sealed now, and written out one by one later.
+        """
+        for enclave, run in groupby(pages, _ENCLAVE):
+            state = self._states[enclave.id]
+            indices, flags = [], []
+            for page in run:
+                index = page.index
+                if eblock(state, index):
+                    raise InternalError(
+                        f"EBLOCK of page {index} of {enclave}, which has no EPCM entry to block"
+                    )
+                indices.append(index)
+                flags.append(state.epcm[index] & SEALED_MASK)
+            self._leaving += self.mover.out(enclave.id, state.base, indices, flags)
 
     def write_out(self, page: EpcPage) -> None:
-        """EWB: seal, keep the version in a VA slot, forget the plaintext."""
+        """EWB: keep what was sealed, and the version in a VA slot; forget the plaintext."""
         enclave, index = page.enclave, page.index
-        state, slots = self._states[enclave.id], self._slots[enclave.id]
+        number = enclave.id
+        state, slots = self._states[number], self._slots[number]
         if len(slots) != len(enclave.va_pages):
             slots.follow(enclave.va_pages)
         if index == SECS_INDEX:
-            contents, flags, addr = state.take_secs(), _SECS_FLAGS, 0
+            version, entry = self.mover.seal(state.take_secs(), number, _SECS_FLAGS)
         else:
-            word = state.epcm.pop(index)
-            if not word & BLOCKED:
-                raise InternalError(f"EWB of page {index} of enclave {enclave.id}, which is not blocked")
-            flags, addr = word & SEALED_MASK, state.base + (index << PAGE_SHIFT)
-            contents = self._frames.take(enclave.id, index)
-        version, sealed = self._sealer.ewb(contents, flags, addr, enclave.id)
-        self.store.add(enclave.id, index, Evicted(sealed, flags, *slots.take(version)))
+            del state.epcm[index]
+            version, entry = self._leaving.popleft()
+        entry.va_page, entry.slot = slots.take(version)
+        self.store.add(number, index, entry)
 
     def load(self, enclave: Enclave, index: int) -> None:
         """ELDU. Raises LoadFailed, and says so in the log, when the page does not verify."""
-        state = self._states[enclave.id]
-        entry = self.store.get(enclave.id, index)
-        addr = 0 if index == SECS_INDEX else state.base + (index << PAGE_SHIFT)
+        number = enclave.id
+        state = self._states[number]
+        entry = self.store.get(number, index)
         if entry is None:
             raise self._failed(enclave, index, "its contents are lost")
         version = entry.va_page.versions[entry.slot]
         try:
-            contents = self._sealer.eldu(entry.sealed, version, entry.flags, addr, enclave.id)
+            if index == SECS_INDEX:
+                state.put_secs(self.mover.unseal(number, entry, version))
+            else:
+                self.mover.back(number, state.base, index, entry, version)
+                state.epcm[index] = entry.flags
         except MacCompareFail:
             raise self._failed(enclave, index, "changed or replayed outside the EPC (MAC mismatch)") from None
-        self._slots[enclave.id].give(entry.va_page, entry.slot)
-        self.store.remove(enclave.id, index)
-        if index == SECS_INDEX:
-            state.put_secs(contents)
-        else:
-            state.epcm[index] = entry.flags
-            self._frames.put(enclave.id, index, contents, entry.flags)
+        self._slots[number].give(entry.va_page, entry.slot)
+        self.store.remove(number, index)
 
     def drop(self, page: EpcPage) -> None:
         """EREMOVE: the page's contents are gone."""
@@ -122,7 +142,6 @@ class SealingPager:
             if state is not None:
                 state.epcm.pop(page.index, None)
                 self._frames.drop(enclave.id, page.index)
-            self.store.forget(enclave.id, page.index)
 
     def disable(self, enclave: Enclave) -> None:
         self._frames.disable(enclave.id)

@@ -33,8 +33,8 @@ class Frames(Protocol):
     def put(self, enclave: int, index: int, contents: bytes, word: int) -> None:
         """A page becomes resident again, or is new and zero."""
 
-    def take(self, enclave: int, index: int) -> bytes:
-        """Revoke a page everywhere, free its frame, return its final contents."""
+    def take(self, enclave: int, indices: Sequence[int]) -> list[bytes]:
+        """Revoke pages everywhere, free their frames, return their final contents in order."""
 
     def drop(self, enclave: int, index: int) -> None:
         """Revoke a page and forget its contents; harmless when it is not there."""

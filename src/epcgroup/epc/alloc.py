@@ -26,8 +26,21 @@ def allocate(epc: Epc, caller: Caller, pages: int, may_reclaim: bool) -> list[Ep
     nothing is held.
     """
     charge(epc, caller, pages, may_reclaim)
+    return _take(epc, caller, pages, may_reclaim)
+
+
+def allocate_one(epc: Epc, caller: Caller) -> EpcPage:
+    """One page for a fault, which must not reclaim: as ``allocate``, with few words."""
+    charge(epc, caller, 1, False)
     pool = epc.pool
-    group = caller.group
+    if pool.free > epc.low:  # so there is one, and what is left is not below the watermark
+        return pool.take(caller.group)
+    return _take(epc, caller, 1, False)[0]
+
+
+def _take(epc: Epc, caller: Caller, pages: int, may_reclaim: bool) -> list[EpcPage]:
+    # The physical pages, for what has been charged.
+    pool, group = epc.pool, caller.group
     try:
         if pool.free < pages:
             _make_room(epc, caller, pages, may_reclaim)

@@ -32,12 +32,18 @@ def charge(epc: Epc, caller: Caller, pages: int, may_reclaim: bool) -> None:
     Raises NoEpc, Interrupted, and, if it may not reclaim, Busy.
     """
     group = caller.group
-    policy = epc.policy
+    refusing = try_charge(epc.groups, group, epc.resource, pages * PAGE_SIZE)
+    if refusing is not None:
+        _make_way(epc, caller, pages, may_reclaim, refusing)
+    group.pins += pages
+    if epc.policy.soft_limits:
+        above_high(epc, group)
+
+
+def _make_way(epc: Epc, caller: Caller, pages: int, may_reclaim: bool, refusing: Group | None) -> None:
+    group, policy = caller.group, epc.policy
     effort: Effort | None = None
-    while True:
-        refusing = try_charge(epc.groups, group, epc.resource, pages * PAGE_SIZE)
-        if refusing is None:
-            break
+    while refusing is not None:
         target = refusing if policy.target is Target.REFUSING else group
         if nothing_reclaimable(epc, target):
             raise NoEpc(f"{refusing.path} is at its limit and nothing in {target.path} is reclaimable")
@@ -50,9 +56,7 @@ def charge(epc: Epc, caller: Caller, pages: int, may_reclaim: bool) -> None:
             effort = Effort(epc)
         if not effort.round(target, _batch(epc, target, pages)):
             raise NoEpc(f"{refusing.path} is at its limit and no page of {target.path} can be written out")
-    group.pins += pages
-    if policy.soft_limits:
-        above_high(epc, group)
+        refusing = try_charge(epc.groups, group, epc.resource, pages * PAGE_SIZE)
 
 
 def _ask_worker(epc: Epc, target: Group, pages: int) -> None:

@@ -12,7 +12,9 @@ whole group. ``all_at_once`` takes SECS and page together.
 
 from __future__ import annotations
 
-from epcgroup.epc.alloc import allocate
+from collections.abc import Sequence
+
+from epcgroup.epc.alloc import allocate, allocate_one
 from epcgroup.epc.caller import Caller
 from epcgroup.epc.enclaves import new_page, place_new, va_due
 from epcgroup.epc.pages import CHILD, RECLAIM_IN_PROGRESS, SECS_INDEX, Enclave, EpcPage, Kind
@@ -38,11 +40,14 @@ def fault(epc: Epc, caller: Caller, enclave: Enclave, index: int) -> EpcPage:
     counters.faults += 1
     group_counters.faults += 1
     try:
-        page = _load(epc, caller, enclave, index)
+        rest = _secs_and(epc, caller, enclave, 1) if enclave.secs is None else None
+        page = rest[0] if rest else allocate_one(epc, caller)
     except Busy:
         counters.retried += 1
         group_counters.retried += 1
         raise
+    _fill(epc, enclave, index, page, ())
+    page.enclave, page.kind, page.index = enclave, CHILD, index
     enclave.pages[index] = page
     enclave.child_count += 1
     record(epc, page)
@@ -73,14 +78,6 @@ def augment(epc: Epc, caller: Caller, enclave: Enclave, index: int) -> EpcPage:
     return page
 
 
-def _load(epc: Epc, caller: Caller, enclave: Enclave, index: int) -> EpcPage:
-    rest = _secs_and(epc, caller, enclave, 1) if enclave.secs is None else []
-    page = rest[0] if rest else allocate(epc, caller, 1, may_reclaim=False)[0]
-    _fill(epc, enclave, index, page, [])
-    page.enclave, page.kind, page.index = enclave, CHILD, index
-    return page
-
-
 def _augment(epc: Epc, caller: Caller, enclave: Enclave, index: int) -> EpcPage:
     rest = _secs_and(epc, caller, enclave, 1 + va_due(enclave)) if enclave.secs is None else []
     if rest:
@@ -102,7 +99,7 @@ def _secs_and(epc: Epc, caller: Caller, enclave: Enclave, pages: int) -> list[Ep
     return rest
 
 
-def _fill(epc: Epc, enclave: Enclave, index: int, page: EpcPage, others: list[EpcPage]) -> None:
+def _fill(epc: Epc, enclave: Enclave, index: int, page: EpcPage, others: Sequence[EpcPage]) -> None:
     # ELDU; if the sealed page does not verify, nothing is kept.
     try:
         epc.pager.load(enclave, index)

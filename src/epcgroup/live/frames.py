@@ -54,6 +54,7 @@ class MemfdFrames:
         self._waiting_at = 0
         self._woken = False
         self._page = uffd.PageBuffer()
+        self._view = self._page.view
 
     def bind(self, enclave: int, device: Device) -> None:
         """Enclave ``enclave`` of the engine lives in ``device``."""
@@ -112,16 +113,21 @@ class MemfdFrames:
             return
         self._show(device, index, contents, epcm.allows(word, "w"))
 
-    def take(self, enclave: int, index: int) -> bytes:
-        """Revoke the page everywhere and return its final contents."""
+    def take(self, enclave: int, indices: Sequence[int]) -> list[bytes]:
+        """Revoke the pages everywhere and return their final contents."""
         device = self._devices[enclave]
-        device.touched.discard(index)
-        device.filled.discard(index)
-        device.enterable.take_out(index)
-        hidden = device.hidden.pop(index, None)
-        if hidden is not None:
-            return bytes(hidden)
-        return _hide(device, index)
+        device.touched.difference_update(indices)
+        device.filled.difference_update(indices)
+        for index in indices:
+            device.enterable.take_out(index)
+        shown = [index for index in indices if index not in device.hidden] if device.hidden else indices
+        contents = _hide(device, shown)
+        if len(shown) == len(indices):
+            return contents
+        left = iter(contents)
+        return [
+            bytes(device.hidden.pop(index)) if index in device.hidden else next(left) for index in indices
+        ]
 
     def drop(self, enclave: int, index: int) -> None:
         """Revoke the page and forget its contents."""
@@ -157,7 +163,7 @@ class MemfdFrames:
         device.enterable.changes(index)
         if epcm.hidden(word):
             if index not in device.hidden:
-                device.hidden[index] = bytearray(_hide(device, index))
+                device.hidden[index] = bytearray(_hide(device, (index,))[0])
             return
         hidden = device.hidden.pop(index, None)
         writable = epcm.allows(word, "w")
@@ -175,7 +181,7 @@ class MemfdFrames:
         if device.state is not None:
             for index in device.state.epcm:
                 if index not in device.hidden:
-                    device.hidden[index] = bytearray(_hide(device, index))
+                    device.hidden[index] = bytearray(_hide(device, (index,))[0])
 
     # ---- age -------------------------------------------------------------------
 
@@ -211,32 +217,36 @@ class MemfdFrames:
     def _show(self, device: Device, index: int, contents: bytes, writable: bool) -> None:
         """Fill the page, for a waiting thread if there is one."""
         addr = device.base + (index << PAGE_SHIFT)
-        waiting = self._waiting if self._waiting_at == addr else None
+        waiting = self._waiting
         if (
             waiting is None
-            or waiting not in device.mms
-            or not self._copy_in(device, waiting, addr, contents, writable)
+            or addr != self._waiting_at
+            or not self._copy_in(device, waiting, index, contents, writable)
         ):
             os.pwrite(device.memfd, contents, index << PAGE_SHIFT)
             waiting = None
-        for space in device.mms:
-            if space is not waiting:
-                # Also takes away the marker that an eviction left in the other mm.
-                _writeprotect(space, addr, PAGE_SIZE, not writable)
+        if waiting is None or len(device.mms) > 1:
+            for space in device.mms:
+                if space is not waiting:
+                    # Also takes away the marker that an eviction left in the other mm.
+                    _writeprotect(space, addr, PAGE_SIZE, not writable)
 
     def _copy_in(
-        self, device: Device, waiting: AddressSpace, addr: int, contents: bytes, writable: bool
+        self, device: Device, waiting: AddressSpace, index: int, contents: bytes, writable: bool
     ) -> bool:
         """Fill the page and wake the thread in one request.
 
         False where the page was just unmapped, or the process has ended.
         """
-        self._page.view[:] = contents
+        if waiting not in device.mms:
+            return False
+        self._view[:] = contents
+        addr, source = device.base + (index << PAGE_SHIFT), self._page.address
         try:
-            uffd.copy(waiting.uffd, addr, self._page.address, PAGE_SIZE, 0 if writable else uffd.COPY_WP)
+            uffd.copy(waiting.uffd, addr, source, PAGE_SIZE, 0 if writable else uffd.COPY_WP)
         except (FileNotFoundError, ProcessLookupError):
             return False
-        device.filled.add((addr - device.base) >> PAGE_SHIFT)
+        device.filled.add(index)
         self._woken = True
         return True
 
@@ -252,18 +262,36 @@ def _writeprotect(space: AddressSpace, addr: int, length: int, on: bool) -> None
         pass  # the mm is just going away
 
 
-def _hide(device: Device, index: int) -> bytes:
-    """Take a shown page out of the memfd; no store after the read is lost."""
-    addr = device.base + (index << PAGE_SHIFT)
-    for space in device.mms:
-        _writeprotect(space, addr, PAGE_SIZE, True)
-    contents = os.pread(device.memfd, PAGE_SIZE, index << PAGE_SHIFT)
-    _punch(device, index)
+def _hide(device: Device, indices: Sequence[int]) -> list[bytes]:
+    """Take shown pages out of the memfd; no store after the read is lost."""
+    runs = _runs(indices)
+    for first, count in runs:
+        for space in device.mms:
+            _writeprotect(space, device.base + (first << PAGE_SHIFT), count << PAGE_SHIFT, True)
+    contents = [os.pread(device.memfd, PAGE_SIZE, index << PAGE_SHIFT) for index in indices]
+    for first, count in runs:
+        _punch(device, first, count)
     return contents
 
 
-def _punch(device: Device, index: int) -> None:
-    if _fallocate(device.memfd, _PUNCH, index << PAGE_SHIFT, PAGE_SIZE) < 0:
+def _runs(indices: Sequence[int]) -> list[tuple[int, int]]:
+    """(first, count) of neighbours that follow each other."""
+    runs: list[tuple[int, int]] = []
+    first, count = -1, 0
+    for index in indices:
+        if index == first + count:
+            count += 1
+            continue
+        if count:
+            runs.append((first, count))
+        first, count = index, 1
+    if count:
+        runs.append((first, count))
+    return runs
+
+
+def _punch(device: Device, index: int, count: int = 1) -> None:
+    if _fallocate(device.memfd, _PUNCH, index << PAGE_SHIFT, count << PAGE_SHIFT) < 0:
         number = ctypes.get_errno()
         raise OSError(number, f"punching out an enclave page: {os.strerror(number)}")
 
@@ -293,7 +321,7 @@ def _set_aside(device: Device, index: int) -> None:
     and beside swap. A thread that touches the page meanwhile waits for the lock.
     """
     addr = device.base + (index << PAGE_SHIFT)
-    contents = _hide(device, index)
+    contents = _hide(device, (index,))[0]
     os.pwrite(device.memfd, contents, index << PAGE_SHIFT)
     word = device.state.epcm.get(index, 0) if device.state is not None else 0
     for space in device.mms:

@@ -38,7 +38,6 @@ class Lifecycle:
         self.statuses: dict[int, int] = {}  # pid → wait status of processes that ended
         self.early: set[int] = set()  # tasks that stopped before their parent's event came
         self._warned = False
-        self._ending: list[PageService] = []
 
     def adopt(self, pid: int, caller: Caller) -> Task:
         """Take over a freshly forked child that waits to be traced."""
@@ -161,5 +160,4 @@ class Lifecycle:
             with self._world.lock:
                 space.close()
             if space.service is not None:
-                self._ending.append(space.service)
-        self._ending = [service for service in self._ending if service.end()]
+                space.service.end()

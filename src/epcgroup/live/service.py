@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 _PAGE_MASK = ~(PAGE_SIZE - 1)
 _WRITE, _WP = 1, 2  # UFFD_PAGEFAULT_FLAG_*
+_WRITES = _WRITE | _WP
+_RESIDENT = Fault.RESIDENT
 _IDLE_PAUSE = 0.0002
 END_SIGNAL = signal.SIGURG  # interrupts a blocked read; its handler does nothing
 
@@ -53,41 +55,48 @@ class PageService(threading.Thread):
         self.caller = caller
         self._group = caller.group
         self._stall = world.stalls.join(self._group, time.perf_counter())
+        self._closing = threading.Lock()
+        self._closed = False
         self._affinity = affinity.Follower()
 
     def run(self) -> None:
         """Read events and answer them, one by one."""
         mm, world = self._mm, self._world
-        reader = uffd.EventReader(mm.uffd)
+        fd, tasks, stalls = mm.uffd, world.tasks, world.stalls
         while mm.alive:
-            for _event, flags, addr, tid in reader.read():
-                started = time.perf_counter()
-                task = world.tasks.get(tid)
-                caller = task.caller if task is not None else self.caller
-                if caller.group is not self._group:
-                    self._move(caller.group, started)
-                stall = self._stall
-                world.stalls.begin(stall, started)
-                try:
-                    self._serve(flags, addr, task, caller)
-                except Exception:
-                    if mm.alive:
-                        world.log(f"internal error while serving {addr:#x} of task {tid}, page poisoned:")
-                        world.log(traceback.format_exc())
-                        self._poison(addr & _PAGE_MASK)
-                now = time.perf_counter()
-                world.stalls.end(stall, now)
-                if task is not None:
-                    task.faults += 1
-                    task.stall_s += now - started
-                if not mm.alive:
-                    break
-                self._affinity.follow(tid)
+            message = os.read(fd, uffd.MSG_SIZE)
+            if not message:
+                continue  # see `end`
+            _event, flags, addr, tid = uffd.parse(message)
+            started = time.perf_counter()
+            task = tasks.get(tid)
+            caller = task.caller if task is not None else self.caller
+            if caller.group is not self._group:
+                self._move(caller.group, started)
+            stall = self._stall
+            stalls.begin(stall, started)
+            try:
+                self._serve(flags, addr, task, caller)
+            except Exception:
+                if mm.alive:
+                    world.log(f"internal error while serving {addr:#x} of task {tid}, page poisoned:")
+                    world.log(traceback.format_exc())
+                    self._poison(addr & _PAGE_MASK)
+            now = time.perf_counter()
+            stalls.end(stall, now)
+            if task is not None:
+                task.faults += 1
+                task.stall_s += now - started
+            if not mm.alive:
+                break
+            self._affinity.follow(tid)
             # A program that faults all the time must not keep the workers from working.
             # What this slice leaves over, the next fault or the tracer goes on with.
             world.slice()
-        os.close(mm.uffd)
-        world.stalls.leave(self._stall, time.perf_counter())
+        with self._closing:
+            self._closed = True
+            os.close(fd)
+        stalls.leave(self._stall, time.perf_counter())
 
     def _move(self, group: Group, now: float) -> None:
         """The process is in another cgroup since its last fault."""
@@ -95,26 +104,37 @@ class PageService(threading.Thread):
         stalls.leave(self._stall, now)
         self._group, self._stall = group, stalls.join(group, now)
 
-    def end(self) -> bool:
-        """Make the thread see that its mm is gone; True: it has not yet, call again."""
-        if not self.is_alive() or self.ident is None:
-            return False
-        with contextlib.suppress(ProcessLookupError):
-            signal.pthread_kill(self.ident, END_SIGNAL)
-        return True
+    def end(self) -> None:
+        """Make the thread see that its mm is gone, and that nobody uses its descriptor any more.
+
+        A sleeping read ends at a signal only, and os.read then tries again: now on a
+        file that has nothing to say.
+        """
+        with self._closing:
+            if self._closed or self.ident is None:
+                return
+            nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+            os.dup2(nothing, self._mm.uffd, inheritable=False)
+            os.close(nothing)
+            with contextlib.suppress(ProcessLookupError):
+                signal.pthread_kill(self.ident, END_SIGNAL)
 
     def _serve(self, flags: int, addr: int, task: Task | None, caller: Caller) -> None:
         world, mm = self._world, self._mm
         while True:
             with world.lock:
                 vma = mm.find(addr)
-                if vma is not None and vma.device.guest is not None:
-                    fault = guests.resolve(world, mm, vma, addr, caller)
-                elif vma is None or vma.device.file is None:
+                if vma is None:
                     uffd.wake(mm.uffd, addr & _PAGE_MASK, PAGE_SIZE)  # unmapped meanwhile
                     return
+                file = vma.device.file
+                if file is not None:
+                    fault = self._resolve(file, vma.prot, flags, addr, caller)
+                elif vma.device.guest is not None:
+                    fault = guests.resolve(world, mm, vma, addr, caller)
                 else:
-                    fault = self._resolve(vma, vma.device.file, flags, addr, caller)
+                    uffd.wake(mm.uffd, addr & _PAGE_MASK, PAGE_SIZE)
+                    return
             if fault is None:
                 return
             if fault is not Fault.RETRY:
@@ -143,20 +163,17 @@ class PageService(threading.Thread):
             reason=file.refusal if file is not None else "no EPC page for the guest",
         )
 
-    def _resolve(
-        self, vma: EnclaveVma, file: EnclaveFile, flags: int, addr: int, caller: Caller
-    ) -> Fault | None:
+    def _resolve(self, file: EnclaveFile, prot: int, flags: int, addr: int, caller: Caller) -> Fault | None:
         """Have the driver resolve the fault; None when the thread goes on."""
         world, mm = self._world, self._mm
         page = addr & _PAGE_MASK
         frames = world.frames
-        access = "w" if flags & (_WRITE | _WP) else "r"
         frames.expect(mm, page)
         try:
-            fault = world.driver.fault(file, addr, access, caller, vma.prot)
+            fault = world.driver.fault(file, addr, "w" if flags & _WRITES else "r", caller, prot)
         finally:
             woken = frames.expected()
-        if fault is not Fault.RESIDENT:
+        if fault is not _RESIDENT:
             return fault
         if not woken:
             if flags & _WP:

@@ -13,7 +13,6 @@ its argument, but not under a lock of ours.
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
 import struct
 from fcntl import ioctl
@@ -68,10 +67,6 @@ MSG_SIZE: Final = _MSG.size
 
 #: One event: (EVENT_*, FLAG_* bits, address, tid).
 Event = tuple[int, int, int, int]
-
-_read = ctypes.CDLL(None, use_errno=True).read
-_read.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
-_read.restype = ctypes.c_ssize_t
 
 _supported: int | None = None
 
@@ -173,39 +168,20 @@ def poison(fd: int, start: int, length: int = PAGE_SIZE) -> bool:
     return True
 
 
-class EventReader:
-    """Reads the events of one descriptor, into one buffer."""
-
-    __slots__ = ("_address", "_fd", "_owner", "_size", "_view")
-
-    def __init__(self, fd: int, limit: int = 16) -> None:
-        self._fd = fd
-        self._size = limit * MSG_SIZE
-        self._owner = ctypes.create_string_buffer(self._size)
-        self._address = ctypes.addressof(self._owner)
-        self._view = memoryview(self._owner)
-
-    def read(self) -> list[Event]:
-        """The next events; sleeps for the first one.
-
-        Empty if a signal handler ran meanwhile (os.read would sleep again, and
-        nothing else wakes a reader whose address space is gone), or if there is
-        nothing to report on a non-blocking descriptor.
-        """
-        size = _read(self._fd, self._address, self._size)
-        if size == MSG_SIZE:
-            return [_MSG.unpack_from(self._view)]
-        if size >= 0:
-            return list(_MSG.iter_unpack(self._view[:size]))
-        number = ctypes.get_errno()
-        if number in (errno.EINTR, errno.EAGAIN):
-            return []
-        raise OSError(number, f"reading userfaultfd {self._fd}: {os.strerror(number)}")
+def parse(message: bytes) -> Event:
+    """One event, from MSG_SIZE bytes."""
+    return _MSG.unpack(message)
 
 
 def read_events(fd: int, limit: int = 16) -> list[Event]:
-    """The next events of ``fd``, at most ``limit``; see EventReader."""
-    return EventReader(fd, limit).read()
+    """The next events of ``fd``, at most ``limit``; sleeps for the first one.
+
+    Empty if there is nothing to report on a non-blocking descriptor.
+    """
+    try:
+        return list(_MSG.iter_unpack(os.read(fd, limit * MSG_SIZE)))
+    except BlockingIOError:
+        return []
 
 
 class PageBuffer:

@@ -40,9 +40,10 @@ class DictFrames:
         self.words[enclave, index] = word
         self.most = max(self.most, len(self.contents))
 
-    def take(self, enclave: int, index: int) -> bytes:
-        del self.words[enclave, index]
-        return bytes(self.contents.pop((enclave, index)))
+    def take(self, enclave: int, indices: Sequence[int]) -> list[bytes]:
+        for index in indices:
+            del self.words[enclave, index]
+        return [bytes(self.contents.pop((enclave, index))) for index in indices]
 
     def drop(self, enclave: int, index: int) -> None:
         self.words.pop((enclave, index), None)

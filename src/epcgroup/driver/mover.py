@@ -1,0 +1,80 @@
+"""The way of a page's contents: out of its frame into the backing store, and back.
+
+EWB and ELDU without their bookkeeping (`pager`), one batch of pages at a time:
+neighbours are revoked together, and a twin in compiled code can do a batch in one
+call. This one is the reference; what the two do to pages, and what they leave in
+the store, is the same.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from epcgroup.driver.store import Evicted
+from epcgroup.units import PAGE_SHIFT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from epcgroup.driver.seams import Frames
+    from epcgroup.driver.store import BackingStore
+    from epcgroup.sgx.seal import PageSealer
+
+
+class Mover(Protocol):
+    """Moves contents of pages; ``base`` is the address of the enclave's page 0."""
+
+    def out(
+        self, enclave: int, base: int, indices: Sequence[int], flags: Sequence[int]
+    ) -> list[tuple[int, Evicted]]:
+        """Revoke these pages and seal them, on reservations: versions and entries, in order."""
+
+    def back(self, enclave: int, base: int, index: int, entry: Evicted, version: int) -> None:
+        """Unseal a page and give it to its frame. Raises MacCompareFail, and nothing happened."""
+
+    def seal(self, contents: bytes, enclave: int, flags: int) -> tuple[int, Evicted]:
+        """Seal what has no frame and no address (the SECS), on a reservation."""
+
+    def unseal(self, enclave: int, entry: Evicted, version: int) -> bytes:
+        """What was sealed. Raises MacCompareFail."""
+
+
+class PlainMover:
+    """Page by page, in Python. Implements Mover."""
+
+    def __init__(self, frames: Frames, sealer: PageSealer, store: BackingStore) -> None:
+        self._frames = frames
+        self._sealer = sealer
+        self._arena = store.arena
+
+    def out(
+        self, enclave: int, base: int, indices: Sequence[int], flags: Sequence[int]
+    ) -> list[tuple[int, Evicted]]:
+        contents = self._frames.take(enclave, indices)
+        return [
+            self._seal(plain, base + (index << PAGE_SHIFT), enclave, word)
+            for plain, index, word in zip(contents, indices, flags, strict=True)
+        ]
+
+    def back(self, enclave: int, base: int, index: int, entry: Evicted, version: int) -> None:
+        contents = self._unseal(enclave, base + (index << PAGE_SHIFT), entry, version)
+        self._frames.put(enclave, index, contents, entry.flags)
+
+    def seal(self, contents: bytes, enclave: int, flags: int) -> tuple[int, Evicted]:
+        return self._seal(contents, 0, enclave, flags)
+
+    def unseal(self, enclave: int, entry: Evicted, version: int) -> bytes:
+        return self._unseal(enclave, 0, entry, version)
+
+    def _seal(self, contents: bytes, addr: int, enclave: int, flags: int) -> tuple[int, Evicted]:
+        arena = self._arena
+        place = arena.free.pop()
+        version, short = self._sealer.ewb_into(contents, flags, addr, enclave, arena.view(place))
+        if short:
+            arena.free.append(place)
+            place = -1
+        return version, Evicted(arena, flags, place, short)
+
+    def _unseal(self, enclave: int, addr: int, entry: Evicted, version: int) -> bytes:
+        sealed = entry.short or self._arena.view(entry.place)
+        return self._sealer.eldu(sealed, version, entry.flags, addr, enclave)
