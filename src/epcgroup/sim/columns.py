@@ -1,6 +1,6 @@
 """Names of the columns of the compiled engine's arrays.
 
-The kernel's state is a handful of arrays (see :mod:`.kernel`); their columns are
+The kernel's state is a handful of arrays (see :mod:`.tables`); their columns are
 module constants, because the compiler freezes those into the machine code.
 """
 
@@ -171,6 +171,7 @@ AT_BITS: Final = 72
 AT_LOG: Final = 73
 AT_BATCH: Final = 74
 AT_SCRATCH: Final = 75
+AT_THREADS: Final = 76
 LEN_GROUPS: Final = 80
 LEN_ENCLAVES: Final = 81
 LEN_FLAGS: Final = 82
@@ -198,6 +199,15 @@ STALL_NS: Final = 9  # out: time lost to paging
 BEHIND_NS: Final = 10  # out: time of background eviction (another core's)
 TIMES: Final = 16
 
+# One row per thread of a simulation.
+TH_BASE: Final = 0  # number of its enclave's first page
+TH_PAGES: Final = 1  # address of its next accesses
+TH_AT: Final = 2  # the next of them
+TH_STOP: Final = 3  # how many there are
+TH_TIMES: Final = 4  # address of its times
+TH_GONE: Final = 5  # it has ended
+THREAD_COLUMNS: Final = 8
+
 # Operations that Python asks the kernel for.
 REPLAY: Final = 0
 SETTLE: Final = 1
@@ -211,3 +221,4 @@ FAULT_VEPC: Final = 8
 FILL_VEPC: Final = 9
 UNCHARGE: Final = 10
 REMOVE_PAGES: Final = 11
+RUN_THREADS: Final = 12

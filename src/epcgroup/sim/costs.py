@@ -59,7 +59,7 @@ class Profile:
         return self.cost[name].ns if name in self.cost else 0.0
 
     def times(self, access_ns: float, *, steals: float = 0.0) -> npt.NDArray[np.float64]:
-        """What :func:`.kernel.replay` prices an access with; ``steals``: see there AWAY."""
+        """What :func:`.replay.replay` prices an access with; ``steals``: see there AWAY."""
         times = np.zeros(c.TIMES)
         for column, value in (
             (c.DEADLINE, np.inf),

@@ -89,6 +89,11 @@ lowest = Builtin(_lowest)
 """Number of the lowest bit that is set, of a word that is not zero."""
 
 
+def at(kind: Kind) -> Builtin:
+    """What makes a view of the memory at an address."""
+    return Builtin(lambda builder, given: Value(kind, builder.inttoptr(given[0].it, kind.type)))
+
+
 @dataclass
 class Part:
     """A function that is compiled into others."""

@@ -35,7 +35,7 @@ F = TypeVar("F", bound=Callable[..., object])
 
 SOURCES = (
     *("jit", "compiler", "dialect", "expressions", "columns", "tables", "lists", "reclaim", "charge"),
-    *("background", "enclaves", "release", "trim", "kernel"),
+    *("background", "enclaves", "release", "trim", "replay", "quantum", "kernel"),
 )
 _CHECKSUM = hashlib.sha256().digest_size
 

@@ -168,7 +168,7 @@ class CompiledMachine(Store):
         times: npt.NDArray[np.float64] | None = None,
         checked: bool = False,
     ) -> int:
-        """The processor accesses these pages of an enclave; where it stopped (see kernel.replay).
+        """The processor accesses these pages of an enclave; where it stopped (see replay.replay).
 
         ``checked``: they are known to be in its range.
         """
@@ -190,6 +190,11 @@ class CompiledMachine(Store):
         if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < self._top:
             raise OutOfRange(f"page numbers go from 0 to {self._top - 1}")
         return self._replay(numbers, 0, k, until_failure, start, times)
+
+    def run_threads(self, order: npt.NDArray[np.int32], start: int) -> int:
+        """Run threads until their deadlines; see quantum.run_threads and threads.Crew."""
+        self._reserve_nodes(2 * self.enclaves + 2 + (self.epc_pages // 512 if self.g[c.SGX2] else 0))
+        return kernel.OPERATE(self._at, c.RUN_THREADS, start, 0, 0, order.ctypes.data, len(order), 0, 0)
 
     def base(self, enclave: int) -> int:
         """The number of an enclave's first page."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 from epcgroup.sim import columns as c
-from epcgroup.sim.dialect import Table, view
+from epcgroup.sim.dialect import Table, at, view
 
 State = Any
 """int64[STATE]: see :mod:`.columns`."""
@@ -44,3 +44,14 @@ batch = Table(c.AT_BATCH, view("sc", "i64", width=c.BATCH))
 """Scratch for one reclaim round: pages; owner, start and end of each list's part; young pages."""
 per_group = Table(c.AT_SCRATCH, view("pg", "i64"))
 """Scratch: a number per group."""
+threads = Table(c.AT_THREADS, view("th", "i64", width=c.THREAD_COLUMNS, columns=True))
+"""A row per thread of a simulation."""
+
+PAGES = view("pages", "i32")
+"""Accesses to replay."""
+RESULTS = view("k", "i8")
+TIMES = view("times", "f64", columns=True)
+"""Virtual time of one replay."""
+
+pages_at, results_at, times_at = at(PAGES), at(RESULTS), at(TIMES)
+"""The same at an address."""

@@ -16,26 +16,21 @@ Pressure is as PSI's: the share of a tenant's running time lost to paging.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-
-import numpy as np
-import numpy.typing as npt
 
 from epcgroup.errors import NoEpc
 from epcgroup.sim import columns as c
-from epcgroup.sim.generate import pattern
 from epcgroup.sim.machine import CompiledMachine
 from epcgroup.sim.record import Recorder
 from epcgroup.sim.result import Result
 from epcgroup.sim.scenario import Event, Scenario, Tenant, parse, read
-from epcgroup.sim.streams import Stream, Streams
+from epcgroup.sim.streams import Streams
+from epcgroup.sim.threads import Crew, Thread
 from epcgroup.sim.trace import Trace
 
 Progress = Callable[[float, int], None]
 """Called now and then with the share that is done and the accesses so far."""
-
-_PART = 1 << 15  # accesses generated at once
 
 
 def run(scenario: Scenario | Path | str, progress: Progress | None = None) -> Result:
@@ -48,62 +43,6 @@ def run(scenario: Scenario | Path | str, progress: Progress | None = None) -> Re
     elif isinstance(scenario, str):
         scenario = parse(scenario)
     return Simulation(scenario, progress).run()
-
-
-class Thread:
-    """One thread of a tenant: its accesses, its clock (ns)."""
-
-    def __init__(self, tenant: Running, number: int, scenario: Scenario, stream: Stream | None) -> None:
-        spec = tenant.spec
-        self.stream = stream
-        self.tenant = tenant
-        self.times = scenario.profile.times(spec.access_ns, steals=scenario.steals)
-        self.left = spec.accesses
-        self.done = 0
-        rng = np.random.default_rng([scenario.seed, tenant.number, number])
-        self._parts: Iterator[npt.NDArray[np.int32]] = stream or _pattern_parts(spec, rng)
-        self._buffer: npt.NDArray[np.int32] = np.zeros(0, np.int32)
-        self._at = 0
-
-    @property
-    def clock(self) -> float:
-        """Its time."""
-        return float(self.times[c.CLOCK])
-
-    def run(self, machine: CompiledMachine, deadline: float) -> int:
-        """Run until the deadline or the end; 0, or the result of the access that failed."""
-        self.times[c.DEADLINE] = deadline
-        while self.left > 0 and self.times[c.CLOCK] < deadline:
-            if self._at == len(self._buffer):
-                part = next(self._parts, None)
-                if part is None:
-                    self.left = 0
-                    break
-                self._buffer, self._at = part[: self.left], 0
-            failed = machine.g[c.FAILED]
-            stop = machine.access(
-                self.tenant.enclave,
-                self._buffer,
-                until_failure=True,
-                start=self._at,
-                times=self.times,
-                checked=True,
-            )
-            ran, self._at = stop - self._at, stop
-            self.done += ran
-            self.left -= ran
-            if machine.g[c.FAILED] != failed:
-                return self._failed(int(machine.g[c.LAST_K]), deadline)
-        return 0
-
-    def _failed(self, k: int, deadline: float) -> int:
-        self.done -= 1
-        self.left += 1
-        self._at -= 1
-        if k == -2 and self.times[c.CLOCK] < deadline:
-            self.times[c.STALL_NS] += deadline - self.times[c.CLOCK]
-            self.times[c.CLOCK] = deadline
-        return k
 
 
 class Running:
@@ -158,6 +97,7 @@ class Simulation:
         self._every = scenario.sample or max(scenario.quantum, max([*ideal, 1e9]) / 500)
         self._next_sample = 0.0
         self._recorder = Recorder(self.machine)
+        self._crew = Crew(self.machine)
 
     def run(self) -> Result:
         """Until all tenants have ended, or the scenario's duration, or Ctrl-C."""
@@ -181,27 +121,31 @@ class Simulation:
                 self._every *= 2
             self._next_sample = self.now + self._every
             self._report()
-        active = [t for r in self.running.values() if r.ended is None for t in r.threads if t.left > 0]
-        if not active:
-            coming = [entry[1].start for entry in self._waiting[:1]] + [e.at for e in self._events[:1]]
+        active = self._crew.active()
+        coming = [entry[1].start for entry in self._waiting[:1]] + [e.at for e in self._events[:1]]
+        if not len(active):
             if not coming:
                 return False
             self.now = max(self.now, min(coming))
             return True
-        deadline = self.now + self.scenario.quantum
-        for thread in sorted(active, key=lambda one: one.clock):
-            if thread.clock < deadline and thread.tenant.ended is None:
-                self._advance(thread, deadline)
-        self.now = deadline
+        quantum = self.scenario.quantum
+        first = float(self._crew.times[active, c.CLOCK].min())
+        idle = (min([first, self._next_sample, *coming]) - self.now) // quantum
+        if idle > 1:  # all are busy building
+            self.now += idle * quantum
+            return True
+        self._crew.quantum(active, self.now + quantum, self._ended)
+        self.now += quantum
         return True
 
-    def _advance(self, thread: Thread, deadline: float) -> None:
+    def _ended(self, thread: Thread, k: int) -> None:
         tenant = thread.tenant
-        k = thread.run(self.machine, deadline)
-        if k == -1:
+        if k < 0:
             disabled = self.machine.en[tenant.enclave, c.FLAGS] & c.DISABLED
             self._end(tenant, thread.clock, "disabled" if disabled else "sigbus")
-        elif all(other.left <= 0 for other in tenant.threads):
+            return
+        thread.end()
+        if all(other.over for other in tenant.threads):
             self._end(tenant, max(other.clock for other in tenant.threads), "done")
 
     def _start(self, number: int, spec: Tenant) -> None:
@@ -230,7 +174,8 @@ class Simulation:
             return
         machine.initialise(tenant.enclave)
         tenant.threads = [
-            Thread(tenant, n, self.scenario, self._streams.get((number, n))) for n in range(spec.threads)
+            Thread(self._crew, tenant, n, self.scenario, self._streams.get((number, n)))
+            for n in range(spec.threads)
         ]
         for thread in tenant.threads:
             thread.times[c.CLOCK] = tenant.begun + tenant.build_ns
@@ -239,8 +184,7 @@ class Simulation:
         tenant.ended, tenant.status = when, status
         self._recorder.keep(tenant)
         for thread in tenant.threads:
-            if thread.stream is not None:
-                thread.stream.close()
+            thread.end()
         if tenant.enclave >= 0:
             self.machine.release(tenant.enclave)
         for group, held in tenant.held.items():
@@ -274,9 +218,3 @@ class Simulation:
         if self._progress is not None:
             done = sum(thread.done for tenant in self.running.values() for thread in tenant.threads)
             self._progress(done / max(self._total, 1), done)
-
-
-def _pattern_parts(spec: Tenant, rng: np.random.Generator) -> Iterator[npt.NDArray[np.int32]]:
-    made = pattern(spec.workload, spec.size, rng)
-    while True:
-        yield made.take(min(_PART, max(spec.accesses, 1)))
