@@ -177,7 +177,7 @@ def _mapping_fault(tracer: Tracer, task: Task, regs: UserRegs, addr: int) -> Job
             if fault is Fault.RETRY:
                 yield tracer.world.slice()
         if fault is Fault.RESIDENT:
-            mappings.change_execute(tracer, task, vma, addr & _PAGE_MASK, allow=True)
+            mappings.change_execute(tracer, task, vma, addr & _PAGE_MASK, 1, allow=True)
             tracer.resume(task)
         else:
             yield from exits.exception(tracer, task, regs, VECTOR_PF, fault.code, addr, fault is Fault.SIGBUS)

@@ -10,6 +10,7 @@ reports system calls made from inside.
 from __future__ import annotations
 
 import errno
+import struct
 from typing import TYPE_CHECKING
 
 from epcgroup.driver import Ioctl
@@ -23,12 +24,14 @@ from epcgroup.sgx.layouts import X
 from epcgroup.units import PAGE_SHIFT
 
 if TYPE_CHECKING:
+    from epcgroup.driver import EnclaveFile
     from epcgroup.live.devices import Device
     from epcgroup.live.ptrace import UserRegs
     from epcgroup.live.task import Task
     from epcgroup.live.tracer import Job, Tracer
 
-_CREATE, _RESTRICT = 0x00, 0x05
+_CREATE, _RESTRICT, _MODIFY = 0x00, 0x05, 0x06
+_RANGE = struct.Struct("<QQ")  # offset, length: how the arguments of the SGX2 ioctls begin
 
 
 def ioctl(tracer: Tracer, task: Task, regs: UserRegs) -> None:
@@ -70,8 +73,8 @@ def _answer(tracer: Tracer, task: Task, regs: UserRegs, device: Device) -> Job:
         yield True
     if file.created and not was_created:
         _created(tracer, task, device, fd)
-    if command & 0xFF == _RESTRICT:
-        _take_execute(tracer, task, device)
+    if command & 0xFF in (_RESTRICT, _MODIFY):
+        _take_execute(tracer, task, device, user, arg)
     answers.emulate(tracer, task, regs, result)
 
 
@@ -102,16 +105,30 @@ def _created(tracer: Tracer, task: Task, device: Device, fd: int) -> None:
     fastpath.created(tracer, task, device)
 
 
-def _take_execute(tracer: Tracer, task: Task, device: Device) -> None:
-    """EMODPR may have taken X from pages: take it from their mappings too."""
-    words = device.state.epcm if device.state is not None else {}
-    for vma in list(task.mm):
-        if vma.device is not device or not vma.real & PROT_EXEC:
-            continue
-        first, last = vma.index(vma.start), vma.index(vma.end)
-        for index in [i for i in words if first <= i < last]:
-            if not words[index] & X:
-                page = device.base + (index << PAGE_SHIFT)
-                current = task.mm.find(page)
-                if current is not None and current.real & PROT_EXEC:
-                    mappings.change_execute(tracer, task, current, page, allow=False)
+def _take_execute(tracer: Tracer, task: Task, device: Device, user: ProcessMemory, arg: int) -> None:
+    """Pages of the ioctl's range may have lost X: take it from their mappings too.
+
+    All mappings of this process; another one that shares the enclave keeps what it has.
+    """
+    assert device.file is not None
+    try:
+        offset, length = _RANGE.unpack(user.read(arg, _RANGE.size))
+    except OSError:
+        return
+    low, high = device.base + offset, device.base + offset + length
+    for vma in task.mm.overlapping(low, high):
+        if vma.device is device and vma.real & PROT_EXEC:
+            first, last = vma.index(max(low, vma.start)), vma.index(min(high, vma.end))
+            for start, end in _without_execute(device.file, first, last):
+                at = device.base + (start << PAGE_SHIFT)
+                mappings.change_execute(tracer, task, vma, at, end - start, allow=False)
+
+
+def _without_execute(file: EnclaveFile, first: int, last: int) -> list[tuple[int, int]]:
+    """Runs of pages in ``[first, last)`` without EPCM.X, resident or evicted."""
+    runs: list[tuple[int, int]] = []
+    for index in range(first, last):
+        if not file.word(index) & X:
+            start = runs.pop()[0] if runs and runs[-1][1] == index else index
+            runs.append((start, index + 1))
+    return runs

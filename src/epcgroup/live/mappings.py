@@ -223,12 +223,15 @@ def adopt_early(tracer: Tracer, task: Task, device: Device, fd: int) -> None:
         _attach(tracer, task, device, start, end, mapping.prot, real)
 
 
-def change_execute(tracer: Tracer, task: Task, vma: EnclaveVma, page: int, allow: bool) -> None:
-    """Give or take PROT_EXEC of one page of the stopped task's mapping."""
+def change_execute(
+    tracer: Tracer, task: Task, vma: EnclaveVma, start: int, pages: int, *, allow: bool
+) -> None:
+    """Give or take PROT_EXEC of ``pages`` pages from ``start`` of the stopped task's mapping."""
     real = vma.prot if allow else vma.prot & ~PROT_EXEC
-    tracer.inject(task, SYS_MPROTECT, page, PAGE_SIZE, real)
+    length = pages << PAGE_SHIFT
+    tracer.inject(task, SYS_MPROTECT, start, length, real)
     with tracer.world.lock:
-        task.mm.protect(page, page + PAGE_SIZE, real=real)
+        task.mm.protect(start, start + length, real=real)
 
 
 __all__ = ["adopt_early", "change_execute", "madvise", "mmap", "mprotect", "mremap", "munmap"]

@@ -10,7 +10,9 @@ and what the driver checked; the *real* one is what the kernel was given. They
 differ in X alone: userfaultfd can hide a page or make it read-only, but cannot
 forbid execution, so a mapping is executable for the kernel only where the EPCM
 of every page in it allows that (SDM: EPCM.X; spec 6.9). The rest is granted
-page by page when a fetch faults.
+page by page when a fetch faults. Runtimes make thousands of such pieces, so
+nothing here walks all of them, and pieces that became alike are joined, as in
+the kernel.
 """
 
 from __future__ import annotations
@@ -52,11 +54,20 @@ class EnclaveVma:
         """Index of the page at ``addr``; may lie outside the enclave."""
         return (addr - self.device.base + self.bias) >> PAGE_SHIFT
 
+    def continued_by(self, other: EnclaveVma) -> bool:
+        """Whether ``other`` begins where this ends and is like it in everything else."""
+        return (
+            self.end == other.start
+            and self.device is other.device
+            and (self.prot, self.real, self.bias) == (other.prot, other.real, other.bias)
+        )
+
 
 class AddressSpace:
     """One mm: its enclave mappings in order of address, its userfaultfd, its users."""
 
     __slots__ = (
+        "_counts",
         "_starts",
         "_vmas",
         "alive",
@@ -93,6 +104,7 @@ class AddressSpace:
         self.followed: set[int] = set()
         self._vmas: list[EnclaveVma] = []
         self._starts: list[int] = []
+        self._counts: dict[Device, int] = {}  # of mappings
 
     def __iter__(self) -> Iterator[EnclaveVma]:
         return iter(self._vmas)
@@ -107,42 +119,48 @@ class AddressSpace:
 
     def overlapping(self, start: int, end: int) -> list[EnclaveVma]:
         """Enclave mappings that share an address with ``[start, end)``."""
-        first = max(bisect.bisect_right(self._starts, start) - 1, 0)
-        return [v for v in self._vmas[first:] if v.start < end and start < v.end]
+        first, last = self._span(start, end)
+        return self._vmas[first:last]
+
+    def _span(self, start: int, end: int) -> tuple[int, int]:
+        """Places ``[first, last)`` of the mappings that share an address with ``[start, end)``."""
+        first = bisect.bisect_right(self._starts, start)
+        if first and self._vmas[first - 1].end > start:
+            first -= 1
+        return first, max(first, bisect.bisect_left(self._starts, end))
 
     def devices(self) -> set[Device]:
         """Enclave devices that are mapped here."""
-        return {vma.device for vma in self._vmas}
+        return set(self._counts)
 
     def maps(self, device: Device) -> bool:
         """Whether any mapping of ``device`` is left."""
-        return any(vma.device is device for vma in self._vmas)
+        return device in self._counts
 
     def unmap(self, start: int, end: int) -> None:
         """Forget what lies in ``[start, end)``; mappings are cut at its edges."""
         if self.fast is not None:
             self.fast.take_out(start, end)
-        kept: list[EnclaveVma] = []
-        gone: set[Device] = set()
-        for vma in self._vmas:
-            if vma.end <= start or end <= vma.start:
-                kept.append(vma)
-                continue
-            gone.add(vma.device)
-            if vma.start < start:
-                kept.append(replace(vma, end=start))
-            if end < vma.end:
-                kept.append(replace(vma, start=end))
-        self._set(kept)
-        for device in gone:
-            if not self.maps(device):
-                device.mms.discard(self)
+        first, last = self._span(start, end)
+        cut = self._vmas[first:last]
+        kept = []
+        if cut and cut[0].start < start:
+            kept.append(replace(cut[0], end=start))
+        if cut and end < cut[-1].end:
+            kept.append(replace(cut[-1], start=end))
+        self._splice(first, last, kept)
 
     def map(self, vma: EnclaveVma) -> None:
-        """Add a mapping; what was there before is replaced."""
+        """Add a mapping; what was there before is replaced, equal neighbours become one."""
         self.unmap(vma.start, vma.end)
-        self._set(sorted([*self._vmas, vma], key=lambda v: v.start))
-        vma.device.mms.add(self)
+        first = last = bisect.bisect_left(self._starts, vma.start)
+        if first and self._vmas[first - 1].continued_by(vma):
+            first -= 1
+            vma = replace(vma, start=self._vmas[first].start)
+        if last < len(self._vmas) and vma.continued_by(self._vmas[last]):
+            vma = replace(vma, end=self._vmas[last].end)
+            last += 1
+        self._splice(first, last, [vma])
 
     def protect(self, start: int, end: int, *, prot: int | None = None, real: int | None = None) -> None:
         """Change protections inside ``[start, end)``."""
@@ -157,9 +175,17 @@ class AddressSpace:
                 )
             )
 
-    def _set(self, vmas: list[EnclaveVma]) -> None:
-        self._vmas = vmas
-        self._starts = [vma.start for vma in vmas]
+    def _splice(self, first: int, last: int, vmas: list[EnclaveVma]) -> None:
+        for vma in vmas:
+            self._counts[vma.device] = self._counts.get(vma.device, 0) + 1
+            vma.device.mms.add(self)
+        for vma in self._vmas[first:last]:
+            self._counts[vma.device] -= 1
+            if not self._counts[vma.device]:
+                del self._counts[vma.device]
+                vma.device.mms.discard(self)
+        self._vmas[first:last] = vmas
+        self._starts[first:last] = [vma.start for vma in vmas]
 
     def open_pagemap(self) -> int:
         """Descriptor of this mm's pagemap, opened once."""
@@ -194,9 +220,7 @@ class AddressSpace:
     def close(self) -> None:
         """The mm is gone: give back its files, forget its mappings."""
         self.alive = False
-        for device in self.devices():
-            device.mms.discard(self)
-        self._set([])
+        self._splice(0, len(self._vmas), [])
         if self.fast is not None:
             self.fast.close(self)
         for fd in (self.pagemap, self.pidfd):
