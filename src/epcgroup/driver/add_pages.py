@@ -111,8 +111,7 @@ def _add_one(
     driver, enclave, state = file.driver, file.enclave, file.state
     driver.machine.add_page(caller, enclave, index)
     try:
-        contents = source.page(at)
-        eadd(state, index, flags, contents)
+        contents = eadd(state, index, flags, source.page(at))
         if measure:
             eextend(state, index, contents)
     except (LeafFault, Refused) as error:

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from epcgroup.sgx.enclave import EnclaveState
-from epcgroup.sgx.epcm import page_type
+from epcgroup.sgx.epcm import describe, page_type
 from epcgroup.sgx.faults import EPCM_VIOLATION, PF_W, GeneralProtection, PageFault, Result
-from epcgroup.sgx.keys import KeyRoot, cmac, policy_is_legal
+from epcgroup.sgx.keys import KeyRoot, cmac, is_legal
 from epcgroup.sgx.layouts import (
     MODIFIED,
     PENDING,
@@ -31,10 +31,12 @@ from epcgroup.sgx.layouts import (
     TargetInfo,
     W,
 )
+from epcgroup.sgx.tcs import check_new_tcs
 from epcgroup.units import PAGE_SIZE
 
 _STATES = PENDING | MODIFIED | PR
-_COMPARED = TYPE_MASK | PROT_MASK | _STATES
+_FLAGS = TYPE_MASK | PROT_MASK | _STATES
+_COMPARED = _FLAGS & ~PR
 
 
 class Memory(Protocol):
@@ -51,6 +53,7 @@ class Memory(Protocol):
     def word(self, addr: int) -> int: ...
     def set_word(self, addr: int, word: int) -> None: ...
     def copy_page(self, source: int, target: int) -> None: ...
+    def tcs_read(self, addr: int) -> bytes: ...
 
 
 def _operand(state: EnclaveState, addr: int, length: int, align: int) -> None:
@@ -73,25 +76,34 @@ def eaccept(state: EnclaveState, memory: Memory, secinfo: int, page: int) -> Res
     RAX = 19 when the page is not as ``secinfo`` says.
     """
     _operand(state, page, PAGE_SIZE, PAGE_SIZE)
-    flags = _secinfo(state, memory, secinfo, _COMPARED)
-    if page_type(flags) not in (PageType.REG, PageType.TCS, PageType.TRIM):
-        raise GeneralProtection(f"EACCEPT: page type {page_type(flags)}")
+    flags = _secinfo(state, memory, secinfo, _FLAGS)
+    if not _acceptable(flags):
+        raise GeneralProtection(f"EACCEPT: {describe(flags)} is nothing to be accepted")
     word = memory.word(page)
     if (word ^ flags) & _COMPARED:
         return Result(SgxError.PAGE_ATTRIBUTES_MISMATCH)
+    if page_type(flags) == PageType.TCS:
+        check_new_tcs(state, memory.tcs_read(page))
     memory.set_word(page, word & ~_STATES)
     return Result()
+
+
+def _acceptable(flags: int) -> bool:
+    """Whether some change by the driver leaves a page like this (SDM: EACCEPT)."""
+    if page_type(flags) == PageType.REG:
+        return not flags & MODIFIED and bool(flags & (PR | PENDING))
+    return page_type(flags) in (PageType.TCS, PageType.TRIM) and flags & _STATES == MODIFIED
 
 
 def emodpe(state: EnclaveState, memory: Memory, secinfo: int, page: int) -> Result:
     """Give ``page`` more permissions; takes effect at once."""
     _operand(state, page, PAGE_SIZE, PAGE_SIZE)
-    flags = _secinfo(state, memory, secinfo, _COMPARED)
-    if flags & (R | W) == W:
-        raise GeneralProtection("EMODPE: W without R")
+    flags = _secinfo(state, memory, secinfo, _FLAGS)
     word = memory.word(page)
     if page_type(word) != PageType.REG or word & (PENDING | MODIFIED):
         raise PageFault(page, EPCM_VIOLATION | PF_W)
+    if (word | flags) & R == 0 and flags & W:
+        raise GeneralProtection("EMODPE: W without R")
     memory.set_word(page, word | (flags & PROT_MASK))
     return Result()
 
@@ -157,8 +169,8 @@ def egetkey(state: EnclaveState, memory: Memory, keys: KeyRoot, request: int, ou
     _operand(state, output, 16, 16)
     raw = memory.read(request, KeyRequest.size())
     wanted = KeyRequest.unpack(raw)
-    if not KeyRequest.canonical(raw) or not policy_is_legal(state, wanted):
-        raise GeneralProtection("EGETKEY: reserved bytes or KEYPOLICY not acceptable")
+    if not KeyRequest.canonical(raw) or not is_legal(state, wanted):
+        raise GeneralProtection("EGETKEY: reserved bytes, KEYPOLICY or CONFIGSVN not acceptable")
     error, key = keys.get(state, wanted)
     if error:
         return Result(error)

@@ -105,33 +105,43 @@ class KeyRoot:
         return SgxError.SUCCESS, self.derive(_fields(state, request))
 
 
-def policy_is_legal(state: EnclaveState, request: KeyRequest) -> bool:
-    """Whether KEYPOLICY has only bits this enclave may use (else #GP)."""
+def is_legal(state: EnclaveState, request: KeyRequest) -> bool:
+    """Whether KEYPOLICY and CONFIGSVN are such as this enclave may use (else #GP)."""
     if request.key_policy & ~int(_KNOWN_POLICIES):
         return False
-    return bool(state.secs.attributes & Attribute.KSS) or not request.key_policy & int(_KSS_POLICIES)
+    if state.secs.attributes & Attribute.KSS:
+        return True
+    return not request.key_policy & int(_KSS_POLICIES) and not request.config_svn
 
 
 def _fields(state: EnclaveState, request: KeyRequest) -> list[bytes]:
-    """What PROVISION, PROVISION_SEAL, SEAL and EINITTOKEN keys depend on."""
-    secs = state.secs
-    name = KeyName(request.key_name)
-    # The others are keys of the signer whatever the policy says.
-    policy = request.key_policy if name is KeyName.SEAL else int(KeyPolicy.MRSIGNER)
-    attributes = secs.attributes & (request.attributes_mask | _ALWAYS)
+    """What PROVISION, PROVISION_SEAL, SEAL and EINITTOKEN keys depend on.
+
+    Only sealing keys know a policy and only SEAL can be the enclave's own: the
+    others are keys of the signer. Masks enter where a key must not be had
+    by asking for less. Provisioning keys do not depend on KEYID.
+    """
+    secs, name = state.secs, KeyName(request.key_name)
+    policy = request.key_policy if name in (KeyName.SEAL, KeyName.PROVISION_SEAL) else 0
+    own = name is KeyName.SEAL and policy & KeyPolicy.MRENCLAVE
+    signer = name is not KeyName.SEAL or policy & KeyPolicy.MRSIGNER
+    masked = name is not KeyName.EINITTOKEN
+    identified = name in (KeyName.SEAL, KeyName.EINITTOKEN)
     return [
         name.name.encode(),
         _number(policy),
-        secs.mrenclave if policy & KeyPolicy.MRENCLAVE else b"",
-        secs.mrsigner if policy & KeyPolicy.MRSIGNER else b"",
+        secs.mrenclave if own else b"",
+        secs.mrsigner if signer else b"",
         b"" if policy & KeyPolicy.NOISVPRODID else _number(secs.isv_prod_id),
         state.isv_family_id if policy & KeyPolicy.ISVFAMILYID else b"",
         state.isv_ext_prod_id if policy & KeyPolicy.ISVEXTPRODID else b"",
         secs.config_id + _number(request.config_svn) if policy & KeyPolicy.CONFIGID else b"",
         _number(request.isv_svn),
         request.cpu_svn,
-        _number(attributes),
+        _number(secs.attributes & (request.attributes_mask | _ALWAYS)),
         _number(secs.xfrm & request.xfrm_mask),
         _number(secs.miscselect & request.misc_mask),
-        request.key_id,
+        _number(request.attributes_mask) + _number(request.xfrm_mask) if masked else b"",
+        _number(request.misc_mask) if masked else b"",
+        request.key_id if identified else b"",
     ]

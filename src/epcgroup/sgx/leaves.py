@@ -12,7 +12,7 @@ is always complete; NOT_TRACKED and PREV_TRK_INCMPL cannot happen.
 
 from __future__ import annotations
 
-from epcgroup.sgx import sign
+from epcgroup.sgx import sign, tcs
 from epcgroup.sgx.enclave import EnclaveState
 from epcgroup.sgx.epcm import BLOCKED, page_type
 from epcgroup.sgx.faults import EPCM_VIOLATION, GeneralProtection, LeafFault, PageFault, Result
@@ -21,7 +21,6 @@ from epcgroup.sgx.layouts import (
     PENDING,
     PR,
     PROT_MASK,
-    TCS_AEXNOTIFY,
     TYPE_MASK,
     TYPE_SHIFT,
     XFRM_LEGACY,
@@ -31,7 +30,6 @@ from epcgroup.sgx.layouts import (
     Secs,
     SgxError,
     SigStruct,
-    Tcs,
     W,
 )
 from epcgroup.sgx.platform import Platform
@@ -83,10 +81,11 @@ def ecreate(image: bytes, eid: int, platform: Platform) -> EnclaveState:
     return state
 
 
-def eadd(state: EnclaveState, index: int, flags: int, contents: bytes) -> None:
+def eadd(state: EnclaveState, index: int, flags: int, contents: bytes) -> bytes:
     """Add a page with SECINFO ``flags``; its EADD record is measured.
 
-    The page's contents must have been checked to be 4096 bytes.
+    ``contents`` must have been checked to be 4096 bytes. Returns what the page
+    holds then, which differs for a TCS.
     """
     _require(not state.initialised, "EADD: enclave is initialised")
     _require(0 <= index < state.size // PAGE_SIZE, "EADD: page lies outside ELRANGE")
@@ -96,21 +95,12 @@ def eadd(state: EnclaveState, index: int, flags: int, contents: bytes) -> None:
     _require(kind in (PageType.REG, PageType.TCS), f"EADD: page type {kind}")
     if kind == PageType.TCS:
         flags &= ~PROT_MASK
-        _check_tcs(state, contents)
+        contents = tcs.added(state, contents)
     else:
         _require(flags & (R | W) != W, "EADD: W without R")
     state.epcm[index] = flags & (TYPE_MASK | PROT_MASK)
     state.measurement.eadd(index * PAGE_SIZE, flags)
-
-
-def _check_tcs(state: EnclaveState, contents: bytes) -> None:
-    tcs = Tcs.unpack(contents)
-    _require(tcs.pack() == contents, "EADD: reserved bytes of the TCS are not zero")
-    allowed = TCS_AEXNOTIFY if state.secs.attributes & Attribute.ASYNC_EXIT_NOTIFY else 0
-    _require(not tcs.flags & ~allowed, f"EADD: TCS.FLAGS {tcs.flags:#x}")
-    _require(tcs.cssa == 0, f"EADD: TCS.CSSA is {tcs.cssa}, not 0")
-    offsets = tcs.ossa | tcs.ofs_base | tcs.ogs_base
-    _require(not offsets & (PAGE_SIZE - 1), "EADD: OSSA, OFSBASE or OGSBASE not page aligned")
+    return contents
 
 
 def eextend(state: EnclaveState, index: int, contents: bytes) -> None:

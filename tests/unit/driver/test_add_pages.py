@@ -112,7 +112,7 @@ def test_a_noexec_source_is_eacces(world):
 def test_a_tcs_that_the_processor_refuses_is_eio_and_not_kept(world):
     w = world()
     file = w.create()
-    arg = w.add_arg(Tcs(cssa=1).pack(), flags=0x100)
+    arg = w.add_arg(Tcs(flags=4).pack(), flags=0x100)
     assert w.fails(file, ADD, arg) == "EIO"
     assert (w.count(arg), w.usage, file.maximum) == (0, 2, {})
     w.add(file, Tcs().pack(), 0, 0x100)

@@ -9,7 +9,7 @@ import pytest
 from epcgroup.driver import Fault, Ioctl
 from epcgroup.sgx import enclu
 from epcgroup.sgx.epcm import describe
-from epcgroup.sgx.layouts import SecInfo, SgxError
+from epcgroup.sgx.layouts import SecInfo, SgxError, Tcs
 
 RESTRICT, MODIFY, REMOVE = Ioctl.RESTRICT_PERMISSIONS, Ioctl.MODIFY_TYPES, Ioctl.REMOVE_PAGES
 TCS, REG, TRIM = 1, 2, 4
@@ -120,7 +120,7 @@ def test_a_page_that_cannot_be_loaded_now_is_eagain_and_the_call_can_be_repeated
     w, file = edmm.w, edmm.file
     if cmd == REMOVE:
         edmm(MODIFY, value=TRIM)
-        assert edmm.accept(1, 0x400) == SgxError.PAGE_ATTRIBUTES_MISMATCH
+        assert edmm.accept(1, 0x110) == SgxError.PAGE_ATTRIBUTES_MISMATCH
         assert edmm.accept(1, 0x410) == 0
     w.evict(file)
     other = w.build()
@@ -196,6 +196,7 @@ def test_a_page_becomes_a_tcs_or_is_trimmed_and_nothing_else(edmm, kind):
 
 def test_a_new_tcs_is_accepted_and_is_the_kernels_to_map(edmm):
     file = edmm.file
+    edmm.w.driver.memory(file, edmm.w.caller).write(file.base + PAGE, Tcs().pack())
     assert edmm(MODIFY, value=TCS) == 0
     assert file.maximum[1] == 3
     assert describe(file.words[1]) == "TCS --- MODIFIED"

@@ -61,8 +61,7 @@ class PlainMemory:
         self.pages[self.state.index(addr)][offset : offset + len(data)] = data
 
     def add(self, index: int, contents: bytes = bytes(4096), flags: int = 0x203) -> None:
-        leaves.eadd(self.state, index, flags, contents)
-        self.pages[index] = bytearray(contents)
+        self.pages[index] = bytearray(leaves.eadd(self.state, index, flags, contents))
 
     def augment(self, index: int) -> int:
         """EAUG; the page's address."""

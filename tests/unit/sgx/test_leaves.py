@@ -57,9 +57,8 @@ def test_identity_fields_of_the_image_are_not_taken_over(secs):
 @pytest.mark.parametrize(
     ("tcs", "why"),
     [
-        (Tcs(flags=1), "FLAGS"),
         (Tcs(flags=2), "FLAGS"),
-        (Tcs(cssa=1), "CSSA"),
+        (Tcs(flags=4), "FLAGS"),
         (Tcs(ossa=0x10), "aligned"),
         (Tcs(ofs_base=8), "aligned"),
     ],
@@ -68,6 +67,14 @@ def test_eadd_refuses_a_bad_tcs(build, tcs, why):
     state, _ = build(initialise=False)
     with pytest.raises(GeneralProtection, match=why):
         leaves.eadd(state, 20, 0x100, tcs.pack())
+
+
+def test_eadd_clears_what_of_a_tcs_is_the_processors(build):
+    """A loader that leaves DBGOPTIN or CSSA of an old run in its image loads all the same."""
+    state, _ = build(initialise=False)
+    image = Tcs(state=1, flags=1, ossa=0x4000, cssa=3, nssa=2, aep=5)
+    held = leaves.eadd(state, 20, 0x100, image.pack())
+    assert Tcs.unpack(held) == Tcs(ossa=0x4000, nssa=2)
 
 
 def test_eadd_refuses_reserved_bytes_in_a_tcs(build):
