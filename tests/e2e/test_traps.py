@@ -28,6 +28,17 @@ CASES = {
     "keys": (
         "report", "keys", "bad_operands",
     ),
+    "leaves": (
+        "accept_copy", "accept_copy_refuses", "operand_on_a_hole", "status_flags", "nothing_to_accept",
+        "new_tcs", "dbgoptin_in_the_image", "offered", "edeccssa_at_0", "edeccssa", "aex_notify",
+        "aex_notify_on_both_sides", "kss_report", "kss_keys", "kss_fields_without_kss", "provisioning",
+    ),
+    "gramine": (
+        "with_edmm", "lazily", "without_edmm", "raw_clone_threads", "own_aep", "local_attestation",
+    ),
+    "sdk": (
+        "start_up", "many_tcs", "many_mprotects", "edmm_library",
+    ),
     "t1_sigill": (
         "blocked_bare", "blocked_vdso", "all_blocked", "blocked_before_load", "ignored", "handled",
         "pending", "in_handler", "in_handler_all_blocked", "in_handler_four_threads", "disposition_race",
@@ -45,19 +56,23 @@ CASES = {
     "t4_exec": (
         "call_works", "no_x_faults", "no_x_before_accept", "again_and_again", "neighbours_keep_x",
         "no_r_faults", "no_r_survives_eviction", "x_survives_eviction", "straddling_instruction",
-        "straddling_eviction", "added_page", "executing_a_hole", "mapping_without_exec", "bad_restrictions",
+        "straddling_eviction", "added_page", "executing_a_hole", "mapping_without_exec",
+        "restricted_while_evicted", "removed_and_added_again", "bad_restrictions",
     ),
     "t5_mapping": (
-        "probes", "device_names", "mapped_before_create", "unmapped_below", "old_mapping_takes_new_pages",
-        "trial_mapping", "permissions", "remapped", "huge_and_sparse", "descriptor_survives_dup_and_close",
+        "probes", "legacy_ioctls", "device_names", "mapped_before_create", "unmapped_below",
+        "old_mapping_takes_new_pages", "trial_mapping", "permissions", "read_implies_exec", "remapped",
+        "huge_and_sparse", "descriptor_survives_dup_and_close",
     ),
     "t6_syscall": (
         "syscall_vdso", "syscall_bare", "fatal_syscalls", "ud2", "divide_by_zero", "in_instruction",
-        "out_instruction", "int_80", "int3", "bare_signals", "rdtsc_runs", "range_is_free_afterwards",
+        "out_instruction", "int_80", "illegal_instructions", "int3", "bare_signals", "rdtsc_runs",
+        "range_is_free_afterwards",
     ),
     "debugger": (
         "heap_resident_and_evicted", "dbgoptin", "rest_of_a_tcs", "read_only_code", "production_enclave",
         "nothing_there", "large_and_crossing", "by_position", "other_uses", "names", "threads_and_children",
+        "from_another_process",
     ),
     "vdso_ways": (
         "by_dynamic", "by_sections", "same_function", "clock_still_works", "bad_arguments",

@@ -27,8 +27,8 @@ _EBX_SGX, _ECX_SGX_LC = 1 << 2, 1 << 30
 _SGX1, _SGX2, _EDECCSSA = 1 << 0, 1 << 1, 1 << 11
 _MISC_EXINFO = 1
 _MAX_SIZES = 0x2F1F  # log2 of the largest enclave: 47 in 64-bit mode, 31 outside
-#: DEBUG, MODE64BIT, PROVISIONKEY, EINITTOKENKEY, KSS.
-ATTRIBUTES = 0xB6
+#: DEBUG, MODE64BIT, PROVISIONKEY, EINITTOKENKEY, KSS, ASYNC_EXIT_NOTIFY.
+ATTRIBUTES = 0x4B6
 # Where a made-up processor has its EPC; physical addresses nobody uses.
 _EPC_BASE = 0x40_0000_0000
 
@@ -41,9 +41,6 @@ def answer(
     subleaf: int,
     epc_sections: Sequence[tuple[int, int]],
     xcr0: int,
-    *,
-    edeccssa: bool = False,
-    attributes: int = ATTRIBUTES,
 ) -> Registers | None:
     """What the emulated processor says; None where it has nothing of its own to say.
 
@@ -59,9 +56,9 @@ def answer(
     if leaf != LEAF_SGX:
         return None
     if subleaf == 0:
-        return _SGX1 | _SGX2 | (_EDECCSSA if edeccssa else 0), _MISC_EXINFO, 0, _MAX_SIZES
+        return _SGX1 | _SGX2 | _EDECCSSA, _MISC_EXINFO, 0, _MAX_SIZES
     if subleaf == 1:
-        return attributes & 0xFFFFFFFF, attributes >> 32, xcr0 & 0xFFFFFFFF, xcr0 >> 32
+        return ATTRIBUTES & 0xFFFFFFFF, ATTRIBUTES >> 32, xcr0 & 0xFFFFFFFF, xcr0 >> 32
     if subleaf - 2 < len(epc_sections):
         base, size = epc_sections[subleaf - 2]
         # Low words carry bits 31:12; type 1 = a section, protection 1 = confidential and integral.

@@ -6,8 +6,9 @@ bytes of a debug enclave whatever its permissions, EIO for any other. Without us
 the program would meet the holes that eviction leaves in a memfd, and TCS pages
 are never in there at all.
 
-Only opens by processes that own an enclave are followed. From then on a filter
-reports read, write, pread64 and pwrite64 on that descriptor *number*; what is
+Followed are opens by a process that owns an enclave, and of the memory of another
+process in the machine (a debugger or profiler beside the program). From then on a
+filter reports read, write, pread64 and pwrite64 on that descriptor *number*; what is
 behind it is looked up each time, so closing it or opening another file under the
 same number is no matter. Not followed: copies of the descriptor under another
 number, vectored calls, and memory of processes that are not traced.
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from epcgroup.live.task import Task
     from epcgroup.live.tracer import Job, Tracer
 
-_MEMORY = re.compile(r"/proc/(?:self|thread-self|[0-9]+)(?:/task/[0-9]+)?/mem")
+_MEMORY = re.compile(r"/proc/(self|thread-self|[0-9]+)(?:/task/[0-9]+)?/mem")
 _LINK = re.compile(r"/proc/([0-9]+)(?:/task/[0-9]+)?/mem")
 _WRITES = {seccomp.SYS["write"], seccomp.SYS["pwrite64"]}
 _AT_POSITION = {seccomp.SYS["read"], seccomp.SYS["write"]}
@@ -41,13 +42,17 @@ _SYS_LSEEK, _SEEK_SET = 8, 0
 _MOST = 0x7FFFF000  # bytes of one read or write, MAX_RW_COUNT of the kernel
 
 
-def names_memory(path: str) -> bool:
-    """Whether ``path`` names the memory of a process."""
-    return _MEMORY.fullmatch(path) is not None
+def wanted(tracer: Tracer, task: Task, path: str) -> bool:
+    """Whether ``path``, about to be opened, names memory that may be an enclave's."""
+    match = _MEMORY.fullmatch(path)
+    if match is None:
+        return False
+    other = match[1].isdigit() and int(match[1]) != task.pid and int(match[1]) in tracer.tasks
+    return other or bool(task.mm.devices())
 
 
 def opened(tracer: Tracer, task: Task, fd: int) -> None:
-    """An owner of enclaves has opened such a path as ``fd``, and is stopped at the exit of that call."""
+    """Such a path was opened as ``fd``; the task is stopped at the exit of that call."""
     if fd not in task.mm.followed:
         filters.add(tracer, task, seccomp.descriptor_filter(fd))
         task.mm.followed.add(fd)
@@ -156,4 +161,4 @@ def _reached(action: Callable[[], threads.T]) -> threads.T:
         raise _Unreachable from error
 
 
-__all__ = ["access", "names_memory", "opened"]
+__all__ = ["access", "opened", "wanted"]

@@ -160,11 +160,12 @@ def from_enclave(tracer: Tracer, task: Task, regs: UserRegs) -> Job:
             fastpath.offer(tracer.world, task, inside.device, inside.entry.tcs)
         else:
             result = yield from attempt(tracer.world, task, lambda: access.leaf(leaf, values, inside.entry))
-            values.rax = result.rax
-            values.rflags = values.rflags & ~_ZF | (_ZF if result.zf else 0)
             values.rip += len(traps.ENCLU)
-            if result.zf:
-                spin.by_leaf(task, leaf, result.rax, regs.rip)
+            if result is not None:
+                values.rax = result.rax
+                values.rflags = values.rflags & ~thread.STATUS | (_ZF if result.zf else 0)
+                if result.zf:
+                    spin.by_leaf(task, leaf, result.rax, regs.rip)
     except Restart:
         restart(tracer, task, regs, leaf)
         return

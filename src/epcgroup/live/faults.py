@@ -38,6 +38,7 @@ from epcgroup.live.exits import (
     VECTOR_MF,
     VECTOR_XM,
 )
+from epcgroup.live.illegal import illegal_inside
 from epcgroup.live.mm import PROT_EXEC, PROT_READ
 from epcgroup.live.stores import writes_memory
 from epcgroup.sgx.faults import (
@@ -64,9 +65,6 @@ if TYPE_CHECKING:
 _PAGE_MASK = ~(PAGE_SIZE - 1)
 _LONGEST_INSN = 15
 _SYNCHRONOUS = {signal.SIGILL, signal.SIGTRAP, signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV}
-_PREFIXES = bytes([0x66, 0x67, 0xF2, 0xF3, 0x2E, 0x36, 0x3E, 0x26, 0x64, 0x65, *range(0x40, 0x50)])
-# IN, OUT, INS, OUTS, INT n: #UD inside an enclave whatever the privilege (SDM).
-_ILLEGAL_INSIDE = {0xE4, 0xE5, 0xE6, 0xE7, 0xEC, 0xED, 0xEE, 0xEF, 0x6C, 0x6D, 0x6E, 0x6F, 0xCD}
 
 
 def signal_stop(tracer: Tracer, task: Task, sig: int) -> None:
@@ -124,8 +122,8 @@ def _raised(tracer: Tracer, task: Task, regs: UserRegs, sig: int, code: int, add
         yield from _mapping_fault(tracer, task, regs, addr)
     elif sig == signal.SIGSEGV:
         opcode = yield from _code_at(tracer, task, regs.rip, _LONGEST_INSN)
-        illegal = bool(opcode.lstrip(_PREFIXES)) and opcode.lstrip(_PREFIXES)[0] in _ILLEGAL_INSIDE
-        yield from exits.exception(tracer, task, regs, VECTOR_UD if illegal else VECTOR_GP, 0, 0, False)
+        vector = VECTOR_UD if illegal_inside(opcode) else VECTOR_GP
+        yield from exits.exception(tracer, task, regs, vector, 0, 0, False)
     elif sig == signal.SIGTRAP:
         yield from exits.exception(
             tracer, task, regs, VECTOR_BP if code == SI_KERNEL else VECTOR_DB, 0, 0, False

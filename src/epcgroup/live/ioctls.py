@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from epcgroup.driver import Ioctl
 from epcgroup.errors import Interrupted
-from epcgroup.live import answers, fastpath, filters, guests, mappings, procfs, threads
+from epcgroup.live import answers, cpuid, fastpath, filters, guests, mappings, procfs, threads
 from epcgroup.live.devices import Kind
 from epcgroup.live.mm import PROT_EXEC
 from epcgroup.live.user_memory import ProcessMemory
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from epcgroup.live.ptrace import UserRegs
     from epcgroup.live.task import Task
     from epcgroup.live.tracer import Job, Tracer
+    from epcgroup.live.world import World
 
 _CREATE, _RESTRICT, _MODIFY = 0x00, 0x05, 0x06
 _RANGE = struct.Struct("<QQ")  # offset, length: how the arguments of the SGX2 ioctls begin
@@ -103,6 +104,18 @@ def _created(tracer: Tracer, task: Task, device: Device, fd: int) -> None:
     task.mm.ignored = int(procfs.status(task.pid)["SigIgn"], 16) & threads.FORCED
     filters.watch_range(tracer, task, device.base, device.size)
     fastpath.created(tracer, task, device)
+    _look_at_xfrm(tracer.world, device)
+
+
+def _look_at_xfrm(world: World, device: Device) -> None:
+    """Code inside runs with the XCR0 of the host, which on hardware would be XFRM."""
+    assert device.state is not None
+    missing = cpuid.xcr0() & ~device.state.secs.xfrm
+    if missing:
+        world.warn(
+            f"an enclave of {device.command} has XFRM {device.state.secs.xfrm:#x}, but this machine has "
+            f"{missing:#x} more: an XSAVE inside that asks for all components writes more than it expects"
+        )
 
 
 def _take_execute(tracer: Tracer, task: Task, device: Device, user: ProcessMemory, arg: int) -> None:

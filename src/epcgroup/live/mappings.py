@@ -30,6 +30,7 @@ SYS_MMAP, SYS_MPROTECT = 9, 10
 MAP_SHARED, MAP_TYPE, MAP_FIXED, MAP_ANONYMOUS = 0x01, 0x0F, 0x10, 0x20
 MAP_FIXED_NOREPLACE = 0x100000
 _MAP_PRIVATE = 0x02
+_READ_IMPLIES_EXEC = 0x0400000  # personality(2)
 # Advice that would reach through the mapping into the memfd, or promise what a
 # mapping of device memory cannot give.
 _MADV_REFUSED = {9, 11, 12, 14, 21, 22, 23, 25}
@@ -76,7 +77,8 @@ def _map_enclave(
     fixed = bool(flags & (MAP_FIXED | MAP_FIXED_NOREPLACE))
     inside = device.base <= addr and addr + length <= device.base + device.size
     try:
-        device.file.may_map(addr if fixed or inside else device.base, length, prot)
+        at = addr if fixed or inside else device.base
+        device.file.may_map(at, length, prot, read_implies_exec=_read_implies_exec(task))
     except OSError as refused:
         answers.emulate(tracer, task, regs, -(refused.errno or errno.EACCES))
         return
@@ -96,6 +98,10 @@ def _map_enclave(
         return result
 
     answers.rewrite(tracer, task, regs, {"r9": offset, "rdx": real}, mapped)
+
+
+def _read_implies_exec(task: Task) -> bool:
+    return bool(procfs.personality(task.pid) & _READ_IMPLIES_EXEC)
 
 
 def _attach(tracer: Tracer, task: Task, device: Device, start: int, end: int, prot: int, real: int) -> None:
@@ -175,7 +181,7 @@ def mprotect(tracer: Tracer, task: Task, regs: UserRegs) -> None:
         if vma.device.file is None:
             continue  # a virtual EPC: any protection
         try:
-            vma.device.file.may_protect(low, high - low, prot)
+            vma.device.file.may_protect(low, high - low, prot, _read_implies_exec(task))
         except OSError as refused:
             answers.emulate(tracer, task, regs, -(refused.errno or errno.EACCES))
             return

@@ -48,8 +48,8 @@ class Processor(EnclaveMemory):
         self.word(addr)
         return self._read(addr, length)
 
-    def leaf(self, leaf: int, regs: thread.Registers, entry: thread.Inside) -> Result:
-        """Execute an ENCLU leaf that stays inside (not EEXIT).
+    def leaf(self, leaf: int, regs: thread.Registers, entry: thread.Inside) -> Result | None:
+        """Execute an ENCLU leaf that stays inside (not EEXIT); None: no code, the registers stay.
 
         Raises LeafFault, Busy, BusError. Nothing has happened then.
         """
@@ -57,13 +57,16 @@ class Processor(EnclaveMemory):
         if leaf == Enclu.EACCEPT:
             return enclu.eaccept(state, self, regs.rbx, regs.rcx)
         if leaf == Enclu.EMODPE:
-            return enclu.emodpe(state, self, regs.rbx, regs.rcx)
+            enclu.emodpe(state, self, regs.rbx, regs.rcx)
+            return None
         if leaf == Enclu.EACCEPTCOPY:
             return enclu.eacceptcopy(state, self, regs.rbx, regs.rcx, regs.rdx)
         if leaf == Enclu.EREPORT:
-            return enclu.ereport(state, self, keys, regs.rbx, regs.rcx, regs.rdx)
+            enclu.ereport(state, self, keys, regs.rbx, regs.rcx, regs.rdx)
+            return None
         if leaf == Enclu.EGETKEY:
             return enclu.egetkey(state, self, keys, regs.rbx, regs.rcx)
         if leaf == Enclu.EDECCSSA:
-            return thread.edeccssa(state, self, entry)
+            thread.edeccssa(state, self, entry)
+            return None
         raise GeneralProtection(f"ENCLU leaf {leaf} inside an enclave")

@@ -131,6 +131,11 @@ def pending_signals(tid: int) -> int:
     return waiting & ~int(fields["SigBlk"], 16)
 
 
+def personality(pid: int) -> int:
+    """Execution domain and flags as personality(2) sets them."""
+    return int(Path(f"/proc/{pid}/personality").read_text(), 16)
+
+
 def command(pid: int) -> str:
     """The short name of a process (comm)."""
     return Path(f"/proc/{pid}/comm").read_text().rstrip("\n")

@@ -91,7 +91,7 @@ def _open(tracer: Tracer, task: Task, regs: UserRegs, path: int, flags: int) -> 
     name = _path(task, path)
     kind = PATHS.get(name)
     if kind is None:
-        if debugmem.names_memory(name) and task.mm.devices():
+        if debugmem.wanted(tracer, task, name):
             answers.rewrite(tracer, task, regs, {}, functools.partial(_opened_memory, tracer))
         elif task.view is not None and task.view.concerns(name):
             answers.rewrite(tracer, task, regs, {}, functools.partial(task.view.opened, tracer))

@@ -3,7 +3,7 @@
 Operands are linear addresses inside the enclave and may lie on pages that are
 evicted or not there at all, so every access goes through Memory, which brings
 pages in as a fault would. Order everywhere: alignment and range (#GP), presence
-and EPCM (#PF), then the act.
+and EPCM (#PF), then the act. EMODPE and EREPORT leave RAX and the flags alone.
 """
 
 from __future__ import annotations
@@ -43,13 +43,14 @@ class Memory(Protocol):
     """An enclave's own memory as its code sees it.
 
     ``read`` and ``write`` make enclave accesses and raise PageFault where the
-    EPCM forbids them; ``word`` makes the page resident and returns its EPCM
+    EPCM forbids them, ``check`` only looks; ``word`` makes the page resident and returns its EPCM
     word; ``set_word`` changes it (and what programs may do with the page).
     All may raise Busy: nothing happened, run background work and try again.
     """
 
     def read(self, addr: int, length: int) -> bytes: ...
     def write(self, addr: int, data: bytes) -> None: ...
+    def check(self, addr: int, access: str) -> None: ...
     def word(self, addr: int) -> int: ...
     def set_word(self, addr: int, word: int) -> None: ...
     def copy_page(self, source: int, target: int) -> None: ...
@@ -95,7 +96,7 @@ def _acceptable(flags: int) -> bool:
     return page_type(flags) in (PageType.TCS, PageType.TRIM) and flags & _STATES == MODIFIED
 
 
-def emodpe(state: EnclaveState, memory: Memory, secinfo: int, page: int) -> Result:
+def emodpe(state: EnclaveState, memory: Memory, secinfo: int, page: int) -> None:
     """Give ``page`` more permissions; takes effect at once."""
     _operand(state, page, PAGE_SIZE, PAGE_SIZE)
     flags = _secinfo(state, memory, secinfo, _FLAGS)
@@ -105,7 +106,6 @@ def emodpe(state: EnclaveState, memory: Memory, secinfo: int, page: int) -> Resu
     if (word | flags) & R == 0 and flags & W:
         raise GeneralProtection("EMODPE: W without R")
     memory.set_word(page, word | (flags & PROT_MASK))
-    return Result()
 
 
 def eacceptcopy(state: EnclaveState, memory: Memory, secinfo: int, page: int, source: int) -> Result:
@@ -132,11 +132,12 @@ def ereport(
     report_data: int,
     output: int,
     key_id: Callable[[], bytes] = lambda: os.urandom(32),
-) -> Result:
+) -> None:
     """Write a REPORT on this enclave that only the target can verify."""
     _operand(state, target_info, TargetInfo.size(), 512)
     _operand(state, report_data, 64, 128)
     _operand(state, output, Report.size(), 512)
+    memory.check(output, "w")
     raw = memory.read(target_info, TargetInfo.size())
     if not TargetInfo.canonical(raw):
         raise GeneralProtection("EREPORT: reserved bytes of TARGETINFO are not zero")
@@ -160,13 +161,13 @@ def ereport(
     ).pack()
     mac = cmac(keys.report_key(target, state.platform.cpu_svn, fresh), report[: Report.BODY])
     memory.write(output, report[:-16] + mac)
-    return Result()
 
 
 def egetkey(state: EnclaveState, memory: Memory, keys: KeyRoot, request: int, output: int) -> Result:
     """Write a 16-byte key; RAX = 2, 32, 64 or 256 when the enclave may not have it."""
     _operand(state, request, KeyRequest.size(), 512)
     _operand(state, output, 16, 16)
+    memory.check(output, "w")
     raw = memory.read(request, KeyRequest.size())
     wanted = KeyRequest.unpack(raw)
     if not KeyRequest.canonical(raw) or not is_legal(state, wanted):

@@ -43,7 +43,7 @@ class PageFault(LeafFault):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """An instruction that completed: RAX and the zero flag."""
+    """An instruction that completed with a code: RAX and the status flags, all clear but ZF."""
 
     rax: int = 0
 

@@ -17,13 +17,14 @@ from dataclasses import dataclass
 from epcgroup.sgx import xstate
 from epcgroup.sgx.enclave import EnclaveState
 from epcgroup.sgx.epcm import page_type
-from epcgroup.sgx.faults import EPCM_VIOLATION, GeneralProtection, PageFault, Result
+from epcgroup.sgx.faults import EPCM_VIOLATION, GeneralProtection, PageFault
 from epcgroup.sgx.layouts import (
     MODIFIED,
     PENDING,
     TCS_AEP_OFFSET,
     TCS_AEXNOTIFY,
     TCS_CSSA_OFFSET,
+    TCS_DBGOPTIN,
     Attribute,
     Enclu,
     GprSgx,
@@ -34,10 +35,10 @@ from epcgroup.sgx.ssa import Frame, FrameMemory, exception_info, exit_info
 from epcgroup.units import PAGE_SIZE
 
 ENCLU_LENGTH = 3
-_STATUS = 0x8D5  # CF PF AF ZF SF OF
+STATUS = 0x8D5  # CF PF AF ZF SF OF
 _RF = 1 << 16
 # What ERESUME takes from the frame: status flags, DF, RF, AC, ID. Not TF, IF, IOPL.
-_RESTORED = _STATUS | 1 << 10 | _RF | 1 << 18 | 1 << 21
+_RESTORED = STATUS | 1 << 10 | _RF | 1 << 18 | 1 << 21
 GENERAL = (
     "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
     "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
@@ -105,7 +106,12 @@ def _enterable(state: EnclaveState, memory: FrameMemory, regs: Registers) -> Tcs
     """The checks EENTER and ERESUME share. RBX is the TCS, RCX the AEP."""
     tcs = load_tcs(state, memory, regs.rbx)
     _require(_canonical(regs.rcx), f"AEP {regs.rcx:#x} is not canonical")
+    offsets = tcs.ossa | tcs.ofs_base | tcs.ogs_base
+    _require(not offsets & (PAGE_SIZE - 1), "OSSA, OFSBASE or OGSBASE is not page aligned")
+    _require(not tcs.flags & ~(TCS_DBGOPTIN | TCS_AEXNOTIFY), f"TCS.FLAGS {tcs.flags:#x}")
     _require(state.initialised, "enclave is not initialised")
+    notified = bool(state.secs.attributes & Attribute.ASYNC_EXIT_NOTIFY) == bool(tcs.flags & TCS_AEXNOTIFY)
+    _require(tcs.flags & TCS_DBGOPTIN or notified, "AEXNOTIFY of the TCS is not that of the enclave")
     _require(state.index(regs.rbx) not in state.busy, f"TCS {regs.rbx:#x} is busy")
     return tcs
 
@@ -189,7 +195,7 @@ def asynchronous_exit(
         setattr(regs, name, 0)
     regs.rax, regs.rbx, regs.rcx = Enclu.ERESUME, inside.tcs, inside.aep
     regs.rsp, regs.rbp, regs.rip = outer.ursp, outer.urbp, inside.aep
-    regs.rflags &= ~(_STATUS | _RF)
+    regs.rflags &= ~(STATUS | _RF)
     return xstate.initial(len(host_xstate))
 
 
@@ -230,12 +236,11 @@ def _notified(state: EnclaveState, tcs: Tcs, gpr: GprSgx) -> bool:
     )
 
 
-def edeccssa(state: EnclaveState, memory: FrameMemory, inside: Inside) -> Result:
+def edeccssa(state: EnclaveState, memory: FrameMemory, inside: Inside) -> None:
     """Give up the current SSA frame; #GP when CSSA is 0. Touches no SSA."""
     tcs = load_tcs(state, memory, inside.tcs)
     _require(tcs.cssa > 0, "EDECCSSA with CSSA 0")
     _write_cssa(memory, inside.tcs, tcs.cssa - 1)
-    return Result()
 
 
 def _write_cssa(memory: FrameMemory, tcs: int, cssa: int) -> None:

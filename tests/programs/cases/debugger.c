@@ -230,6 +230,36 @@ static void threads_and_children(void)
 	CHECK_EQ(must(c, OP_GET, e.heap, 0, 0, 0), 6);
 }
 
+/* A process without an enclave of its own looks into its parent's, opened before or after it was loaded. */
+static void from_another_process(void)
+{
+	int ends[2], back[2], status;
+	u64 at, old;
+	char path[64];
+	pid_t child;
+
+	CHECK(!pipe(ends) && !pipe(back), "pipe");
+	snprintf(path, sizeof path, "/proc/%d/mem", getpid());
+	child = fork();
+	if (!child) {
+		mem = open(path, O_RDWR);
+		CHECK(mem >= 0 && read(ends[0], &at, 8) == 8, "open: %s", strerror(errno));
+		CHECK_EQ(peek(at), 5);
+		close(mem);
+		mem = open(path, O_RDWR);
+		CHECK_EQ(store(at, 6), 0);
+		old = peek(at + PAGE);
+		_exit(old != pattern(9, 0, 1));
+	}
+	start(0);
+	at = e.heap + 8;
+	must(c, OP_PUT, at, 5, 0, 0);
+	stir();
+	CHECK_EQ(write(ends[1], &at, 8), 8);
+	CHECK(waitpid(child, &status, 0) == child && !status, "the child failed: %#x", status);
+	CHECK_EQ(must(c, OP_GET, at, 0, 0, 0), 6);
+}
+
 int main(int argc, char **argv)
 {
 	static const struct test tests[] = {
@@ -244,6 +274,7 @@ int main(int argc, char **argv)
 		{ "other_uses", other_uses },
 		{ "names", names },
 		{ "threads_and_children", threads_and_children },
+		{ "from_another_process", from_another_process },
 	};
 
 	return RUN(argc, argv, tests);

@@ -230,6 +230,49 @@ static void mapping_without_exec(void)
 }
 
 /* W without R, unknown bits, pages that are not there. */
+/* X is taken from every page of the range, from those too that were evicted again before the ioctl ended. */
+static void restricted_while_evicted(void)
+{
+	u64 pages = 250, result, from;
+
+	e = load((struct spec){ .threads = 2, .code = pages });
+	c = by_vdso(&e, 0);
+	second = by_vdso(&e, 1);
+	for (u64 i = 0; i < pages; i++)
+		write_function(e.code + i * PAGE, i);
+	for (u64 i = 0; i < pages; i += 10)
+		CHECK_EQ(must(c, OP_CALL, e.code + i * PAGE, 0, 0, 0), i);
+	CHECK_EQ(restrict_permissions(&e, e.code, pages * PAGE, R | W, &result), 0);
+	for (from = e.code; from < e.code + pages * PAGE; from += PAGE)
+		CHECK_EQ(must(second, OP_ACCEPT, from, R | W | TYPE_REG << 8 | SECINFO_PR, 0, 0), 0);
+	for (u64 i = 0; i < pages; i += 7) {
+		u64 page = e.code + i * PAGE;
+
+		EXPECT_FAULT(c, ask(c, NULL, OP_CALL, page, 0, 0, 0), 14, PF_FETCH, page);
+		call_unwind(&e, c, 0, 0);
+	}
+	CHECK_EQ(must(c, OP_GET, e.code + 5 * PAGE, 0, 0, 0) >> 8 & 0xff, 5);
+}
+
+/* A page that was executable, was removed, and came again without X is not executable any more. */
+static void removed_and_added_again(void)
+{
+	u64 page, result;
+
+	start();
+	page = e.code + 3 * PAGE;
+	write_function(page, 3);
+	CHECK_EQ(must(c, OP_CALL, page, 0, 0, 0), 3);
+	CHECK_EQ(modify_type(&e, page, PAGE, TYPE_TRIM, &result), 0);
+	CHECK_EQ(must(second, OP_ACCEPT, page, TYPE_TRIM << 8 | SECINFO_MODIFIED, 0, 0), 0);
+	CHECK_EQ(remove_pages(&e, page, PAGE), 0);
+	CHECK_EQ(must(second, OP_ACCEPT, page, R | W | TYPE_REG << 8 | SECINFO_PENDING, 0, 0), 0);
+	write_function(page, 4);
+	EXPECT_FAULT(c, ask(c, NULL, OP_CALL, page, 0, 0, 0), 14, PF_FETCH, page);
+	extend(page, R | W | X);
+	CHECK_EQ(resume(), 4);
+}
+
 static void bad_restrictions(void)
 {
 	u64 result;
@@ -260,6 +303,8 @@ int main(int argc, char **argv)
 		{ "added_page", added_page },
 		{ "executing_a_hole", executing_a_hole },
 		{ "mapping_without_exec", mapping_without_exec },
+		{ "restricted_while_evicted", restricted_while_evicted },
+		{ "removed_and_added_again", removed_and_added_again },
 		{ "bad_restrictions", bad_restrictions },
 	};
 

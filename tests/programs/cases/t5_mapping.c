@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/personality.h>
 #include "check.h"
 
 static int open_device(void)
@@ -39,11 +40,37 @@ static void probes(void)
 	close(fd);
 }
 
+/* The commands of drivers before the kernel's, and of patches: loaders go on to the next kind of driver. */
+static void legacy_ioctls(void)
+{
+	static const u64 commands[] = {
+		0x4008a401UL,	/* isgx, an argument of another size: ADD_PAGE */
+		0x4018a402UL,	/* INIT with a launch token */
+		0x4010a402UL, 0xa408UL, 0x401aa401UL, 0x4020a401UL, 0x4008a404UL, 0x4008a410UL, 0xc020a409UL,
+	};
+	struct enclave e = load((struct spec){ 0 });
+	u64 zeros[8] = { 0 };
+	int fresh = open_device();
+
+	for (unsigned i = 0; i < sizeof commands / sizeof *commands; i++) {
+		CHECK_EQ(try_ioctl(fresh, commands[i], zeros), ENOTTY);
+		CHECK_EQ(try_ioctl(e.fd, commands[i], zeros), ENOTTY);
+	}
+}
+
+/* Any of these may be tried first, several times, each opened and closed; the old names lead nowhere. */
 static void device_names(void)
 {
+	static const char *const good[] = { "/dev/sgx_enclave", "/dev/sgx/enclave", "/dev/sgx_provision",
+					    "/dev/sgx/provision" };
 	u64 argument;
 	int fd, provision;
 
+	for (int i = 0; i < 20; i++) {
+		CHECK((fd = open(good[i % 4], O_RDWR | O_CLOEXEC)) >= 0, "%s: %s", good[i % 4], strerror(errno));
+		CHECK_EQ(fcntl(fd, F_GETFD), FD_CLOEXEC);
+		close(fd);
+	}
 	CHECK(open("/dev/isgx", O_RDWR) < 0 && errno == ENOENT, "/dev/isgx");
 	CHECK(open("/dev/sgx", O_RDWR) < 0, "/dev/sgx");
 	provision = open("/dev/sgx_provision", O_RDONLY);
@@ -125,6 +152,19 @@ static void permissions(void)
 	use(&e, 10);
 }
 
+/* The READ_IMPLIES_EXEC personality cannot map or change enclave memory. */
+static void read_implies_exec(void)
+{
+	struct enclave e = load((struct spec){ .heap = 10 });
+
+	CHECK(personality(READ_IMPLIES_EXEC) >= 0, "personality: %s", strerror(errno));
+	CHECK(mprotect((void *)e.heap, PAGE, PROT_READ) && errno == EACCES, "mprotect was allowed");
+	CHECK(mmap((void *)e.heap, PAGE, PROT_READ, MAP_SHARED | MAP_FIXED, e.fd, 0) == MAP_FAILED && errno == EACCES,
+	      "mmap was allowed");
+	CHECK(personality(0) >= 0 && !mprotect((void *)e.heap, PAGE, PROT_READ | PROT_WRITE), "%s", strerror(errno));
+	use(&e, 10);
+}
+
 /* munmap and a second mmap bring the same pages back. */
 static void remapped(void)
 {
@@ -170,12 +210,14 @@ int main(int argc, char **argv)
 {
 	static const struct test tests[] = {
 		{ "probes", probes },
+		{ "legacy_ioctls", legacy_ioctls },
 		{ "device_names", device_names },
 		{ "mapped_before_create", mapped_before_create },
 		{ "unmapped_below", unmapped_below },
 		{ "old_mapping_takes_new_pages", old_mapping_takes_new_pages },
 		{ "trial_mapping", trial_mapping },
 		{ "permissions", permissions },
+		{ "read_implies_exec", read_implies_exec },
 		{ "remapped", remapped },
 		{ "huge_and_sparse", huge_and_sparse },
 		{ "descriptor_survives_dup_and_close", descriptor_survives_dup_and_close },

@@ -148,6 +148,20 @@ static void int_80(void)
 	raised(RAISE_INT80, 6, 2, 0x80000306);
 }
 
+/* Outside an enclave these are #GP as privileged ones are; inside #UD, privileged ones stay #GP. */
+static void illegal_instructions(void)
+{
+	static const struct { u64 what; u64 length; } known[] = {
+		{ RAISE_INT21, 2 }, { RAISE_RDPMC, 2 }, { RAISE_INSB, 1 }, { RAISE_RETF, 2 },
+	};
+
+	for (unsigned i = 0; i < sizeof known / sizeof *known; i++) {
+		raised(known[i].what, 6, known[i].length, 0x80000306);
+		enclave_unload(&e);
+	}
+	raised(RAISE_HLT, 13, 1, 0);
+}
+
 /* #BP is the one the vDSO leaves to the signal, by either way in. */
 static void int3(void)
 {
@@ -222,6 +236,7 @@ int main(int argc, char **argv)
 		{ "in_instruction", in_instruction },
 		{ "out_instruction", out_instruction },
 		{ "int_80", int_80 },
+		{ "illegal_instructions", illegal_instructions },
 		{ "int3", int3 },
 		{ "bare_signals", bare_signals },
 		{ "rdtsc_runs", rdtsc_runs },

@@ -49,6 +49,16 @@ static u64 raise(u64 what)
 		asm volatile("int $0x80" : "+a"(a) : : "memory");
 	else if (what == RAISE_RDTSC)
 		asm volatile("rdtsc" : "=a"(a), "=d"(d));
+	else if (what == RAISE_INT21)
+		asm volatile("int $0x21");
+	else if (what == RAISE_RDPMC)
+		asm volatile("rdpmc" : "=a"(a), "=d"(d) : "c"(0));
+	else if (what == RAISE_INSB)
+		asm volatile("insb" : : "D"(&a), "d"(0x80) : "memory");
+	else if (what == RAISE_RETF)	/* to a selector that nobody has */
+		asm volatile("push $0x1233\n\tpush $0\n\tlretq\n\tadd $16, %rsp");
+	else if (what == RAISE_HLT)	/* privileged, not illegal */
+		asm volatile("hlt");
 	return 1;
 }
 

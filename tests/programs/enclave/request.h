@@ -34,7 +34,8 @@ enum op {
 	OP_LEAVES,	/* ENCLU leaf a[0], SECINFO flags a[1], on each of a[3] pages from a[2]; result = ticks, a[5] = failed */
 };
 
-enum raise { RAISE_UD2, RAISE_DIV0, RAISE_INT3, RAISE_IN, RAISE_OUT, RAISE_INT80, RAISE_RDTSC };
+enum raise { RAISE_UD2, RAISE_DIV0, RAISE_INT3, RAISE_IN, RAISE_OUT, RAISE_INT80, RAISE_RDTSC,
+	     RAISE_INT21, RAISE_RDPMC, RAISE_INSB, RAISE_RETF, RAISE_HLT };
 
 struct request {
 	u64 op;

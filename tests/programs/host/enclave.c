@@ -140,15 +140,17 @@ static int add(struct enclave *e, struct sha256 *sum, u64 offset, u64 pages, con
 	}
 	request.flags = src ? 1 : 0;
 	request.src = (u64)(src ? src : zeros);
-	while (request.length) {	/* a short count is legal: go on behind it */
-		int error = raw_ioctl(e->fd, SGX_ADD, &request);
+	while (pages * PAGE > request.offset - offset) {	/* a short count is legal: go on behind it */
+		int error;
+
+		request.length = e->spec.one_by_one ? PAGE : offset + pages * PAGE - request.offset;
+		error = raw_ioctl(e->fd, SGX_ADD, &request);
 
 		if (error && error != EINTR)
 			return failed(e, "add", error);
 		if (src)
 			request.src += request.count;
 		request.offset += request.count;
-		request.length -= request.count;
 		request.count = 0;
 	}
 	if (zeros)
@@ -163,6 +165,7 @@ static void fill_tcs(const struct enclave *e, unsigned thread, u8 *tcs)
 	u32 nssa = e->spec.nssa, limit = 0xfff;
 
 	memset(tcs, 0, PAGE);
+	memcpy(tcs + 8, &e->spec.tcs_flags, 8);
 	memcpy(tcs + 16, &ssa, 8);
 	memcpy(tcs + 28, &nssa, 4);
 	memcpy(tcs + 32, &entry, 8);
@@ -248,6 +251,19 @@ static int initialise(struct enclave *e, struct sha256 *sum)
 	return error ? failed(e, "init", error) : 0;
 }
 
+/* The right to ask for PROVISIONKEY. */
+static int provision(struct enclave *e)
+{
+	int fd = open("/dev/sgx_provision", O_RDONLY | O_CLOEXEC), error;
+	u64 argument = fd;
+
+	if (fd < 0)
+		return failed(e, "provision", errno);
+	error = raw_ioctl(e->fd, SGX_PROVISION, &argument);
+	close(fd);
+	return error ? failed(e, "provision", error) : 0;
+}
+
 static int build(struct enclave *e)
 {
 	struct spec *s = &e->spec;
@@ -269,6 +285,8 @@ static int build(struct enclave *e)
 	      add(e, &sum, e->heap - e->base, s->heap, NULL, heap_flags);
 	free(copy);
 	if (bad)
+		return -1;
+	if (s->provision && provision(e))
 		return -1;
 	if (map(e, at, image, PROT_READ | PROT_EXEC) || map(e, at + image * PAGE, threads, PROT_READ | PROT_WRITE) ||
 	    map(e, e->code - e->base, s->code, PROT_READ | PROT_WRITE | PROT_EXEC) ||

@@ -10,13 +10,14 @@
 #include "../enclave/request.h"
 
 #define PAGE 4096UL
-#define MAX_THREADS 16
+#define MAX_THREADS 256
 
 enum { R = 1, W = 2, X = 4 };			/* SECINFO permissions */
 enum { TYPE_TCS = 1, TYPE_REG = 2, TYPE_TRIM = 4 };
 enum { SECINFO_PENDING = 8, SECINFO_MODIFIED = 16, SECINFO_PR = 32 };
 enum { EENTER = 2, ERESUME = 3, EEXIT = 4 };
-enum { ATTR_DEBUG = 2, ATTR_MODE64 = 4, ATTR_PROVISION = 16 };
+enum { ATTR_DEBUG = 2, ATTR_MODE64 = 4, ATTR_PROVISION = 16, ATTR_EINITTOKEN = 32, ATTR_KSS = 128,
+       ATTR_AEXNOTIFY = 1024 };
 
 #define SGX_CREATE 0x4008a400UL
 #define SGX_ADD 0xc030a401UL
@@ -39,6 +40,9 @@ struct spec {
 	u64 attributes;		/* DEBUG | MODE64 */
 	u64 xfrm;		/* 7 with AVX, else 3 */
 	u32 miscselect;
+	u64 tcs_flags;		/* of every TCS */
+	int provision;		/* PROVISION ioctl before INIT */
+	int one_by_one;		/* one page per ADD_PAGES */
 	int base_zero;		/* map the fresh descriptor at `start` and use SECS.BASE 0 */
 	/* for the negative tests */
 	u64 heap_secinfo;	/* instead of R | W | REG */
@@ -96,6 +100,7 @@ struct call {
 	u64 saved_rsp;		/* 32 */
 	void *vdso;		/* 40: function, or NULL for bare ENCLU */
 	struct run *run;	/* 48 */
+	const void *aep;	/* 56: of bare entries */
 	struct request asked;
 	struct run result;
 };

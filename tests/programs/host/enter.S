@@ -24,7 +24,7 @@ enter:
 	mov	0(%r11), %rbx
 	mov	8(%r11), %rax
 	mov	16(%r11), %rdi
-	lea	bare_aep(%rip), %rcx
+	mov	56(%r11), %rcx
 	enclu
 	xor	%eax, %eax
 	jmp	.Lout

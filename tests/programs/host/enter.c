@@ -22,6 +22,7 @@ struct call *call_new(u64 tcs, void *vdso)
 	c->vdso = vdso;
 	c->request = &c->asked;
 	c->run = &c->result;
+	c->aep = bare_aep;
 	c->stack_top = (u64)stack + HOST_STACK;
 	return c;
 }

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from epcgroup.live import cpuid
+from epcgroup.sgx.platform import Platform
 
 pytestmark = pytest.mark.needs("x86-64")
 
@@ -25,12 +26,12 @@ def test_leaf_7_adds_sgx_and_changes_nothing_else() -> None:
 
 
 def test_sgx_capabilities() -> None:
-    assert cpuid.answer(0x12, 0, [], 7) == (0b11, 1, 0, 0x2F1F)
-    assert cpuid.answer(0x12, 0, [], 7, edeccssa=True) == (0b11 | 1 << 11, 1, 0, 0x2F1F)
+    """SGX1, SGX2, EDECCSSA; EXINFO; 2^31 and 2^47 bytes at most."""
+    assert cpuid.answer(0x12, 0, [], 7) == (0b11 | 1 << 11, 1, 0, 0x2F1F)
 
 
 def test_attributes_and_the_real_xcr0() -> None:
-    assert cpuid.answer(0x12, 1, [], 0x1_0000_02E7) == (0xB6, 0, 0x2E7, 1)
+    assert cpuid.answer(0x12, 1, [], 0x1_0000_02E7) == (0x4B6, 0, 0x2E7, 1)
 
 
 def test_sections_are_split_as_the_manual_says() -> None:
@@ -48,3 +49,8 @@ def test_other_leaves_are_the_processors_own() -> None:
 
 def test_xcr0_has_x87_and_sse() -> None:
     assert cpuid.xcr0() & 3 == 3
+
+
+def test_what_cpuid_offers_ecreate_accepts() -> None:
+    """An attribute that is offered is honoured, and the other way round."""
+    assert Platform().attributes == cpuid.ATTRIBUTES

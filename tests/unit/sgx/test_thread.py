@@ -252,7 +252,7 @@ def test_flags_that_belong_to_the_system_are_not_restored_from_the_frame(enclave
 def test_edeccssa_gives_up_a_frame_and_faults_at_zero(enclave, outside):
     regs, _ = interrupted(enclave, outside)
     entry = thread.eenter(*enclave, regs)
-    assert thread.edeccssa(*enclave, entry).rax == 0
+    thread.edeccssa(*enclave, entry)
     assert cssa(enclave) == 0
     with pytest.raises(GeneralProtection):
         thread.edeccssa(*enclave, entry)
@@ -267,6 +267,16 @@ def test_with_aex_notify_a_resume_enters_the_handler(build, outside):
     thread.eresume(*enclave, regs, state)
     assert (regs.rip, regs.rax) == (BASE + 0x1234, 1)
     assert cssa(enclave) == 1
+
+
+@pytest.mark.parametrize("leaf", [thread.eenter, lambda *a: thread.eresume(*a, xstate_of(1))])
+def test_every_tcs_of_an_enclave_with_aex_notify_says_so_unless_it_is_debugged(build, outside, leaf):
+    attributes = int(Attribute.MODE64BIT | Attribute.ASYNC_EXIT_NOTIFY)
+    state, memory = build(tcs=Tcs(ossa=0x4000, nssa=2), attributes=attributes)
+    with pytest.raises(GeneralProtection, match="AEXNOTIFY"):
+        leaf(state, memory, outside)
+    memory.tcs_write(TCS_AT, 8, b"\1")
+    thread.eenter(state, memory, outside)
 
 
 def test_a_large_component_needs_a_larger_frame(build):
