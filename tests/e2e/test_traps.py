@@ -11,7 +11,7 @@ import subprocess
 import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
-from tests.e2e.machine import ENCLU, NEEDS, all_cases, expect_case, programs
+from tests.e2e.machine import ENCLU, EPCGROUP, NEEDS, all_cases, expect_case, programs, run
 
 pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(300)]
 
@@ -132,6 +132,13 @@ def test_signals_blocked_in_the_inherited_mask(program: str, enclu: str) -> None
 def test_register_state_on_small_and_large_machines(pages: int, enclu: str) -> None:
     ended = all_cases("t3_state", pages, enclu=enclu)
     assert ended.cases == passed("t3_state"), ended.errors[-3000:]
+
+
+def test_a_processor_with_more_than_xfrm_is_told_of_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """XCR0 is the host's inside as well; an XSAVE of everything stores more than the enclave declared."""
+    monkeypatch.setenv("EPCGROUP_DEBUG", "1")
+    ended = run(EPCGROUP, "stress", "--heap", "64K", "--passes", "1", epc=EPC)
+    assert " has XFRM 0x3, but this machine has 0x" in ended.errors
 
 
 def test_the_loader_measures_and_signs_right() -> None:

@@ -28,15 +28,13 @@ with Supervisor(epc_pages=128, policy=sys.argv[2], paranoid=True) as machine:
     machine.mkdir("/vm", limit=40 * 4096)
     os.dup2(read, 0)
     machine.spawn([sys.argv[1], "hold", "30", "wait"], group="/vm")
-    seen = []
+    awaited = [30, 0]
     def tick(snapshot):
         vm = snapshot.group("/vm")
-        if vm.vepc == 30 and not seen:
-            machine.set_max("/vm", 0)
+        if awaited and vm.vepc == awaited[0]:
+            if awaited.pop(0) == 30:
+                machine.set_max("/vm", 0)
             os.write(write, b"\\n")
-        elif seen and seen[-1] == 30 and vm.vepc == 0:
-            os.write(write, b"\\n")
-        seen.append(vm.vepc)
         assert vm.current == vm.vepc * 4096
     machine.run(tick, 0.05)
     vm = machine.snapshot().group("/vm")

@@ -17,7 +17,7 @@ from epcgroup.live import answers, fastpath, guests, procfs, traps
 from epcgroup.live.devices import Kind
 from epcgroup.live.mm import PROT_EXEC, EnclaveVma
 from epcgroup.live.task import Trap
-from epcgroup.units import PAGE_SHIFT, PAGE_SIZE, page_ceil
+from epcgroup.units import PAGE_SHIFT, page_ceil
 
 if TYPE_CHECKING:
     from epcgroup.live.devices import Device

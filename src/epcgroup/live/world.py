@@ -75,7 +75,6 @@ class World:
     broken: InternalError | None = None
     members: Members = field(init=False)
     observer: snapshot.Observer = field(init=False)
-    _warned: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.observer = snapshot.Observer(self)
@@ -86,12 +85,6 @@ class World:
         self.broken = error
         self.log(f"internal error: {error}")
         signal.pthread_kill(self.tracer_thread, WAKE_SIGNAL)
-
-    def warn(self, message: str) -> None:
-        """A line for the user, once however often it would be true."""
-        if message not in self._warned:
-            self._warned.add(message)
-            self.log(message)
 
     def debug(self, message: str) -> None:
         """One line for whoever looks for the cause of a surprise (EPCGROUP_DEBUG=1)."""
