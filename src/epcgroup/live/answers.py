@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from epcgroup.live import ptrace
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from epcgroup.live.ptrace import UserRegs
     from epcgroup.live.task import Task
     from epcgroup.live.tracer import Tracer
+
+
+_AT_FDCWD = -100
+_SYS_OPENAT = 257
 
 
 def emulate(tracer: Tracer, task: Task, regs: UserRegs, result: int) -> None:
@@ -54,3 +59,21 @@ def rewrite(
         tracer.resume(stopped)
 
     tracer.resume_to_exit(task, at_exit)
+
+
+def open_instead(
+    tracer: Tracer, task: Task, regs: UserRegs, fd: int, flags: int, then: Callable[[Task, int], int]
+) -> None:
+    """Let an open of whatever name open the file behind our ``fd``, by our /proc/PID/fd.
+
+    For a task that sees our /proc (`handover.same_pids`). ``flags``: those of the open;
+    ``then`` as for `rewrite`.
+    """
+    changes = {
+        "orig_rax": _SYS_OPENAT,
+        "rdi": _AT_FDCWD,
+        "rsi": tracer.scratch(task, b"/proc/%d/fd/%d\0" % (os.getpid(), fd)),
+        "rdx": flags & (os.O_ACCMODE | os.O_CLOEXEC),
+        "r10": 0,
+    }
+    rewrite(tracer, task, regs, changes, then)

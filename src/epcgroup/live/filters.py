@@ -30,7 +30,9 @@ def _install(tracer: Tracer, task: Task, page: int) -> int:
     call = seccomp.SYS["seccomp"], seccomp.SET_MODE_FILTER, seccomp.FILTER_FLAG_TSYNC, page
     try:
         return tracer.inject(task, *call)
-    except PermissionError:  # an ordinary user's process that we joined; ours have it from their start
+    except (
+        PermissionError
+    ):  # it has no CAP_SYS_ADMIN (any more), and gives up what set-user-ID programs could give it
         tracer.inject(task, seccomp.SYS["prctl"], seccomp.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         return tracer.inject(task, *call)
 

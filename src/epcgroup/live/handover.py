@@ -54,17 +54,21 @@ def give(tracer: Tracer, task: Task, device: Device, flags: int) -> int:
     """
     opened = os.open(f"/proc/self/fd/{device.memfd}", flags & os.O_ACCMODE | os.O_CLOEXEC)
     try:
-        with scratch.page(tracer, task) as page:
-            return _send(tracer, task, page, opened, bool(flags & os.O_CLOEXEC))
+        return hand(tracer, task, opened, bool(flags & os.O_CLOEXEC))
     finally:
         os.close(opened)
+
+
+def hand(tracer: Tracer, task: Task, fd: int, cloexec: bool = True) -> int:
+    """Our ``fd``'s file for ``task``, at its lowest free descriptor; OSError as `give`."""
+    with scratch.page(tracer, task) as page:
+        return _send(tracer, task, page, fd, cloexec)
 
 
 def replace(tracer: Tracer, task: Task, at: int, fd: int) -> None:
     """Put our ``fd``'s file in the place of descriptor ``at`` of ``task``; OSError as `give`."""
     cloexec = procfs.fd_flags(task.pid, at) & os.O_CLOEXEC
-    with scratch.page(tracer, task) as page:
-        received = _send(tracer, task, page, fd, True)
+    received = hand(tracer, task, fd)
     try:
         tracer.inject(task, _SYS_DUP3, received, at, cloexec)
     finally:
@@ -94,4 +98,4 @@ def _send(tracer: Tracer, task: Task, page: int, fd: int, cloexec: bool) -> int:
     return int(received)
 
 
-__all__ = ["give", "replace", "same_pids"]
+__all__ = ["give", "hand", "replace", "same_pids"]

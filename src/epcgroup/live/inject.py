@@ -28,11 +28,13 @@ trap is a forced SIGTRAP, which resets the program's handler if it is blocked.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
 import struct
 from collections import deque
+from collections.abc import Iterator
 
 from epcgroup.live import memory, procfs, ptrace
 from epcgroup.live.ptrace import NO_SYSCALL, SYSCALL_STOP, UserRegs
@@ -94,6 +96,8 @@ class Injector:
 
     def __init__(self) -> None:
         self.events: deque[tuple[int, int]] = deque()
+        #: Threads under filters of their own, which injected calls are not to meet.
+        self.sandboxed: set[int] = set()
         self._held: dict[int, list[bytes]] = {}  # tid → siginfo of signals sent again
 
     def inject(self, tid: int, nr: int, *args: int, syscall_insn: int) -> int:
@@ -102,6 +106,25 @@ class Injector:
         OSError with the call's errno if it failed; ProcessLookupError if the
         thread is gone, or was killed meanwhile (see ``events``).
         """
+        with self._unfiltered(tid):
+            return self._inject(tid, nr, args, syscall_insn)
+
+    @contextlib.contextmanager
+    def _unfiltered(self, tid: int) -> Iterator[None]:
+        """The thread's seccomp filters are suspended, where we may do that."""
+        suspended = False
+        if tid in self.sandboxed:
+            with contextlib.suppress(PermissionError):
+                ptrace.setoptions(tid, ptrace.OPTIONS | ptrace.O_SUSPEND_SECCOMP)
+                suspended = True
+        try:
+            yield
+        finally:
+            if suspended:
+                with contextlib.suppress(ProcessLookupError):  # killed meanwhile
+                    ptrace.setoptions(tid, ptrace.OPTIONS)
+
+    def _inject(self, tid: int, nr: int, args: tuple[int, ...], syscall_insn: int) -> int:
         interrupted = _Interruptions()
         saved = self.settle(tid, interrupted)
         regs = saved.copy()
@@ -162,6 +185,11 @@ class Injector:
                 ptrace.setsiginfo(tid, info)
                 return True
         return False
+
+    def inherit(self, parent: int, child: int) -> None:
+        """Thread ``child`` begins under the filters of ``parent``."""
+        if parent in self.sandboxed:
+            self.sandboxed.add(child)
 
     def forget(self, tid: int) -> None:
         """The thread is gone: drop what was held for it."""

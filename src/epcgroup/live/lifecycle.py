@@ -11,7 +11,7 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
-from epcgroup.live import attach, fastpath, loader, procfs, ptrace, threads, uffd
+from epcgroup.live import attach, fastpath, handover, loader, procfs, ptrace, threads, uffd
 from epcgroup.live.mm import AddressSpace
 from epcgroup.live.service import PageService
 from epcgroup.live.task import Phase, Task
@@ -64,6 +64,9 @@ class Lifecycle:
         task.view = parent.view
         if parent.watched:
             attach.born(self._tracer, parent, task)
+        self._tracer.injector.inherit(parent.tid, tid)
+        if task.view is not None:
+            task.view.born(parent, task)
         if tid in self.early:
             self.early.discard(tid)
             self.first_stop(task)
@@ -86,7 +89,12 @@ class Lifecycle:
         """Start the page service of the mm of ``task``, which is stopped here."""
         space = task.mm
         if space.uffd < 0:
-            space.uffd, kernel_faults = uffd.create_in(task.tid, self._tracer.injector, task.syscall_insn())
+            space.uffd, kernel_faults = uffd.create_in(
+                task.tid,
+                self._tracer.injector,
+                task.syscall_insn(),
+                lambda fd: handover.hand(self._tracer, task, fd),
+            )
             if not kernel_faults and not self._warned:
                 self._warned = True
                 self._world.log(
@@ -103,6 +111,7 @@ class Lifecycle:
             # A thread that is not the leader execs: it takes over the leader's id.
             task = self._replace(self._world.tasks.pop(former), task)
         self._tracer.injector.forget(former)
+        self._tracer.injector.inherit(former, task.tid)
         threads.abandon(self._world, task)
         self._leave(task)
         task.mm = AddressSpace(task.pid)
@@ -125,6 +134,7 @@ class Lifecycle:
         task = self._world.tasks.pop(tid, None)
         self.early.discard(tid)
         self._tracer.injector.forget(tid)
+        self._tracer.injector.sandboxed.discard(tid)
         self._tracer.watch.forget(tid)
         if task is None:
             return

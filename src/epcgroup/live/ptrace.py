@@ -27,7 +27,7 @@ _NT_X86_XSTATE = 0x202
 
 O_TRACESYSGOOD, O_TRACEFORK, O_TRACEVFORK, O_TRACECLONE = 0x1, 0x2, 0x4, 0x8
 O_TRACEEXEC, O_TRACEVFORKDONE, O_TRACEEXIT, O_TRACESECCOMP = 0x10, 0x20, 0x40, 0x80
-O_EXITKILL = 0x100000
+O_EXITKILL, O_SUSPEND_SECCOMP = 0x100000, 0x200000
 
 #: What the supervisor traces with; a process that it has only joined lives on without it (`attach`).
 OPTIONS = (
@@ -263,6 +263,13 @@ def syscall_entry(tid: int) -> int | None:
         raise _fail(tid)
     op, arch, nr = _ENTRY.unpack_from(_scratch)
     return nr if op == OP_ENTRY and arch == _AUDIT_ARCH_X86_64 else None
+
+
+def syscall_arch(tid: int) -> int:
+    """AUDIT_ARCH_* of the system call that a thread is stopped in."""
+    if _ptrace(_GET_SYSCALL_INFO, tid, 88, _scratch_at) < 0:
+        raise _fail(tid)
+    return int(struct.unpack_from("<I", _scratch, 4)[0])
 
 
 def wait_any(*, block: bool = False) -> tuple[int, int] | None:

@@ -11,6 +11,7 @@ RET_ALLOW; a filter of an enclave that is gone stays, its stops are to be ignore
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import struct
 from typing import TYPE_CHECKING
@@ -22,7 +23,8 @@ RET_TRACE, RET_ALLOW = 0x7FF00000, 0x7FFF0000
 FILTER_FLAG_TSYNC = 1
 SET_MODE_FILTER = 1
 PR_SET_NO_NEW_PRIVS = 38
-_AUDIT_ARCH_X86_64 = 0xC000003E
+_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
+_AUDIT_ARCH_X86_64, _AUDIT_ARCH_I386 = 0xC000003E, 0x40000003
 
 # struct seccomp_data: int nr; u32 arch; u64 instruction_pointer; u64 args[6].
 _NR, _ARCH, _IP = 0, 4, 8
@@ -31,7 +33,7 @@ SYS = {
     "read": 0, "write": 1, "open": 2, "close": 3, "stat": 4, "lstat": 6, "mmap": 9, "mprotect": 10,
     "munmap": 11, "rt_sigaction": 13, "ioctl": 16, "pread64": 17, "pwrite64": 18, "access": 21, "mremap": 25,
     "madvise": 28, "creat": 85, "statfs": 137, "fstatfs": 138, "prctl": 157, "setrlimit": 160, "mount": 165,
-    "openat": 257, "newfstatat": 262, "faccessat": 269, "prlimit64": 302,
+    "openat": 257, "unshare": 272, "newfstatat": 262, "faccessat": 269, "prlimit64": 302,
     "seccomp": 317, "bpf": 321, "pkey_mprotect": 329, "statx": 332, "fsopen": 430, "clone3": 435,
     "close_range": 436, "openat2": 437, "faccessat2": 439,
 }  # fmt: skip
@@ -111,7 +113,7 @@ def base_filter(
 ) -> bytes:
     """The filter that every traced program runs under.
 
-    Stops: calls that name a file, SGX ioctls (type 0xA4), shared file mappings.
+    Stops: calls that name a file, SGX ioctls (type 0xA4), shared file mappings, new filters.
     ``private``: private file mappings too (libraries, and mistaken mappings of an
     enclave, which must be refused).
     ``closes``: close and close_range too.
@@ -126,6 +128,8 @@ def base_filter(
         program.jump(_JEQ, SYS[name], yes="trace")
     for number in view:
         program.jump(_JEQ, number, yes="trace")
+    program.jump(_JEQ, SYS["seccomp"], yes="seccomp")
+    program.jump(_JEQ, SYS["prctl"], yes="prctl")
     program.jump(_JEQ, SYS["newfstatat"], yes="newfstatat")
     program.jump(_JEQ, SYS["statx"], yes="statx")
     program.jump(_JEQ, SYS["ioctl"], yes="ioctl")
@@ -141,6 +145,15 @@ def base_filter(
     program.op(_LD, _args(1))
     program.op(_AND_K, 0xFF00)
     program.jump(_JEQ, 0xA400, yes="trace", no="allow")
+    # A filter of the program's own (see sandbox).
+    program.label("seccomp")
+    program.op(_LD, _args(0))
+    program.jump(_JEQ, SET_MODE_FILTER, yes="trace", no="allow")
+    program.label("prctl")
+    program.op(_LD, _args(0))
+    program.jump(_JEQ, _PR_SET_SECCOMP, no="allow")
+    program.op(_LD, _args(1))
+    program.jump(_JEQ, _SECCOMP_MODE_FILTER, yes="trace", no="allow")
     # MAP_SHARED is 1, MAP_PRIVATE 2, MAP_SHARED_VALIDATE 3; MAP_ANONYMOUS is 0x20.
     program.label("mmap")
     program.op(_LD, _args(3))
@@ -227,6 +240,19 @@ def _overlaps(program: _Program, name: str, addr: int, length: int, base: int, e
     program.if_at_least(-1, -2, base + 1, "trace", f"not {name}")
 
 
+def _pass_32_bit() -> bytes:
+    program = _Program()
+    program.op(_LD, _ARCH)
+    program.jump(_JEQ, _AUDIT_ARCH_I386, no="the filter")
+    program.op(_RET, RET_ALLOW)
+    program.label("the filter")
+    return program.assemble()
+
+
+#: What to put in front of a filter that shall not see 32-bit calls.
+PASS_32_BIT = _pass_32_bit()
+
+
 def fprog(program: bytes, address: int) -> bytes:
     """struct sock_fprog for a filter that lies at ``address`` in the target."""
     return struct.pack("<H6xQ", len(program) // _INSN.size, address)
@@ -245,12 +271,18 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def install(program: bytes, flags: int = 0) -> None:
-    """Put the calling thread under ``program``; for a child before its exec."""
+    """Put the calling thread under ``program``; for a child before its exec.
+
+    Without CAP_SYS_ADMIN it loses what set-user-ID programs could give it (no_new_privs).
+    """
     code = ctypes.create_string_buffer(program, len(program))
     head = ctypes.create_string_buffer(fprog(program, ctypes.addressof(code)))
-    _check(_libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl(PR_SET_NO_NEW_PRIVS)")
     place = ctypes.c_void_p(ctypes.addressof(head))
-    _check(_libc.syscall(SYS["seccomp"], SET_MODE_FILTER, flags, place), "seccomp(SET_MODE_FILTER)")
+    done = _libc.syscall(SYS["seccomp"], SET_MODE_FILTER, flags, place)
+    if done < 0 and ctypes.get_errno() == errno.EACCES:
+        _check(_libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl(PR_SET_NO_NEW_PRIVS)")
+        done = _libc.syscall(SYS["seccomp"], SET_MODE_FILTER, flags, place)
+    _check(done, "seccomp(SET_MODE_FILTER)")
 
 
 def _check(result: int, what: str) -> None:

@@ -29,8 +29,9 @@ from epcgroup.live import (
     mappings,
     memory,
     ptrace,
+    sandbox,
 )
-from epcgroup.live.answers import emulate, rewrite
+from epcgroup.live.answers import emulate
 from epcgroup.live.devices import PATHS, Device, Kind
 
 if TYPE_CHECKING:
@@ -42,11 +43,9 @@ if TYPE_CHECKING:
 
     Handler = Callable[[Tracer, Task, UserRegs], None]
 
-_AT_FDCWD = -100 & 0xFFFFFFFFFFFFFFFF
-_SYS_CLOSE, _SYS_OPENAT = 3, 257
+_SYS_CLOSE = 3
 # What an open of our /proc/PID/fd gives to whom it is not visible.
 _NOT_TO_BE_SEEN = {-errno.ENOENT, -errno.EACCES, -errno.EPERM, -errno.ELOOP}
-_ACCESS_MODE = os.O_ACCMODE | os.O_CLOEXEC
 _LONGEST = 48  # bytes; the longest path of ours is /proc/PID/task/TID/mem
 _STAT = struct.Struct("<QQQIIIIQqqqQQQQQQ24x")
 _STATX = struct.Struct("<IIQIIIHHQQQQ")
@@ -66,6 +65,9 @@ def answer(tracer: Tracer, task: Task) -> None:
     elif task.inside is not None and exits.in_enclave(task, regs.rip - 2):
         faults.syscall_inside(tracer, task, regs)
     else:
+        if sandbox.is_foreign(tracer, task):
+            emulate(tracer, task, regs, -errno.ENOSYS)
+            return
         handler = _HANDLERS.get(regs.orig_rax)
         if handler is None and task.view is not None:
             handler = task.view.calls.get(regs.orig_rax)
@@ -93,9 +95,7 @@ def _open(tracer: Tracer, task: Task, regs: UserRegs, path: int, flags: int) -> 
     if kind is None:
         if debugmem.wanted(tracer, task, name):
             answers.rewrite(tracer, task, regs, {}, functools.partial(_opened_memory, tracer))
-        elif task.view is not None and task.view.concerns(name):
-            answers.rewrite(tracer, task, regs, {}, functools.partial(task.view.opened, tracer))
-        else:
+        elif task.view is None or not task.view.opens(tracer, task, regs, name, flags):
             tracer.resume(task)
         return
     if flags & (os.O_CREAT | os.O_EXCL) == os.O_CREAT | os.O_EXCL:
@@ -125,14 +125,7 @@ def _open(tracer: Tracer, task: Task, regs: UserRegs, path: int, flags: int) -> 
     if not handover.same_pids(task.pid):
         emulate(tracer, task, regs, opened(task, -errno.ENOENT))
         return
-    changes = {
-        "orig_rax": _SYS_OPENAT,
-        "rdi": _AT_FDCWD,
-        "rsi": tracer.scratch(task, device.path() + b"\0"),
-        "rdx": flags & _ACCESS_MODE,
-        "r10": 0,
-    }
-    rewrite(tracer, task, regs, changes, opened)
+    answers.open_instead(tracer, task, regs, device.memfd, flags, opened)
 
 
 def opens_device(task: Task, regs: UserRegs) -> bool:
@@ -228,4 +221,6 @@ _HANDLERS: dict[int, Handler] = {
     11: mappings.munmap,
     25: mappings.mremap,
     28: mappings.madvise,
+    157: sandbox.install,
+    317: sandbox.install,
 }

@@ -196,7 +196,10 @@ class Tracer:
             task.kick = None
         if event in _NEW_TASK:
             self.life.born(task, ptrace.geteventmsg(tid))
-            self.resume(task)
+            if task.on_exit is not None:  # somebody waits for the end of this very call
+                self.resume_to_exit(task, task.on_exit)
+            else:
+                self.resume(task)
         elif event == ptrace.EVENT_EXEC:
             self.life.execed(task)
         elif event == ptrace.EVENT_EXIT:

@@ -23,10 +23,13 @@ from epcgroup.live import procfs
 from epcgroup.units import PAGE_SIZE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from epcgroup.live.inject import Injector
 
 SYS_USERFAULTFD: Final = 323
-_SYS_CLOSE = 3
+_SYS_CLOSE, _SYS_IOCTL = 3, 16
+_DEVICE_NEW = 0xAA00  # USERFAULTFD_IOC_NEW
 USER_MODE_ONLY: Final = 1
 
 _API, _REGISTER = 0xC018AA3F, 0xC020AA00
@@ -86,13 +89,21 @@ def supported() -> int:
     return _supported
 
 
-def create_in(tid: int, injector: Injector, syscall_insn: int, *, nonblock: bool = False) -> tuple[int, bool]:
+def create_in(
+    tid: int,
+    injector: Injector,
+    syscall_insn: int,
+    hand: Callable[[int], int] | None = None,
+    *,
+    nonblock: bool = False,
+) -> tuple[int, bool]:
     """A userfaultfd for the address space of stopped thread ``tid``.
 
     Returns our descriptor and whether faults by the kernel on the target's
     behalf (a system call that is given an evicted page) are served too. An
-    unprivileged target gets them only with vm.unprivileged_userfaultfd = 1;
-    without, such calls fail with EFAULT there.
+    unprivileged target gets them only with vm.unprivileged_userfaultfd = 1, or
+    from /dev/userfaultfd if we may open that: ``hand`` gives the target our
+    descriptor of it. Without either such calls fail with EFAULT there.
 
     MissingCapability if this kernel lacks a required feature.
     """
@@ -107,8 +118,15 @@ def create_in(tid: int, injector: Injector, syscall_insn: int, *, nonblock: bool
     try:
         remote = injector.inject(tid, SYS_USERFAULTFD, flags, syscall_insn=syscall_insn)
     except PermissionError:
-        kernel_faults = False
-        remote = injector.inject(tid, SYS_USERFAULTFD, flags | USER_MODE_ONLY, syscall_insn=syscall_insn)
+        try:
+            if hand is None:
+                raise
+            remote = _by_device(tid, injector, syscall_insn, hand, flags)
+        except ProcessLookupError:
+            raise
+        except OSError:
+            kernel_faults = False
+            remote = injector.inject(tid, SYS_USERFAULTFD, flags | USER_MODE_ONLY, syscall_insn=syscall_insn)
     fd = procfs.take_fd(procfs.tgid(tid), remote)
     try:
         injector.inject(tid, _SYS_CLOSE, remote, syscall_insn=syscall_insn)
@@ -117,6 +135,21 @@ def create_in(tid: int, injector: Injector, syscall_insn: int, *, nonblock: bool
         os.close(fd)
         raise
     return fd, kernel_faults
+
+
+def _by_device(
+    tid: int, injector: Injector, syscall_insn: int, hand: Callable[[int], int], flags: int
+) -> int:
+    """A userfaultfd that the target gets because it may use the device; its own descriptor."""
+    ours = os.open("/dev/userfaultfd", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        device = hand(ours)
+    finally:
+        os.close(ours)
+    try:
+        return injector.inject(tid, _SYS_IOCTL, device, _DEVICE_NEW, flags, syscall_insn=syscall_insn)
+    finally:
+        injector.inject(tid, _SYS_CLOSE, device, syscall_insn=syscall_insn)
 
 
 def enable(fd: int) -> None:

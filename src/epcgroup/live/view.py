@@ -25,8 +25,8 @@ class View(Protocol):
     def calls(self) -> Mapping[int, Handler]:
         """What answers which system call. Programs stop for these from their start."""
 
-    def concerns(self, name: str) -> bool:
-        """Whether an open of this name may have to be answered; asked at every open."""
+    def born(self, parent: Task, child: Task) -> None:
+        """A task with this view has a new one, which has not run yet; World.lock is not held."""
 
-    def opened(self, tracer: Tracer, task: Task, fd: int) -> int:
-        """Such an open gave ``fd`` (or -errno); what the program is to see instead."""
+    def opens(self, tracer: Tracer, task: Task, regs: UserRegs, name: str, flags: int) -> bool:
+        """Answer an open of this name (O_* flags); False leaves it to the kernel. Asked at every open."""
