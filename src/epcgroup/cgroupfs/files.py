@@ -11,6 +11,7 @@ a controller cannot be threaded) and the pressure files.
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from epcgroup.cgroupfs import names as core
@@ -60,8 +61,8 @@ def is_extra(tree: CgroupTree[G], name: str) -> bool:
     return tree.extra is not None and name in tree.extra.modes
 
 
-def read(tree: CgroupTree[G], cgroup: Cgroup[G], name: str) -> bytes:
-    """Contents of a file.
+def read(tree: CgroupTree[G], cgroup: Cgroup[G], name: str, reader: int = 0) -> bytes:
+    """Contents of a file, as task ``reader`` counts processes (0: as we do).
 
     Raises OutOfRange (ENOENT: no such file here), Refused (EINVAL: not readable).
     """
@@ -70,7 +71,7 @@ def read(tree: CgroupTree[G], cgroup: Cgroup[G], name: str) -> bytes:
         if tree.extra is not None and name in tree.extra.modes:
             return tree.extra.read(cgroup.group, name)
         return misc_files.read(tree.misc, cgroup.group, name[5:])
-    return _core_text(tree, cgroup, name).encode()
+    return _core_text(tree, cgroup, name, reader).encode()
 
 
 def write(tree: CgroupTree[G], cgroup: Cgroup[G], name: str, data: bytes, writer: Writer) -> int:
@@ -115,15 +116,15 @@ def _must_exist(tree: CgroupTree[G], cgroup: Cgroup[G], name: str) -> None:
 # -- reading -----------------------------------------------------------------
 
 
-def _core_text(tree: CgroupTree[G], cgroup: Cgroup[G], name: str) -> str:
+def _core_text(tree: CgroupTree[G], cgroup: Cgroup[G], name: str, reader: int) -> str:
     if name == "cgroup.controllers":
         return f"{MISC}\n" if cgroup.group is not None else ""
     if name == "cgroup.subtree_control":
         return f"{MISC}\n" if cgroup.delegates else ""
     if name == "cgroup.procs":
-        return "".join(f"{pid}\n" for pid in cgroup.members)
+        return _lines(tree, reader, cgroup.members)
     if name == "cgroup.threads":
-        return "".join(f"{tid}\n" for pid in cgroup.members for tid in tree.processes.threads(pid))
+        return _lines(tree, reader, [tid for pid in cgroup.members for tid in tree.processes.threads(pid)])
     if name == "cgroup.events":
         return f"populated {int(cgroup.populated > 0)}\nfrozen {int(cgroup.frozen)}\n"
     if name == "cgroup.stat":
@@ -136,6 +137,10 @@ def _core_text(tree: CgroupTree[G], cgroup: Cgroup[G], name: str) -> str:
         raise Refused("cgroup.kill can only be written", errno.EINVAL)
     limit = cgroup.max_depth if name == "cgroup.max.depth" else cgroup.max_descendants
     return "max\n" if limit == NO_LIMIT else f"{limit}\n"
+
+
+def _lines(tree: CgroupTree[G], reader: int, tids: Iterable[int]) -> str:
+    return "".join(f"{number}\n" for number in (tree.processes.shown(reader, tids) if reader else tids))
 
 
 def _stat(tree: CgroupTree[G], cgroup: Cgroup[G]) -> str:
@@ -176,12 +181,12 @@ def _write_control(tree: CgroupTree[G], cgroup: Cgroup[G], text: bytes, _: Write
 
 
 def _write_procs(tree: CgroupTree[G], cgroup: Cgroup[G], text: bytes, writer: Writer) -> None:
-    tree.migrate(_task(text, writer), cgroup, writer.who)
+    tree.migrate(_task(tree, text, writer), cgroup, writer.who)
 
 
 def _write_threads(tree: CgroupTree[G], cgroup: Cgroup[G], text: bytes, writer: Writer) -> None:
     """Threads of a process stay together where there is no threaded subtree."""
-    pid = tree.processes.leader(_task(text, writer))
+    pid = tree.processes.leader(_task(tree, text, writer))
     if pid is None:
         raise Refused("no such task", errno.ESRCH)
     if tree.processes.unmovable(pid):
@@ -190,14 +195,16 @@ def _write_threads(tree: CgroupTree[G], cgroup: Cgroup[G], text: bytes, writer: 
         raise Refused(f"{cgroup.path} is not threaded", errno.EOPNOTSUPP)
 
 
-def _task(text: bytes, writer: Writer) -> int:
+def _task(tree: CgroupTree[G], text: bytes, writer: Writer) -> int:
     try:
         pid = parse_int(text)
     except Refused:
         pid = -1
     if pid < 0:
         raise Refused(f"{text!r} is no process id", errno.EINVAL)
-    return pid or writer.tid
+    if pid == 0:
+        return writer.tid
+    return tree.processes.meant(writer.tid, pid) or -1
 
 
 def _write_freeze(tree: CgroupTree[G], cgroup: Cgroup[G], text: bytes, _: Writer) -> None:

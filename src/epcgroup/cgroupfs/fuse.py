@@ -54,6 +54,7 @@ _AT_FDCWD, _AT_STATX_FORCE_SYNC, _STATX_BASIC_STATS = -100, 0x2000, 0x7FF
 _libc = ctypes.CDLL(None)
 _statx = ctypes.create_string_buffer(256)
 _WRITABLE = 0o222
+_NUMBERS = ("cgroup.procs", "cgroup.threads")  # what they say depends on who reads
 _UNCHANGED_ID = (-1, 2**32 - 1)
 
 _libfuse = mfusepy._libfuse
@@ -252,7 +253,8 @@ class CgroupFs(mfusepy.Operations):  # type: ignore[misc]  # mfusepy has no type
             with self._lock:
                 if not self._there(file):
                     raise OSError(errno.ENODEV, file.path)
-                file.text = files.read(self._tree, file.cgroup, file.name)
+                reader = mfusepy.fuse_get_context()[2] if file.name in _NUMBERS else 0
+                file.text = files.read(self._tree, file.cgroup, file.name, reader)
         return file.text[offset : offset + size]
 
     def write(self, path: str, data: bytes, offset: int, fh: int) -> int:

@@ -17,7 +17,7 @@ Nothing here is thread-safe; the owner holds one lock around every call.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Generic, Protocol
 
 from epcgroup.cgroupfs import names
@@ -35,6 +35,12 @@ class Processes(Protocol):
 
     def leader(self, pid: int) -> int | None:
         """The process that task ``pid`` belongs to; None when there is no such task."""
+
+    def meant(self, reader: int, number: int) -> int | None:
+        """The task that task ``reader`` calls ``number`` in its pid namespace; None when there is none."""
+
+    def shown(self, reader: int, tids: Iterable[int]) -> list[int]:
+        """What task ``reader`` calls these tasks; 0 for those outside its pid namespace."""
 
     def unmovable(self, pid: int) -> bool:
         """Whether it is a kernel thread that no cgroup may be given."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from epcgroup.live import procfs
 from epcgroup.live.members import charge_to
+from epcgroup.serve.numbers import Numbers
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 _PF_NO_SETAFFINITY = 0x0400_0000
 
 
-class SystemProcesses:
+class SystemProcesses(Numbers):
     """The Processes of this system, by /proc and signals."""
 
     def leader(self, pid: int) -> int | None:

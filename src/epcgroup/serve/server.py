@@ -118,7 +118,7 @@ class Server:
             options.follow(self.source.journal)
         self.tree: CgroupTree[Group] = CgroupTree(
             self._world.machine.groups,
-            SystemProcesses(),
+            SystemProcesses(self._world.tasks),
             auto_delegate=options.auto_delegate,
             owner=Credentials(os.geteuid(), os.getegid()),
         )
@@ -136,12 +136,8 @@ class Server:
         self._control = Control(options.places.socket, self._submit, self._converse)
         mount = str(options.mount)
         self._namespace = MountNamespace(mount)
-        self._views = [
-            Notifier(
-                self.tree, self._world.tasks, mount, _SOURCE, hide=mount != MACHINE_ROOT, rlimits=rlimits
-            )
-            for rlimits in (False, True)
-        ]
+        view = Notifier(self.tree, self._world, mount, _SOURCE, hide=mount != MACHINE_ROOT)
+        self._views = (view, view.lenient())
         self.sampler = Sampler(self.source, options.places.history, self._say)
         self._faces = [make(self) for make in options.views]
         self._announcer: Announcer | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from epcgroup.cgroupfs import ROOT_USER, Cgroup, CgroupTree, files
 from epcgroup.misc import STANDARD, Group, Rules, Tree
 
@@ -15,6 +17,12 @@ class FakeProcesses:
 
     def leader(self, pid: int) -> int | None:
         return pid // 10 * 10 if 10 <= pid < 1000 and pid % 10 < 2 else None
+
+    def meant(self, _reader: int, number: int) -> int | None:
+        return number
+
+    def shown(self, _reader: int, tids: Iterable[int]) -> list[int]:
+        return list(tids)
 
     def unmovable(self, pid: int) -> bool:
         return pid == 990

@@ -48,6 +48,12 @@ def test_a_table_without_the_tree_is_not_touched(text: bytes) -> None:
     assert mountinfo(text) is None
 
 
+def test_a_cgroup_namespace_counts_from_its_own_root() -> None:
+    told = texts.mountinfo(TREE + CONTAINER, b"epcgroup-7", b"", "/pods/a")
+    assert told is not None
+    assert [line.split(b" ")[3] for line in told.splitlines()] == [b"/../..", b"/"]
+
+
 def test_mounts_says_the_same() -> None:
     lines = (
         b"/dev/sda1 / ext4 rw,relatime 0 0\n"

@@ -133,7 +133,7 @@ def test_the_end_of_a_process_that_is_not_traced_is_noticed() -> None:
 
 
 def test_a_thread_belongs_to_its_process_and_a_number_may_be_nobody() -> None:
-    processes = SystemProcesses()
+    processes = SystemProcesses({})
     assert processes.leader(threading.get_native_id()) == os.getpid()
     assert processes.leader(2**22 + 1) is None
     assert threading.get_native_id() in processes.threads(os.getpid())

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import copy
 import errno
 import os
 import struct
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from epcgroup.live import answers, handover, memory
+from epcgroup.errors import EpcgroupError
+from epcgroup.live import answers, memory, scratch
 from epcgroup.live.seccomp import SYS
 from epcgroup.serve.notifier import texts
-from epcgroup.serve.notifier.numbers import Numbers
+from epcgroup.serve.notifier.procfiles import MEMFD, ProcFiles
+from epcgroup.serve.notifier.where import CgroupNamespaces, Places
+from epcgroup.serve.numbers import Numbers
 
 if TYPE_CHECKING:
     from epcgroup.cgroupfs import CgroupTree
@@ -23,19 +25,22 @@ if TYPE_CHECKING:
     from epcgroup.live.task import Task
     from epcgroup.live.tracer import Tracer
     from epcgroup.live.view import Handler
+    from epcgroup.live.world import World
 
-_FILES = ("mountinfo", "mounts", "cgroup", "cgroups")
 _STATFS_SIZE = 56  # of what `texts.statfs` looks at
 _BPF_PROG_ATTACH, _BPF_PROG_DETACH, _BPF_PROG_QUERY = 8, 9, 16
 _QUERY_FLAGS_AT, _QUERY_COUNT_AT = 12, 24  # attach_flags and prog_cnt in union bpf_attr
 _CGROUP2 = b"cgroup2"
 _MS_CHANGES = 0x20 | 0x1000 | 0x2000 | 0x1E0000  # remount, bind, move, change of propagation
+_MS_ATTRIBUTES = 0x1 | 0x2 | 0x4 | 0x8  # ro, nosuid, nodev, noexec: MOUNT_ATTR_* have the same values
+_SYS_CLOSE, _SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_MOUNT_SETATTR = 3, 428, 429, 442
+_AT_FDCWD, _AT_EMPTY_PATH = -100, 0x1000
+_OPEN_TREE_CLONE = 1
+_MOVE_FROM_FD_FOLLOW = 0x4 | 0x10  # MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_SYMLINKS
+_MOUNT_ATTR = struct.Struct("<QQQQ")
+_CLONE_NEWCGROUP = 0x2000000
 _CLONE_INTO_CGROUP = 0x200000000
 _CLONE_ARGS_CGROUP_AT = 80
-
-_MEMFD = "/memfd:epcgroup-proc"
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Notifier:
@@ -44,82 +49,50 @@ class Notifier:
     def __init__(
         self,
         tree: CgroupTree[Group],
-        tasks: Mapping[int, Task],
+        world: World,
         mount: str,
         source: str,
         *,
         hide: bool,
-        rlimits: bool = False,
     ) -> None:
         """``mount``: where the host has the tree; ``source``: what mountinfo calls it.
 
         ``hide``: do not show programs that place, they have another one.
-        ``rlimits``: a resource limit that may not be raised counts as raised.
         """
         self._tree = tree
         self._mount = mount
-        self._source = texts.escaped(source)
-        self._hidden = texts.escaped(mount) if hide else b""
+        name, hidden = texts.escaped(source), texts.escaped(mount) if hide else b""
         self._device: int | None = None
-        self._numbers = Numbers(tasks)
+        self._lock = world.lock
+        self._namespaces = CgroupNamespaces(tree)
+        self._places = Places(name)
+        numbers = Numbers(world.tasks)
+        self._files = ProcFiles(name, hidden, self._namespaces, numbers, lambda: 1 + tree.root.descendants)
+        self._entering: dict[int, str] = {}  # tid that clones → cgroup of the child
         self._calls: dict[int, Handler] = {
             SYS["statfs"]: self._statfs,
             SYS["fstatfs"]: self._statfs,
             SYS["bpf"]: self._bpf,
             SYS["mount"]: self._mount_call,
             SYS["fsopen"]: self._fsopen,
+            SYS["unshare"]: self._unshare,
+            SYS["clone3"]: self._clone3,
         }
-        if rlimits:
-            self._calls |= dict.fromkeys((SYS["setrlimit"], SYS["prlimit64"]), _raise_limit)
+
+    def lenient(self) -> Notifier:
+        """The same, and a resource limit that may not be raised counts as raised."""
+        other = copy.copy(self)
+        other._calls = self._calls | dict.fromkeys((SYS["setrlimit"], SYS["prlimit64"]), _raise_limit)
+        return other
 
     @property
     def calls(self) -> Mapping[int, Handler]:
         """By number."""
         return self._calls
 
-    # -- files of /proc ----------------------------------------------------------
-
-    def concerns(self, name: str) -> bool:
-        """Its last part decides; /proc/self/fd/N may be such a file, opened again."""
-        return name.endswith(_FILES) or "/fd/" in name
-
-    def opened(self, tracer: Tracer, task: Task, fd: int) -> int:
-        """If it is a file of /proc that says more of the kernel than of us, another one takes its place."""
-        if fd < 0:
-            return fd
-        link = f"/proc/{task.pid}/fd/{fd}"
-        with contextlib.suppress(OSError):
-            name = os.readlink(link)  # noqa: PTH115 - a str
-            above, _, file = name.rpartition("/")
-            if file in _FILES and (above[-1:].isdigit() or file == "cgroups") and _is_proc(link):
-                text = self._text(task, link, above, file)
-                if text is not None:
-                    with _file_of(text) as ours:
-                        handover.replace(tracer, task, fd, ours)
-        return fd
-
-    def _text(self, task: Task, link: str, above: str, file: str) -> bytes | None:
-        if file == "cgroups":
-            return texts.controllers(1 + self._tree.root.descendants)
-        if file == "cgroup":
-            owner = self._process(task, link, above)
-            return None if owner is None else texts.cgroup(self._path_of(owner))
-        make = texts.mountinfo if file == "mountinfo" else texts.mounts
-        return make(Path(link).read_bytes(), self._source, self._hidden)
-
-    def _path_of(self, pid: int) -> str:
-        cgroup = self._tree.of(pid)
-        return "/" if cgroup is None else cgroup.path
-
-    def _process(self, task: Task, link: str, directory: str) -> int | None:
-        """The process, by our number, whose directory of a /proc this is; None if that cannot be told."""
-        words = directory.split("/")  # …/PID or …/PID/task/TID
-        number = words[-3] if words[-2:-1] == ["task"] else words[-1]
-        if not number.isdigit():
-            return None
-        if os.stat(link).st_dev == _own_proc():
-            return int(number)
-        return self._numbers.of(task.pid, int(number))
+    def opens(self, tracer: Tracer, task: Task, regs: UserRegs, name: str, flags: int) -> bool:
+        """See `procfiles`."""
+        return self._files.opens(tracer, task, regs, name, flags)
 
     # -- calls -------------------------------------------------------------------
 
@@ -133,7 +106,7 @@ class Notifier:
                     after = texts.statfs(before)
                     if after is None and fd is not None and texts.is_tmpfs(before):
                         name = os.readlink(f"/proc/{task.pid}/fd/{fd}")  # noqa: PTH115
-                        after = texts.as_proc(before) if name.startswith(_MEMFD) else None
+                        after = texts.as_proc(before) if name.startswith(f"/memfd:{MEMFD}") else None
                     if after is not None:
                         memory.write(task.pid, buffer, after)
             return result
@@ -155,19 +128,75 @@ class Notifier:
         tracer.resume(task)
 
     def _mount_call(self, tracer: Tracer, task: Task, regs: UserRegs) -> None:
-        """A fresh cgroup2 would be the kernel's; refused, a runtime binds the one it has."""
-        fresh = regs.rdx != 0 and not regs.r10 & _MS_CHANGES
-        self._refuse_cgroup2(tracer, task, regs, regs.rdx if fresh else 0)
+        """A fresh cgroup2 shows the tree from the root of the caller's cgroup namespace: so does a bind."""
+        if regs.r10 & _MS_CHANGES or not _says_cgroup2(task, regs.rdx):
+            tracer.resume(task)
+            return
+        source = self._places.path_to(task, self._namespaces.root_of(task))
+        if source is None:
+            answers.emulate(tracer, task, regs, -errno.EPERM)
+            return
+        try:
+            _bind(tracer, task, source, regs.rsi, regs.r10 & _MS_ATTRIBUTES)
+            result = 0
+        except ProcessLookupError:
+            raise
+        except OSError as error:
+            result = -(error.errno or errno.EINVAL)
+        answers.emulate(tracer, task, regs, result)
 
     def _fsopen(self, tracer: Tracer, task: Task, regs: UserRegs) -> None:
-        self._refuse_cgroup2(tracer, task, regs, regs.rdi)
+        """As on a kernel without fsopen: who wants a cgroup2 then calls mount."""
+        if _says_cgroup2(task, regs.rdi):
+            answers.emulate(tracer, task, regs, -errno.ENOSYS)
+        else:
+            tracer.resume(task)
 
-    def _refuse_cgroup2(self, tracer: Tracer, task: Task, regs: UserRegs, name: int) -> None:
-        with contextlib.suppress(OSError):
-            if name and memory.read_cstring(task.pid, name, len(_CGROUP2) + 1) == _CGROUP2:
-                answers.emulate(tracer, task, regs, -errno.EPERM)
+    def _unshare(self, tracer: Tracer, task: Task, regs: UserRegs) -> None:
+        if not regs.rdi & _CLONE_NEWCGROUP:
+            tracer.resume(task)
+            return
+
+        def made(task: Task, result: int) -> int:
+            if result == 0:
+                self._namespaces.made(task)
+            return result
+
+        answers.rewrite(tracer, task, regs, {}, made)
+
+    def _clone3(self, tracer: Tracer, task: Task, regs: UserRegs) -> None:
+        """CLONE_INTO_CGROUP: the kernel makes the child, `born` puts it where it belongs."""
+        at = regs.rdi
+        try:
+            flags = int.from_bytes(memory.read(task.pid, at, 8), "little")
+            if not flags & _CLONE_INTO_CGROUP or regs.rsi < _CLONE_ARGS_CGROUP_AT + 8:
+                tracer.resume(task)
                 return
-        tracer.resume(task)
+            fd = int.from_bytes(memory.read(task.pid, at + _CLONE_ARGS_CGROUP_AT, 8), "little")
+            cgroup = self._places.cgroup_of(task, fd)
+            if cgroup is None:
+                tracer.resume(task)
+                return
+            memory.write(task.pid, at, (flags & ~_CLONE_INTO_CGROUP).to_bytes(8, "little"))
+        except OSError:
+            tracer.resume(task)
+            return
+        self._entering[task.tid] = cgroup
+
+        def cloned(task: Task, result: int) -> int:
+            self._entering.pop(task.tid, None)
+            with contextlib.suppress(OSError):
+                memory.write(task.pid, at, flags.to_bytes(8, "little"))
+            return result
+
+        answers.rewrite(tracer, task, regs, {}, cloned)
+
+    def born(self, parent: Task, child: Task) -> None:
+        """Where the parent wanted it."""
+        cgroup = self._entering.get(parent.tid)
+        if cgroup is not None and child.tid == child.pid:
+            with self._lock, contextlib.suppress(EpcgroupError):
+                self._tree.enter(child.pid, self._tree.lookup(cgroup))
 
     def _is_ours(self, task: Task, fd: int) -> bool:
         if self._device is None:
@@ -175,29 +204,32 @@ class Notifier:
         return os.stat(f"/proc/{task.pid}/fd/{fd}").st_dev == self._device
 
 
+def _says_cgroup2(task: Task, address: int) -> bool:
+    try:
+        return address != 0 and memory.read_cstring(task.pid, address, len(_CGROUP2) + 1) == _CGROUP2
+    except OSError:
+        return False
+
+
+def _bind(tracer: Tracer, task: Task, source: str, target: int, attributes: int) -> None:
+    """Have ``task`` bind a directory over the path at ``target``, with these MOUNT_ATTR_*.
+
+    Not by two calls of mount: the target may be a /proc/self/fd/N, which after the
+    first of them still names what lies below.
+    """
+    with scratch.page(tracer, task) as page:
+        name = os.fsencode(source) + b"\0"
+        empty, attr = page + len(name) - 1, page + (len(name) + 7 & ~7)
+        memory.write(task.pid, page, name)
+        memory.write(task.pid, attr, _MOUNT_ATTR.pack(attributes, 0, 0, 0))
+        tree = tracer.inject(task, _SYS_OPEN_TREE, _AT_FDCWD, page, _OPEN_TREE_CLONE | os.O_CLOEXEC)
+        try:
+            tracer.inject(task, _SYS_MOUNT_SETATTR, tree, empty, _AT_EMPTY_PATH, attr, _MOUNT_ATTR.size)
+            tracer.inject(task, _SYS_MOVE_MOUNT, tree, empty, _AT_FDCWD, target, _MOVE_FROM_FD_FOLLOW)
+        finally:
+            tracer.inject(task, _SYS_CLOSE, tree)
+
+
 def _raise_limit(tracer: Tracer, task: Task, regs: UserRegs) -> None:
     """Runtimes raise limits as a matter of course, and give up where even root may not."""
     answers.rewrite(tracer, task, regs, {}, lambda _, result: 0 if result == -errno.EPERM else result)
-
-
-def _is_proc(path: str) -> bool:
-    """Whether a file is one of a /proc."""
-    buffer = ctypes.create_string_buffer(120)
-    if _libc.statfs(path.encode(), buffer) < 0:
-        return False
-    return bool(struct.unpack_from("<q", buffer)[0] == texts.PROC_MAGIC)
-
-
-def _own_proc() -> int:
-    return os.stat("/proc").st_dev
-
-
-@contextlib.contextmanager
-def _file_of(text: bytes) -> Iterator[int]:
-    """A file in memory, open for reading."""
-    made = os.memfd_create(_MEMFD.partition(":")[2], os.MFD_CLOEXEC)
-    try:
-        os.pwrite(made, text, 0)
-        yield made
-    finally:
-        os.close(made)

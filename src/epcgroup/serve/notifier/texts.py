@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterable
 
@@ -13,7 +14,7 @@ TMPFS_MAGIC, PROC_MAGIC = 0x01021994, 0x9FA0
 _STATFS = struct.Struct("<qqQQQQQ")  # f_type, f_bsize, f_blocks, f_bfree, f_bavail, f_files, f_ffree
 _FUSE_ONLY = (b"user_id=", b"group_id=", b"default_permissions", b"allow_other", b"max_read=")
 _KERNELS = (b"cgroup", b"cgroup2")
-_OURS = TYPE.encode()
+OURS = TYPE.encode()
 
 
 def statfs(buffer: bytes) -> bytes | None:
@@ -37,11 +38,11 @@ def as_proc(buffer: bytes) -> bytes:
     return struct.pack("<q", PROC_MAGIC) + buffer[8:]
 
 
-def mountinfo(text: bytes, source: bytes, hidden: bytes) -> bytes | None:
+def mountinfo(text: bytes, source: bytes, hidden: bytes, root: str = "/") -> bytes | None:
     """/proc/PID/mountinfo with the mounts of ``source`` as cgroup2; None if it has none.
 
     The kernel's own cgroup mounts are left out, and ``hidden``, the place where
-    the server mounts the tree for the host.
+    the server mounts the tree for the host. ``root`` of the reader's cgroup namespace.
     """
     lines, found = [], False
     for line in text.splitlines(keepends=True):
@@ -49,10 +50,13 @@ def mountinfo(text: bytes, source: bytes, hidden: bytes) -> bytes | None:
         kind, _, rest = after.partition(b" ")
         if kind in _KERNELS:
             continue
-        if kind == _OURS and rest.split(b" ", 1)[0] == source:
-            if before.split(b" ")[4] == hidden:
+        if kind == OURS and rest.split(b" ", 1)[0] == source:
+            fields = before.split(b" ")
+            if fields[4] == hidden:
                 continue
             found = True
+            fields[3] = escaped(seen_from(unescaped(fields[3]), root))
+            before = b" ".join(fields)
             options = rest.split(b" ")[1].rstrip(b"\n")
             line = before + dash + b"cgroup2 cgroup2 " + _options(options) + b"\n"
         lines.append(line)
@@ -66,7 +70,7 @@ def mounts(text: bytes, source: bytes, hidden: bytes) -> bytes | None:
         name, point, kind, options, *rest = line.split(b" ")
         if kind in _KERNELS:
             continue
-        if (name, kind) == (source, _OURS):
+        if (name, kind) == (source, OURS):
             if point == hidden:
                 continue
             found = True
@@ -88,6 +92,29 @@ def cgroup(path: str) -> bytes:
 def controllers(cgroups: int) -> bytes:
     """/proc/cgroups of that machine."""
     return b"#subsys_name\thierarchy\tnum_cgroups\tenabled\nmisc\t0\t%d\t1\n" % cgroups
+
+
+def seen_from(path: str, root: str) -> str:
+    """A cgroup's path in a cgroup namespace with this root.
+
+    >>> seen_from("/pods/a/b", "/pods/a"), seen_from("/pods/c", "/pods/a"), seen_from("/", "/pods/a")
+    ('/b', '/../c', '/../..')
+    """
+    here, there = _parts(path), _parts(root)
+    common = 0
+    while common < min(len(here), len(there)) and here[common] == there[common]:
+        common += 1
+    return "/" + "/".join([".."] * (len(there) - common) + here[common:])
+
+
+def _parts(path: str) -> list[str]:
+    return [part for part in path.split("/") if part]
+
+
+def unescaped(text: bytes) -> str:
+    """A path of mountinfo or mounts."""
+    raw = re.sub(rb"\\([0-7]{3})", lambda match: bytes((int(match[1], 8),)), text)
+    return raw.decode(errors="surrogateescape")
 
 
 def escaped(path: str) -> bytes:
