@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.served import NEEDS, Served, eventually
+from tests.e2e.served import EPCGROUP, NEEDS, Served, eventually
 from tests.programs.build import build
 
 NEEDS_ALL = (*NEEDS, "root", "gcc", "busybox")
@@ -30,6 +30,21 @@ APPLETS = ("sh", "cat", "echo", "grep", "ls", "mkdir", "rmdir", "sleep", "stat",
 ONCE = ("load", "once", str(HEAP))
 #: The same round and round until it is ended.
 HOLD = ("load", "hold", str(HEAP))
+
+
+def inside(machine: Served, *command: str) -> list[str]:
+    """`epcgroup exec` of a runtime, which raises resource limits even where root may not."""
+    return [EPCGROUP, "exec", "--dir", str(machine.directory), "--ignore-rlimits", "--", *command]
+
+
+def run(machine: Served, *command: str) -> str:
+    """Run a command inside to its end, which must be a good one; what it printed."""
+    done = subprocess.run(
+        inside(machine, *command),
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def make_rootfs(directory: Path) -> Path:
@@ -143,13 +158,13 @@ def watch_for(machine: Served, group: str, events: int = 50) -> Seen:
 
 @contextmanager
 def nothing_left(machine: Served, *groups: str) -> Iterator[None]:
-    """Afterwards: the cgroups as before, no process of the machine, no charge, no mount of a container."""
-    before = cgroups(machine)
+    """Afterwards cgroups and processes of the root are as before, no charge is left, and no mount."""
+    before, processes = cgroups(machine), machine.read("cgroup.procs")
     mounts = mount_points()
     host = os.stat("/sys/fs/cgroup").st_dev
     yield
     eventually(lambda: machine.value("misc.current") == "0")
-    eventually(lambda: machine.read("cgroup.procs") == "")
+    eventually(lambda: machine.read("cgroup.procs") == processes)
     for group in groups:
         assert not machine.path(group).exists()
     assert cgroups(machine) == before
