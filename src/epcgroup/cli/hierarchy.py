@@ -9,10 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from epcgroup.observe.printable import printable
 from epcgroup.units import format_size
 
 if TYPE_CHECKING:
     from epcgroup.host import Hierarchy, View
+
+__all__ = ["add_options", "amount", "as_json", "hierarchy", "print_json", "print_table", "printable", "row"]
 
 SGX_EPC = "sgx_epc"
 COLUMNS = ("max", "effective", "current", "peak", "events")
@@ -37,18 +40,6 @@ def hierarchy(args: argparse.Namespace) -> Hierarchy:
     from epcgroup.host import Hierarchy, find
 
     return Hierarchy(find(args.root, args.resource), args.resource)
-
-
-def printable(name: str) -> str:
-    r"""A cgroup's name without anything that a terminal would obey.
-
-    >>> printable("/pods/a\x1b[2J")
-    '/pods/a\\x1b[2J'
-    """
-    return "".join(
-        char if char.isprintable() and not "\udc80" <= char <= "\udcff" else ascii(char)[1:-1]
-        for char in name
-    )
 
 
 def amount(value: int | None, args: argparse.Namespace, absent: str = "-") -> str:

@@ -33,6 +33,7 @@ COMMANDS = {
     "events": "wait for limits to be hit",
     "audit": "asked, set, used: every gap between pod specs, bundles and the live tree",
     "annotate": "write the annotation or OCI entry that hands an EPC limit over",
+    "top": "EPC now, on a terminal: cgroups, enclaves, processes, paging, stalls",
     "exporter": "EPC as Prometheus metrics over HTTP",
     "why": "why an enclave died or a cgroup was slow, in words",
     "doctor": "what this machine has, what is missing, how to get it",

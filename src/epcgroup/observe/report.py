@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from epcgroup.observe import codec
 from epcgroup.observe.model import EnclaveView, GroupView, Snapshot
+from epcgroup.observe.printable import printable
 from epcgroup.units import PAGE_SIZE, format_limit, format_size
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def group_table(snapshot: Snapshot, *, title: str | None = None) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for group in snapshot.groups:
         table.add_row(
-            escape(indented(group.path)),
+            escape(printable(indented(group.path))),
             format_limit(group.limit),
             _current(group),
             format_size(group.peak),
@@ -93,7 +94,12 @@ def enclave_table(enclaves: Sequence[EnclaveView]) -> Table:
     for enclave in sorted(enclaves, key=lambda enclave: (enclave.ended, enclave.id)):
         state = "[red]disabled[/]" if enclave.disabled else "ended" if enclave.ended else "alive"
         table.add_row(
-            *(str(enclave.id), str(enclave.pid), escape(enclave.command), escape(enclave.group)),
+            *(
+                str(enclave.id),
+                str(enclave.pid),
+                escape(printable(enclave.command)),
+                escape(printable(enclave.group)),
+            ),
             *(format_size(enclave.size), _pages(enclave.resident), _pages(enclave.evicted)),
             *(str(enclave.secs), str(enclave.va), state),
         )
@@ -111,8 +117,8 @@ def plain_line(snapshot: Snapshot) -> str:
     """All groups but the root in one line, for logs and pipes."""
     groups = [group for group in snapshot.groups if group.path != "/"] or list(snapshot.groups)
     cells = [
-        f"{group.path.lstrip('/') or '/'} {format_size(group.current)}/{format_limit(group.limit)} "
-        f"in {group.pages_in} out {group.pages_out}"
+        f"{printable(group.path.lstrip('/') or '/')} "
+        f"{format_size(group.current)}/{format_limit(group.limit)} in {group.pages_in} out {group.pages_out}"
         for group in groups
     ]
     return f"{snapshot.time_s:6.1f} s  " + "  |  ".join(cells)

@@ -91,13 +91,13 @@ def explain(question: Question, events: Sequence[Event], points_of: PointsOf) ->
 def _life(question: Question) -> Iterator[str]:
     began, ended = question.began, question.ended
     if began is None:
-        yield f"cgroup {question.group}, {_clock(question.begin)} to {_clock(question.end)}:"
+        yield f"cgroup {question.group}, {clock(question.begin)} to {clock(question.end)}:"
         return
     who = f"enclave {question.enclave} ({began.command}, pid {began.pid}, cgroup {question.group})"
     if ended is None:
-        yield f"{who} lives since {_clock(began.at)}."
+        yield f"{who} lives since {clock(began.at)}."
     else:
-        yield f"{who} lived from {_clock(began.at)} to {_clock(ended.at)}."
+        yield f"{who} lived from {clock(began.at)} to {clock(ended.at)}."
 
 
 def _deaths(question: Question, events: Sequence[Event]) -> Iterator[str]:
@@ -114,14 +114,14 @@ def _deaths(question: Question, events: Sequence[Event]) -> Iterator[str]:
         sentence = _death(event, question)
         if sentence:
             said = True
-            yield f"{_clock(event.at)}  {sentence}"
+            yield f"{clock(event.at)}  {sentence}"
     if question.ended is not None and not said:
         yield "Nothing about EPC ended it: no memory was lost, no touch failed, no ioctl was refused."
 
 
 def _death(event: Event, question: Question) -> str:
     it = "it" if question.enclave is not None else f"enclave {event.enclave} ({event.command}, {event.group})"
-    often = "" if event.count == 1 else f" ({event.count:,} times until {_clock(event.until or event.at)})"
+    often = "" if event.count == 1 else f" ({event.count:,} times until {clock(event.until or event.at)})"
     match event.kind:
         case model.DISABLED:
             limit = "" if event.limit is None else f", limit {format_size(event.limit)}"
@@ -162,7 +162,7 @@ def _slowness(question: Question, events: Sequence[Event], points: Sequence[Poin
     elif share < _SLOW and not loaded:
         yield "It did not wait for pages: EPC did not slow it down."
     else:
-        at_worst = "" if worst is None else f", at worst {worst[1]:.0%} ({_clock(worst[0])})"
+        at_worst = "" if worst is None else f", at worst {worst[1]:.0%} ({clock(worst[0])})"
         yield (
             f"{question.group} waited for pages {_percent(share)} of the time{at_worst}: "
             f"{loaded:,} pages loaded, {evicted:,} evicted."
@@ -197,7 +197,7 @@ def _changes(question: Question, events: Sequence[Event]) -> Iterator[str]:
         if event.kind == model.SET and event.group in ancestors(question.group):
             limit = "max" if event.limit is None else format_size(event.limit)
             use = "" if event.current is None else f", with {format_size(event.current)} in use"
-            yield f"{_clock(event.at)}  the limit of {event.group} was set to {limit}{use}."
+            yield f"{clock(event.at)}  the limit of {event.group} was set to {limit}{use}."
 
 
 def _waiting(
@@ -224,7 +224,7 @@ def _percent(share: float) -> str:
     return f"{share:.0%}" if share >= _SLOW else "less than 1 %"
 
 
-def _clock(at: float) -> str:
+def clock(at: float) -> str:
     """Local time of day; the date too when it is not today's. Virtual time in seconds."""
     if at < 1e8:
         return f"{at:.3f} s"
