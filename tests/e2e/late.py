@@ -24,6 +24,7 @@ class Late:
     """A running tests/programs/cases/late.c."""
 
     process: subprocess.Popen[str]
+    heard: bytes = b""
 
     @property
     def pid(self) -> int:
@@ -38,9 +39,14 @@ class Late:
     def hear(self) -> str:
         """The next line that it prints."""
         assert self.process.stdout is not None
-        ready, _, _ = select.select([self.process.stdout], [], [], PATIENCE)
-        assert ready, "it says nothing"
-        return self.process.stdout.readline().rstrip("\n")
+        while b"\n" not in self.heard:
+            ready, _, _ = select.select([self.process.stdout], [], [], PATIENCE)
+            assert ready, "it says nothing"
+            said = os.read(self.process.stdout.fileno(), 4096)
+            assert said, f"it has ended: {self.process.wait()}"
+            self.heard += said
+        line, _, self.heard = self.heard.partition(b"\n")
+        return line.decode()
 
     def ask(self, line: str) -> str:
         """The answer to one command."""

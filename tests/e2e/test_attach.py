@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tests.e2e.late import NATIVE, SGX, attached, late, refusal
 from tests.e2e.machine import NEEDS, programs
-from tests.e2e.served import eventually
+from tests.e2e.served import eventually, served
 
 pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(180)]
 
@@ -117,7 +117,10 @@ def test_an_owner_ends_with_its_supervisor(end: int) -> None:
         supervisor.send_signal(end)
         _, errors = supervisor.communicate(timeout=30)
         assert program.process.wait(30) == -signal.SIGKILL
-        assert end == signal.SIGKILL or f"process {program.pid} (late) owns an enclave and is ended" in errors
+        assert (
+            end == signal.SIGKILL
+            or f"process {program.pid} (late) holds an SGX device and is ended" in errors
+        )
 
 
 def test_what_it_execs_is_joined() -> None:
@@ -168,6 +171,32 @@ def test_an_ordinary_user_attaches_to_a_process_of_hers(tmp_path: Path) -> None:
         assert program.ask("own 100") == "own 100"
         assert program.ask("check") == "check 0 0"
         assert program.status("NoNewPrivs") == "1"
+
+
+@pytest.mark.needs("fuse")
+def test_a_process_joins_a_server_and_a_cgroup_of_it(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """`attach -g` returns at once; the process is in cgroup.procs, charged there, and can be moved."""
+    with served(tmp_path_factory.mktemp("s"), epc="64 pages") as server, late() as program:
+        place = ("--dir", str(server.directory))
+        assert "no cgroup '/web'" in refusal(*place, "-g", "web", str(program.pid))
+        assert "--epc describes a machine" in refusal(*place, "--epc", "1M", "-g", "web", str(program.pid))
+        with attached(*place, "--create", "-g", "web", program.pid) as client:
+            assert client.wait(30) == 0
+        assert server.read("web/cgroup.procs").split() == [str(program.pid)]
+        assert program.ask("cpuid") == "cpuid 1"
+        assert program.ask("own 100") == "own 100"
+        assert int(server.value("web/misc.current")) > 32 * 4096
+        assert (program.ask("fork"), program.hear(), program.hear()) == ("own 50", "check 0 0", "fork 0")
+        assert "in this machine already" in refusal(*place, "-g", "web", str(program.pid))
+        with late() as other:
+            with attached(*place, other.pid) as client:
+                assert client.wait(30) == 0
+            assert str(other.pid) in server.read("cgroup.procs").split()
+            assert other.ask("cpuid") == "cpuid 1"
+            _, errors = server.stop()
+            assert f"process {program.pid} (late) holds an SGX device and is ended" in errors
+            assert program.process.wait(30) == -signal.SIGKILL
+            assert other.ask("look") == NATIVE
 
 
 def test_a_refusal_says_why() -> None:

@@ -29,7 +29,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="what this machine has, what is missing, how to get it",
         description="Look at this machine. Exit status 0 when `run` and `serve` can work here, else 1.",
     )
-    parser.add_argument("--fix", action="store_true", help="take away mounts whose server is gone")
+    help_fix = "take away mounts and device placeholders whose server is gone"
+    parser.add_argument("--fix", action="store_true", help=help_fix)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(func=run)
 

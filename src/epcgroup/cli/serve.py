@@ -39,6 +39,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="mkdir enables misc in the parent: for runtimes that never write +misc (crun before 1.18)",
     )
     parser.add_argument(
+        "--system",
+        action="store_true",
+        help="make the device files, and have every process that opens one join, with no wrapper (root)",
+    )
+    parser.add_argument(
         "--extensions",
         action="store_true",
         help="files that no kernel has: misc.low, misc.high, misc.reclaim, misc.stat, misc.pressure",
@@ -109,6 +114,7 @@ def run(args: argparse.Namespace) -> int:
             auto_delegate=args.auto_delegate,
             extensions=args.extensions,
             enclu=args.enclu,
+            system=args.system,
             log=log.plain,
             follow=log.follow,
             views=_views(args),

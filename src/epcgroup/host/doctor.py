@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from epcgroup.host import mounts
+from epcgroup.host import mounts, placeholders
 from epcgroup.host.cgroup import Hierarchy, View, unusable_part
 from epcgroup.host.discover import CGROUP2, capacity, trees
 from epcgroup.units import PAGE_SIZE, format_size
@@ -26,7 +26,8 @@ from epcgroup.units import PAGE_SIZE, format_size
 FACES = ("run", "serve", "kernel", "limits", "clients")
 RUNTIMES = ("runc", "crun", "podman", "containerd", "cgexec", "qemu-system-x86_64")
 SMALLEST = 6 * PAGE_SIZE  # an enclave that does anything: VA, SECS, TCS, SSA, code, data
-_SYS_USERFAULTFD = 323
+_SYS_USERFAULTFD, _USER_MODE_ONLY = 323, 1
+_FAN_CLASS_CONTENT, _FAN_CLOEXEC = 0x4, 0x1
 _CRUN_THAT_KNOWS_MISC = (1, 18)
 
 
@@ -55,9 +56,11 @@ def usable(facts: list[Fact], face: str) -> bool:
 
 
 def fix() -> list[str]:
-    """Take away mounts whose server is gone; what was done."""
+    """Take away mounts and device placeholders whose server is gone; what was done."""
     stale = [mount.point for mount in mounts.stale()]
-    return [f"unmounted {point}, whose server is gone" for point in stale if mounts.unmount(point, lazy=True)]
+    done = [f"unmounted {point}, whose server is gone" for point in stale if mounts.unmount(point, lazy=True)]
+    gone = placeholders.remove(placeholders.stale())
+    return done + [f"removed {path}, whose server is gone" for path in gone]
 
 
 # -- programs on an emulated machine -----------------------------------------
@@ -77,16 +80,28 @@ def _run() -> Iterator[Fact]:
         "sysctl kernel.yama.ptrace_scope=1",
     )
     error = _userfaultfd()
+    limited = bool(error) and not _userfaultfd(_USER_MODE_ONLY)
+    detail = (
+        "for a program's own accesses; a system call that is given an evicted page fails with EFAULT"
+        if limited
+        else error or "available"
+    )
     yield Fact(
-        "run", "userfaultfd", not error, error or "available",
+        "run", "userfaultfd", None if limited else not error, detail,
         "run as root, or: sysctl vm.unprivileged_userfaultfd=1 (a container's seccomp profile must allow it)",
     )  # fmt: skip
+    if os.geteuid() != 0:
+        yield Fact(
+            "run", "ordinary user", None,
+            "programs get no privileges by set-user-ID; `attach` reaches processes of this user only, "
+            "and `serve --system` nobody", "run as root",
+        )  # fmt: skip
 
 
-def _userfaultfd() -> str:
+def _userfaultfd(flags: int = 0) -> str:
     """Why userfaultfd(2) is refused; empty when it is not."""
     libc = ctypes.CDLL(None, use_errno=True)
-    fd = libc.syscall(_SYS_USERFAULTFD, os.O_CLOEXEC | os.O_NONBLOCK)
+    fd = libc.syscall(_SYS_USERFAULTFD, os.O_CLOEXEC | os.O_NONBLOCK | flags)
     if fd < 0:
         return os.strerror(ctypes.get_errno())
     os.close(fd)
@@ -118,6 +133,21 @@ def _serve() -> Iterator[Fact]:
             dead = mounts.is_dead(mount.point)
             detail = "its server is gone" if dead else "served"
             yield Fact("serve", mount.point, not dead, detail, "epcgroup doctor --fix")
+    yield from _system()
+
+
+def _system() -> Iterator[Fact]:
+    """What `serve --system` needs, and what a killed one left."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = libc.fanotify_init(_FAN_CLASS_CONTENT | _FAN_CLOEXEC, os.O_RDONLY)
+    if fd < 0:
+        held = f"opens cannot be held: {os.strerror(ctypes.get_errno())}"
+    else:
+        os.close(fd)
+        held = "opens can be held"
+    yield Fact("serve", "--system", None, held, "" if fd >= 0 else "run as root (CAP_SYS_ADMIN)")
+    for path in placeholders.stale():
+        yield Fact("serve", str(path), False, "a placeholder whose server is gone", "epcgroup doctor --fix")
 
 
 # -- a real kernel's -------------------------------------------------------------
@@ -134,7 +164,8 @@ def _kernel() -> Iterator[Fact]:
         "a machine with SGX, enabled in its BIOS",
     )
     for name in ("enclave", "provision", "vepc"):
-        there = Path(f"/dev/sgx_{name}").exists()
+        path = Path(f"/dev/sgx_{name}")
+        there = path.exists() and not placeholders.is_placeholder(path)
         wanted = there if name == "enclave" else (True if there else None)
         fix_it = "a kernel with CONFIG_X86_SGX; SGX on in the BIOS"
         yield Fact("kernel", f"/dev/sgx_{name}", wanted, "present" if there else "absent", fix_it)

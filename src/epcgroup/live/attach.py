@@ -64,7 +64,6 @@ def join(tracer: Tracer, pid: int, adopt: Adopt, *, without: Container[int] = ()
             continue
         joined.append(process)
         for task in tasks:
-            task.watched = True
             task.on_stop = lambda stopped: _first_look(tracer, stopped)
         for task in tasks:
             with contextlib.suppress(ProcessLookupError):
@@ -85,7 +84,7 @@ def children(pid: int) -> list[int]:
 
 
 def seize(tracer: Tracer, pid: int, adopt: Adopt, options: int) -> list[Task]:
-    """Trace every thread of ``pid``, without stopping any; those that were new.
+    """Trace every thread of ``pid``, without stopping any, as watched; those that were new.
 
     Raises Refused: no such process, traced by somebody else, no 64-bit program.
     """
@@ -111,8 +110,9 @@ def seize(tracer: Tracer, pid: int, adopt: Adopt, options: int) -> list[Task]:
                 raise Refused(_why_not(tid), 1) from None
             if caller is None:
                 caller = adopt(pid)
+                tracer.life.joined.add(pid)
             task = found[tid] = Task(tid, pid, space, caller)
-            task.phase = Phase.RUNNING
+            task.phase, task.watched = Phase.RUNNING, True
             with contextlib.suppress(OSError):
                 task.command = procfs.command(pid)
             space.users.add(tid)
@@ -168,16 +168,21 @@ def _why_not(tid: int) -> str:
 
 def _first_look(tracer: Tracer, task: Task) -> None:
     """A watched thread has stopped for the first time: its image is equipped, once."""
+    try:
+        equip(tracer, task)
+    except (EpcgroupError, OSError) as error:
+        tracer.world.log(f"process {task.pid} ({task.command}) is let go: {error}")
+        for peer in _peers(tracer, task):
+            leave(peer)
+    tracer.resume(task)
+
+
+def equip(tracer: Tracer, task: Task) -> None:
+    """Equip the image of stopped ``task``, which it has in common with its siblings, once."""
     if task.vdso is None:
-        try:
-            loader.equip(tracer, task)
-        except (EpcgroupError, OSError) as error:
-            tracer.world.log(f"process {task.pid} ({task.command}) is let go: {error}")
-            for peer in _peers(tracer, task):
-                leave(peer)
+        loader.equip(tracer, task)
         for peer in _peers(tracer, task):
             peer.vdso = task.vdso
-    tracer.resume(task)
 
 
 def _peers(tracer: Tracer, task: Task) -> list[Task]:
@@ -216,9 +221,10 @@ def bind_thread(task: Task) -> None:
     task.watched = False
 
 
-def bind(tracer: Tracer, task: Task) -> None:
+def bind(tracer: Tracer, task: Task, *, siblings: bool = True) -> None:
     """The process of ``task``, stopped at a system call, takes a device: our end will be its end.
 
+    ``siblings``: its other threads have no EXITKILL yet, and are stopped for it.
     OSError, Refused if it cannot be filtered; it is still watched then.
     """
     if not is_bound(tracer, task):
@@ -231,7 +237,7 @@ def bind(tracer: Tracer, task: Task) -> None:
         equip_owner(tracer, task)
     bind_thread(task)
     for peer in _peers(tracer, task):
-        if peer.watched:  # each is bound at its next stop
+        if siblings and peer.watched:  # each is bound at its next stop
             peer.on_stop = lambda stopped: _follow(tracer, stopped)
             with contextlib.suppress(OSError):
                 ptrace.interrupt(peer.tid)

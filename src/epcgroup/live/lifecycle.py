@@ -36,6 +36,7 @@ class Lifecycle:
         self._tracer = tracer
         self._world = tracer.world
         self.statuses: dict[int, int] = {}  # pid → wait status of processes that ended
+        self.joined: set[int] = set()  # processes that ran before they were ours
         self.early: set[int] = set()  # tasks that stopped before their parent's event came
         self._warned = False
 
@@ -155,6 +156,7 @@ class Lifecycle:
         """``task`` is none of ours any more."""
         self._world.tasks.pop(task.tid, None)
         if task.tid == task.pid:
+            self.joined.discard(task.pid)
             with self._world.lock:
                 self._world.members.ended(task.pid)
         threads.abandon(self._world, task)

@@ -32,6 +32,7 @@ from epcgroup.live import fastpath, loader, members, platform, seccomp
 from epcgroup.live import paranoid as suspicion
 from epcgroup.live.devices import DeviceTable
 from epcgroup.live.frames import MemfdFrames
+from epcgroup.live.openers import Openers
 from epcgroup.live.service import END_SIGNAL
 from epcgroup.live.tracer import Tracer
 from epcgroup.live.world import WAKE_SIGNAL, World
@@ -156,21 +157,36 @@ class Supervisor:
         loader.release(pid)
         return pid
 
-    def attach(self, pid: int, group: str = "/", *, without: Container[int] = ()) -> list[int]:
+    def attach(
+        self,
+        pid: int,
+        group: str = "/",
+        *,
+        without: Container[int] = (),
+        adopt: Callable[[int], Caller] | None = None,
+    ) -> list[int]:
         """Join a running process with its threads and children, in ``group``; the processes joined.
 
         Until it opens an SGX device it is only watched, and lives on when we end; from then on
-        it ends with us (see `live.attach`). ``without``: processes to leave alone.
+        it ends with us (see `live.attach`). ``without``: processes to leave alone. ``adopt``:
+        enters a process into its cgroup, other than ``group``, and says who pays for it.
         Raises Refused when it cannot be traced, BadInput when it is none.
         """
         member = self.world.machine.groups.lookup(group)
 
-        def adopt(process: int) -> Caller:
+        def adopt_here(process: int) -> Caller:
             with self.world.lock:
                 self.world.members.started(process, member)
             return members.caller_of(process, member)
 
-        return attaching.join(self._tracer, pid, adopt, without=without)
+        return attaching.join(self._tracer, pid, adopt or adopt_here, without=without)
+
+    def take_openers(self, adopt: Callable[[int], Caller]) -> Openers:
+        """Have every process of the system that opens a device placeholder join; see `live.openers`.
+
+        The caller watches the files and starts and ends what is returned.
+        """
+        return Openers(self._tracer, adopt)
 
     def let_go(self) -> None:
         """Leave the joined processes that hold no device, end all others; `run` then returns soon."""

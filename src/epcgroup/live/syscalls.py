@@ -101,12 +101,11 @@ def _open(tracer: Tracer, task: Task, regs: UserRegs, path: int, flags: int) -> 
     if flags & (os.O_CREAT | os.O_EXCL) == os.O_CREAT | os.O_EXCL:
         emulate(tracer, task, regs, -errno.EEXIST)
         return
-    with tracer.world.lock:
-        file = tracer.world.driver.open() if kind is Kind.ENCLAVE else None
-    device = Device(kind, file, task.pid, task.command, task.caller.group.path)
-    if kind is Kind.VEPC:
-        device.hold_guest(tracer.world.driver.open_vepc())
-    tracer.world.devices.add(device)
+    try:
+        device = new_device(tracer, task, kind)
+    except OSError as refused:
+        emulate(tracer, task, regs, -(refused.errno or errno.ENFILE))
+        return
 
     def opened(stopped: Task, result: int) -> int:
         if result >= 0 and tracer.world.devices.of_fd(stopped.pid, result) is not device:
@@ -126,6 +125,17 @@ def _open(tracer: Tracer, task: Task, regs: UserRegs, path: int, flags: int) -> 
         emulate(tracer, task, regs, opened(task, -errno.ENOENT))
         return
     answers.open_instead(tracer, task, regs, device.memfd, flags, opened)
+
+
+def new_device(tracer: Tracer, task: Task, kind: Kind) -> Device:
+    """What an open of a device file gives ``task``; OSError when *we* have no descriptors left."""
+    with tracer.world.lock:
+        file = tracer.world.driver.open() if kind is Kind.ENCLAVE else None
+    device = Device(kind, file, task.pid, task.command, task.caller.group.path)
+    if kind is Kind.VEPC:
+        device.hold_guest(tracer.world.driver.open_vepc())
+    tracer.world.devices.add(device)
+    return device
 
 
 def opens_device(task: Task, regs: UserRegs) -> bool:

@@ -19,6 +19,7 @@ import os
 import signal
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 
 from epcgroup.errors import EpcgroupError
@@ -55,6 +56,7 @@ class Tracer:
         self.guard = Guard()
         self.watch = spin.Watch(world.log)
         self._jobs: list[tuple[Task, Job]] = []
+        self._posted: deque[Callable[[], None]] = deque()
         self._told = False  # that an invariant broke
 
     # ---- the loop -------------------------------------------------------
@@ -74,7 +76,7 @@ class Tracer:
         while (more := serving()) or self.tasks:
             self._stop_if_broken()
             progress = self._answer_stops()
-            progress |= self._run_jobs()
+            progress |= self._run_jobs() | self._do_posted()
             progress |= self.world.slice()
             self.watch.look(self.tasks.values(), time.monotonic())
             if on_tick is not None and time.monotonic() >= next_tick:
@@ -88,6 +90,19 @@ class Tracer:
         while self.world.slice():
             pass
         self._stop_if_broken()
+
+    def post(self, action: Callable[[], None]) -> None:
+        """Have ``action`` done by the tracer's thread, soon; from any thread. It raises nothing."""
+        self._posted.append(action)
+        with contextlib.suppress(ProcessLookupError):
+            signal.pthread_kill(self.world.tracer_thread, WAKE_SIGNAL)
+
+    def _do_posted(self) -> bool:
+        done = False
+        while self._posted:
+            self._posted.popleft()()
+            done = True
+        return done
 
     def _stop_if_broken(self) -> None:
         if self.world.broken is not None and not self._told:
@@ -252,8 +267,9 @@ class Tracer:
             if task.watched and not attach.is_bound(self, task):
                 attach.leave(task)
             else:
-                if task.tid == task.pid and task.mm.devices():
-                    self.world.log(f"process {task.pid} ({task.command}) owns an enclave and is ended")
+                if task.tid == task.pid and task.pid in self.life.joined:
+                    self.life.joined.discard(task.pid)
+                    self.world.log(f"process {task.pid} ({task.command}) holds an SGX device and is ended")
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(task.pid, signal.SIGKILL)
 

@@ -85,6 +85,27 @@ def execute(
     return int(status)
 
 
+def attach(places: Places, pid: int, group: str | None, *, create: bool = False) -> list[int]:
+    """Have a running process, its threads and children join the machine; the processes that did.
+
+    ``group`` None: where its cgroup.procs says, else the root. Raises Refused.
+    """
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError as error:
+        raise Refused(f"process {pid}: {error.strerror}", error.errno) from None
+    where = None if group is None else "/" + "/".join(part for part in group.split("/") if part)
+    try:
+        with connect(places) as sock:
+            wire.send(sock, {"do": "attach", "group": where, "create": create}, [pidfd])
+            answer = _answer(sock)
+    finally:
+        os.close(pidfd)
+    if "error" in answer:
+        raise Refused(answer["error"])
+    return list(answer["joined"])
+
+
 def _standard(fd: int, stack: contextlib.ExitStack) -> int:
     """Our standard descriptor, /dev/null where it is closed."""
     try:

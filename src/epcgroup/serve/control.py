@@ -57,14 +57,22 @@ class Job:
         with self.lock:
             os.close(self.pidfd)
             self.pidfd = -1
-        self.say(status=status)
-        self.hang_up()
+        self.answered(status=status)
 
     def refused(self, error: Exception) -> None:
         """The command was not started."""
         text = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        self.say(error=text)
+        self.answered(error=text)
+
+    def answered(self, **message: Any) -> None:
+        """All is said."""
+        self.say(**message)
         self.hang_up()
+
+    @property
+    def client(self) -> int:
+        """The process at the other end."""
+        return int(_UCRED.unpack(self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))[0])
 
     def say(self, **message: Any) -> None:
         """One message to the client, if it is still there."""
@@ -150,7 +158,7 @@ class Control(threading.Thread):
                 if received is None:
                     return
                 request, fds = received
-                if request.get("do") == "exec":
+                if request.get("do") in ("exec", "attach"):
                     break
                 for fd in fds:
                     os.close(fd)

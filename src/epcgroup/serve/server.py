@@ -40,6 +40,7 @@ from epcgroup.observe.codec import Differ
 from epcgroup.serve import places as places_
 from epcgroup.serve.control import Control, Job
 from epcgroup.serve.extra import MachineExtra
+from epcgroup.serve.joining import Joining, pid_of
 from epcgroup.serve.notifier import MACHINE_ROOT, MountNamespace, Notifier
 from epcgroup.serve.processes import CgroupMembers, Outsiders, SystemProcesses
 from epcgroup.serve.sampler import Sampler
@@ -85,6 +86,7 @@ class Options:
     auto_delegate: bool = False
     extensions: bool = False  # files beyond the kernel's
     enclu: str = "fast"  # or "trap", see Supervisor
+    system: bool = False  # any process of this system that opens a device joins
     log: TextIO | None = None  # where plain words go; stderr
     follow: Callable[[Journal], None] | None = None  # who listens to the machine's events
     views: Sequence[Callable[[Server], View]] = ()
@@ -128,6 +130,7 @@ class Server:
         self._outsiders.tree = self.tree
         self._members = CgroupMembers(self._world, self.tree, self._outsiders)
         self._world.members = self._members
+        self._joining = Joining(self._machine, self.tree, self._members)
         self._load()
         self._saved, self._save_at = self.tree.changes, 0.0
         self._submitted: deque[Job] = deque()
@@ -161,16 +164,19 @@ class Server:
         self._control.start()
         sampler = self.sampler
         sampler.start()
-        self._say(f"serving {self._options.epc_pages} pages of EPC at {self._options.mount}")
-        for view in self._faces:
-            view.start()
-            self._say(f"{type(view).__name__.lower()} at {view.url}")
         try:
+            if self._options.system:
+                self._joining.whole_system()
+            self._say(f"serving {self._options.epc_pages} pages of EPC at {self._options.mount}")
+            for view in self._faces:
+                view.start()
+                self._say(f"{type(view).__name__.lower()} at {view.url}")
             self._machine.run(serving=self._round)
         finally:
             unmounted = self._fuse_ended
             for view in self._faces:
                 view.close()
+            self._joining.end()
             self._control.close()
             sampler.end()
             announcer.end()
@@ -229,7 +235,11 @@ class Server:
             if job is not None:
                 job.ended(status)
         while self._submitted:
-            self._start(self._submitted.popleft())
+            job = self._submitted.popleft()
+            if job.request.get("do") == "attach":
+                self._attach(job)
+            else:
+                self._start(job)
         if not self._world.tasks:
             self._namespace.leave()
         if self.tree.changes != self._saved and time.monotonic() >= self._save_at:
@@ -237,8 +247,7 @@ class Server:
         if self._fuse_ended is not None:
             self._stopping = True
         if self._stopping:
-            for task in list(self._world.tasks.values()):
-                self.tree.processes.kill(task.pid)
+            self._machine.let_go()
         return not self._stopping
 
     # -- commands --------------------------------------------------------------
@@ -273,6 +282,24 @@ class Server:
             self.tree.processes.stop(pid, True)
         self._jobs[pid] = job
         job.started(pid)
+
+    def _attach(self, job: Job) -> None:
+        request = job.request
+        try:
+            if len(job.fds) != 1:
+                raise BadInput("an attach comes with one descriptor, of a process")
+            cgroup = None
+            if request.get("group") is not None:
+                with self._world.lock:
+                    cgroup = self._cgroup(request["group"], bool(request.get("create")))
+                    self.tree.may_enter(cgroup)
+            joined = self._joining.attach(pid_of(job.fds[0]), cgroup, {job.client})
+        except (EpcgroupError, TypeError, ValueError, OSError) as error:
+            job.refused(error)
+        else:
+            job.answered(joined=joined)
+        finally:
+            job.close_fds()
 
     def _view_for(self, request: dict[str, Any]) -> Notifier | None:
         if os.geteuid() != 0 or request.get("host_cgroup"):
