@@ -16,7 +16,7 @@
 enum { BATCH = 16 };	/* calls between two looks at the clock, of the cheap ones */
 
 static const char *root;
-static int directory, zero;
+static int directory, zero, file;
 
 static void call_statfs(void) { struct statfs s; statfs(root, &s); }
 static void call_fstatfs(void) { struct statfs s; fstatfs(directory, &s); }
@@ -33,6 +33,7 @@ static void call_mount(void) { mount("none", "/nowhere", "tmpfs", 0, NULL); }
 static void call_clone3(void) { long a[11] = { 0 }; syscall(SYS_clone3, a, 8L); }
 static void call_getppid(void) { syscall(SYS_getppid); }
 static void call_read(void) { char c[64]; if (read(zero, c, sizeof c) < 0) exit(1); }
+static void call_pread(void) { char c[4096]; if (pread(file, c, sizeof c, 0) < 0) exit(1); }
 static void call_fstat(void) { struct stat s; fstat(zero, &s); }
 static void open_close(const char *path) { int fd = open(path, O_RDONLY); if (fd < 0) exit(1); close(fd); }
 static void open_mountinfo(void) { open_close("/proc/self/mountinfo"); }
@@ -70,7 +71,8 @@ int main(int argc, char **argv)
 	root = argc > 1 ? argv[1] : "/sys/fs/cgroup";
 	directory = open(root, O_RDONLY | O_DIRECTORY);
 	zero = open("/dev/zero", O_RDONLY);
-	if (directory < 0 || zero < 0)
+	file = open("/proc/self/exe", O_RDONLY);
+	if (directory < 0 || zero < 0 || file < 0)
 		return 1;
 	measure("statfs", call_statfs, rounds, 1);
 	measure("fstatfs", call_fstatfs, rounds, 1);
@@ -81,6 +83,7 @@ int main(int argc, char **argv)
 	measure("cgroup", open_cgroup, rounds / 4, 1);
 	measure("getppid", call_getppid, 4 * rounds, BATCH);
 	measure("read", call_read, 4 * rounds, BATCH);
+	measure("pread", call_pread, 4 * rounds, BATCH);
 	measure("fstat", call_fstat, 4 * rounds, BATCH);
 	return 0;
 }

@@ -109,3 +109,21 @@ def a_program_sees_a_device_that_its_dev_does_not_have(runtime: Runtime, directo
     with nothing_left(runtime.machine, "pods/d"):
         said = runtime.run("run", "-b", bundle, "d")
     assert said.splitlines() == ["/dev/sgx_enclave", "0"]
+
+
+def an_enclave_lives_in_a_user_namespace(runtime: Runtime, directory: Path) -> None:
+    """Its root is nobody outside: it may not raise its limit, nor look into the supervisor."""
+    script = (
+        f"cat /proc/self/cgroup; {' '.join(ONCE)}; cat /sys/fs/cgroup/misc.max; "
+        "echo sgx_epc max 2> /dev/null > /sys/fs/cgroup/misc.max || echo refused"
+    )
+    configuration = config("sh", "-c", script, cgroup="/pods/u", namespaces=("cgroup", "user", "network"))
+    mapping = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+    configuration["linux"] |= {"uidMappings": mapping, "gidMappings": mapping}
+    bundle = make_bundle(directory / "bundle", runtime.rootfs, configuration)
+    for path in (runtime.rootfs, *runtime.rootfs.parents, runtime.machine.directory):
+        if "pytest" in str(path):  # the mapped root must get there
+            path.chmod(path.stat().st_mode | 0o011)
+    with nothing_left(runtime.machine, "pods/u"):
+        said = runtime.run("run", "-b", str(bundle), "u")
+    assert said.splitlines() == ["0::/", "ready", f"sgx_epc {LIMIT}", "refused"]

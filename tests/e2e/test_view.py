@@ -145,3 +145,27 @@ def test_a_set_user_id_program_keeps_its_rights(machine: Served, tmp_path: Path)
     drop = "import os, sys; os.setgid(65534); os.setuid(65534); os.execv(sys.argv[1], sys.argv[1:])"
     done = machine.exec("a", sys.executable, "-c", drop, str(tmp_path / "who"))
     assert done.stdout == "0\n", done.stderr
+
+
+def test_a_tree_that_is_mounted_at_the_usual_place_needs_no_other(tmp_path: Path) -> None:
+    """`serve --mount /sys/fs/cgroup`, here in a mount namespace of its own."""
+    script = f"""
+    {EPCGROUP} serve --dir {tmp_path} --epc 4M --mount /sys/fs/cgroup 2> /dev/null &
+    until [ -S {tmp_path}/control ]; do sleep 0.05; done
+    {EPCGROUP} exec --dir {tmp_path} -g a/b --create -- sh -c '
+        cat /proc/self/cgroup /sys/fs/cgroup/misc.capacity; stat -f -c %T /sys/fs/cgroup
+        grep -c " /sys/fs/cgroup.* - cgroup2 " /proc/self/mountinfo'
+    kill $!; wait $!; stat -f -c %T /sys/fs/cgroup
+    """
+    words = ["unshare", "--mount", "sh", "-c", script]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=50, check=True)
+    before = subprocess.run(
+        ["stat", "-f", "-c", "%T", "/sys/fs/cgroup"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == [
+        "0::/a/b",
+        f"sgx_epc {4 << 20}",
+        "cgroup2fs",
+        "1",
+        before.stdout.strip(),
+    ]

@@ -34,3 +34,7 @@ def test_a_process_that_joins_a_container_is_charged_there(crun: oci.Runtime, tm
 
 def test_a_program_sees_a_device_that_its_dev_does_not_have(crun: oci.Runtime, tmp_path: Path) -> None:
     oci.a_program_sees_a_device_that_its_dev_does_not_have(crun, tmp_path)
+
+
+def test_an_enclave_lives_in_a_user_namespace(crun: oci.Runtime, tmp_path: Path) -> None:
+    oci.an_enclave_lives_in_a_user_namespace(crun, tmp_path)

@@ -16,10 +16,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.e2e.served import eventually, served
 
 pytestmark = [pytest.mark.needs("x86-64", "qemu", "ptrace", "userfaultfd"), pytest.mark.timeout(120)]
 
 MIB = 256  # pages
+
+
+def qemu_with(size: int) -> list[str]:
+    """QEMU's command line: a machine that is not started, with so many MiB of EPC allocated."""
+    return [
+        "qemu-system-x86_64", "-accel", "tcg", "-M", "q35", "-m", "16M", "-S",
+        "-nodefaults", "-no-user-config", "-display", "none", "-qmp", "stdio",
+        "-object", f"memory-backend-epc,id=epc0,size={size}M,prealloc=on",
+    ]  # fmt: skip
 
 
 class Monitor:
@@ -28,11 +38,7 @@ class Monitor:
     def __init__(self, report: Path, size: int, *options: str) -> None:
         """``size`` of the guest's EPC in MiB; ``options`` of `epcgroup run`."""
         epcgroup = Path(sys.executable).parent / "epcgroup"
-        qemu = [
-            "qemu-system-x86_64", "-accel", "tcg", "-M", "q35", "-m", "16M", "-S",
-            "-nodefaults", "-no-user-config", "-display", "none", "-qmp", "stdio",
-            "-object", f"memory-backend-epc,id=epc0,size={size}M,prealloc=on",
-        ]  # fmt: skip
+        qemu = qemu_with(size)
         options = (*options, "--report", "json", "--report-file", str(report))
         command = [str(epcgroup), "run", *options, "--", *qemu]
         process = subprocess.Popen(
@@ -80,3 +86,21 @@ def test_qemu_is_refused_by_a_full_machine(tmp_path: Path) -> None:
     assert monitor.status == 1
     assert "preallocating memory failed" in monitor.errors
     assert [group["vepc_peak"] for group in monitor.groups] == [7 * MIB, 7 * MIB]
+
+
+@pytest.mark.needs("fuse")
+def test_a_guests_epc_is_charged_to_the_cgroup_it_was_started_in(tmp_path: Path) -> None:
+    with served(tmp_path, epc="32M") as machine:
+        machine.path("vm").mkdir()
+        machine.write("vm/misc.max", f"sgx_epc {12 << 20}")
+        with subprocess.Popen(
+            machine.argv("vm", *qemu_with(8)), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        ) as process:
+            eventually(lambda: machine.value("vm/misc.current") == str(8 << 20), 60)
+            process.communicate('{"execute": "qmp_capabilities"}\n{"execute": "quit"}\n', timeout=60)
+        assert process.returncode == 0
+        refused = machine.exec("vm", *qemu_with(16))
+        assert refused.returncode == 1
+        assert "preallocating memory failed" in refused.stderr
+        assert int(machine.value("vm/misc.events", "sgx_epc.max")) > 0
+        eventually(lambda: machine.value("vm/misc.current") == "0")
