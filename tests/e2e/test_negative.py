@@ -62,7 +62,7 @@ def test_a_limit_below_va_secs_and_one_page_is_enomem(limit: int, step: str) -> 
 HEAP, VICTIM = 200, 150
 PAGE_INDEX = 1 + 2 * (4 + 1 + 2) + VICTIM
 # A page can be replayed only once there are two copies: it is loaded, changed and evicted once more before.
-ATTACKS = {"tamper": 0, "replay": 1}
+ATTACKS = {"tamper": 0, "mac-fail": 0, "replay": 1}
 
 
 def touch(attack: str | None, changes: int, *where: str) -> Ended:

@@ -1,4 +1,4 @@
-"""The page on real runtimes names tests that exist: each demand is proven by a program that is built and run."""
+"""The page on real runtimes names tests that exist: each demand has a program that is built and run."""
 
 from __future__ import annotations
 

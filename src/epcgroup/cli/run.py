@@ -57,14 +57,7 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
         help="what to say at the end, on stderr (default table)",
     )
     parser.add_argument("--report-file", type=Path, metavar="FILE", help="write the report there")
-    parser.add_argument(
-        "--inject",
-        action="append",
-        default=[],
-        metavar="WHAT@PAGE",
-        help="attack the backing store: tamper@PAGE flips a bit of that page of the first enclave when it is "
-        "evicted, replay@PAGE brings an older copy back",
-    )
+    add_inject(parser)
     parser.add_argument(
         "--seed",
         metavar="HEX|FILE",
@@ -78,6 +71,19 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
     )
     logs.add_options(parser)
     add_enclu(parser)
+
+
+def add_inject(parser: argparse.ArgumentParser) -> None:
+    """Faults on order."""
+    parser.add_argument(
+        "--inject",
+        action="append",
+        default=[],
+        metavar="WHAT[,WHAT]…",
+        help="have faults happen: ewb-slow=5ms, eldu-slow=5ms, enomem=0.01, enospc=0.01, backing=64M, "
+        "eintr=0.01, eagain=0.01, and to the first enclave tamper@PAGE, mac-fail@PAGE, replay@PAGE, "
+        "sigbus@PAGE; seed=N repeats a run",
+    )
 
 
 def add_enclu(parser: argparse.ArgumentParser) -> None:
@@ -141,7 +147,7 @@ def machine_of(
     from epcgroup.serve.sources import MachineSource
 
     log = logs.Log(args)
-    extra = {"attacks": args.inject, "paranoid": args.paranoid, "log": log.plain, "enclu": args.enclu}
+    extra = {"inject": args.inject, "paranoid": args.paranoid, "log": log.plain, "enclu": args.enclu}
     with Supervisor(epc_pages, args.policy, _root_key(args.seed), **extra) as machine:
         source = MachineSource(machine, "run")
         log.follow(source.journal)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from epcgroup.cli import exporter, logs, served
-from epcgroup.cli.run import add_enclu
+from epcgroup.cli.run import add_enclu, add_inject
 from epcgroup.errors import BadInput, MissingCapability
 from epcgroup.units import PAGE_SIZE, U64_MAX, parse_size
 
@@ -56,6 +56,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="serve Prometheus metrics too (default 127.0.0.1:9798; see `epcgroup exporter`)",
     )
     exporter.add_options(parser)
+    add_inject(parser)
     add_enclu(parser)
     logs.add_options(parser)
     served.add_dir(parser)
@@ -113,6 +114,7 @@ def run(args: argparse.Namespace) -> int:
             resources=resources,
             auto_delegate=args.auto_delegate,
             extensions=args.extensions,
+            inject=tuple(args.inject),
             enclu=args.enclu,
             system=args.system,
             log=log.plain,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
 from epcgroup.driver import fault as faults
+from epcgroup.driver.faulty import Dice, HostileStore, ShortMachine
 from epcgroup.driver.file import EnclaveFile
+from epcgroup.driver.inject import Plan
 from epcgroup.driver.memory import EnclaveMemory
 from epcgroup.driver.pager import SealingPager
 from epcgroup.driver.rules import rules_for
@@ -29,7 +32,8 @@ class Driver:
     ``root_key`` (16 bytes) is what EGETKEY and EREPORT derive from: keep it for
     sealed files to open again. ``paging_key`` protects evicted pages; by default
     it is random and dies with the machine, as in hardware. ``store`` is where
-    evicted pages go; by default ordinary memory without a limit.
+    evicted pages go; by default ordinary memory without a limit. ``plan`` has
+    faults happen (`inject`), by a seed of its own or one that follows from the root key.
     """
 
     def __init__(
@@ -42,6 +46,7 @@ class Driver:
         paging_key: bytes | None = None,
         platform: Platform | None = None,
         store: BackingStore | None = None,
+        plan: Plan | None = None,
         resources: Mapping[str, int] | None = None,
         log: Log = _silent,
     ) -> None:
@@ -50,11 +55,23 @@ class Driver:
         self.keys = KeyRoot(root_key)
         self.rules = rules_for(policy)
         self.log = log
+        self.dice: Dice | None = None
+        self.spoilt = plan.at("sigbus") if plan is not None else frozenset()
+        self.victim: EnclaveFile | None = None  # the first enclave, which a plan's pages belong to
+        if plan is not None:
+            seed = int.from_bytes(root_key[:4], "little") if plan.seed is None else plan.seed
+            self.dice = Dice(plan, seed)
+            store = HostileStore(plan, self.dice)
+            log(f"faults are injected; with --inject seed={seed} they fall alike again")
         sealer = PageSealer(paging_key if paging_key is not None else os.urandom(16))
         self.pager = SealingPager(frames, sealer, store if store is not None else BackingStore(), log)
-        self.machine = Machine(
-            epc_pages=epc_pages, policy=policy, pager=self.pager, resources=resources or {}
-        )
+        parts: dict[str, Any] = {
+            "epc_pages": epc_pages,
+            "policy": policy,
+            "pager": self.pager,
+            "resources": resources or {},
+        }
+        self.machine = Machine(**parts) if self.dice is None else ShortMachine(self.dice, **parts)
         self.files: dict[int, EnclaveFile] = {}  # by enclave id
 
     def open(self) -> EnclaveFile:
@@ -68,6 +85,8 @@ class Driver:
     def adopt(self, file: EnclaveFile) -> None:
         """CREATE succeeded for ``file``."""
         self.files[file.enclave.id] = file
+        if self.victim is None:
+            self.victim = file
         self.pager.adopt(file.enclave, file.state)
 
     def release(self, file: EnclaveFile) -> None:

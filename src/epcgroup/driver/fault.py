@@ -63,6 +63,8 @@ def make_resident(file: EnclaveFile, addr: int, caller: Caller, vma_prot: int = 
     if enclave is None or enclave.disabled:
         return _bus(file, "no enclave was created" if enclave is None else "the enclave lost its memory")
     index = (addr - file.base) >> PAGE_SHIFT
+    if index in file.driver.spoilt and file is file.driver.victim:
+        return Fault.SIGBUS
     most = file.maximum.get(index)
     if most is None:
         if not file.driver.platform.sgx2 or not 0 <= addr - file.base < file.size:

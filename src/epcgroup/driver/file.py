@@ -155,6 +155,8 @@ class EnclaveFile:
         handler = _HANDLERS.get(cmd)
         if handler is None:
             raise Refused(f"ioctl {cmd:#x} is unknown to /dev/sgx_enclave", errno.ENOTTY)
+        if self.driver.dice is not None:
+            self.driver.dice.ioctl(cmd)
         self._running = True
         try:
             return (yield from handler(self, arg, mem, caller))

@@ -24,8 +24,7 @@ from typing import TYPE_CHECKING, Self, TextIO
 
 from epcgroup import epc
 from epcgroup.driver import Driver
-from epcgroup.driver.attacks import HostileStore
-from epcgroup.driver.attacks import parse as parse_attack
+from epcgroup.driver import inject as injection
 from epcgroup.errors import BadInput
 from epcgroup.live import attach as attaching
 from epcgroup.live import fastpath, loader, members, platform, seccomp
@@ -34,6 +33,7 @@ from epcgroup.live.devices import DeviceTable
 from epcgroup.live.frames import MemfdFrames
 from epcgroup.live.openers import Openers
 from epcgroup.live.service import END_SIGNAL
+from epcgroup.live.spoilt import SpoiltFrames
 from epcgroup.live.tracer import Tracer
 from epcgroup.live.world import WAKE_SIGNAL, World
 
@@ -56,7 +56,7 @@ class Supervisor:
         policy: str | epc.Policy = "standard",
         seed: bytes | None = None,
         log: TextIO | None = None,
-        attacks: Sequence[str] = (),
+        inject: Sequence[str] = (),
         paranoid: bool = False,
         resources: Mapping[str, int] | None = None,
         enclu: str = "fast",
@@ -65,7 +65,7 @@ class Supervisor:
 
         ``resources``: capacities of other misc resources, by key.
 
-        ``attacks``: "tamper@PAGE" or "replay@PAGE" (see driver.attacks).
+        ``inject``: faults to have, "enomem=0.01", "tamper@5" … (see driver.inject).
         ``paranoid``: check every invariant after every operation; ``run`` raises
         InternalError at the first that does not hold.
         ``enclu``: "fast" enters and leaves enclaves without a trap where the
@@ -78,7 +78,9 @@ class Supervisor:
             raise BadInput(f"an EPC of {epc_pages} pages cannot hold an enclave")
         platform.require()
         chosen = epc.by_name(policy) if isinstance(policy, str) else policy
-        frames = MemfdFrames()
+        plan = injection.parse(inject) if inject else None
+        spoilt = plan.at("sigbus") if plan is not None else None
+        frames = SpoiltFrames(spoilt) if spoilt else MemfdFrames()
         self._log_file = log if log is not None else sys.stderr
         driver = Driver(
             epc_pages=epc_pages,
@@ -86,7 +88,7 @@ class Supervisor:
             frames=frames,
             root_key=seed if seed is not None else secrets.token_bytes(16),
             platform=platform.sgx(),
-            store=HostileStore([parse_attack(spec) for spec in attacks]) if attacks else None,
+            plan=plan,
             resources=resources,
             log=self._log,
         )

@@ -85,6 +85,7 @@ class Options:
     resources: dict[str, int] = field(default_factory=dict)
     auto_delegate: bool = False
     extensions: bool = False  # files beyond the kernel's
+    inject: tuple[str, ...] = ()  # faults to have, see Supervisor
     enclu: str = "fast"  # or "trap", see Supervisor
     system: bool = False  # any process of this system that opens a device joins
     log: TextIO | None = None  # where plain words go; stderr
@@ -111,8 +112,9 @@ class Server:
         _clear_mount(options.mount)
         policy = policy_with(options.policy, options.resources, extensions=options.extensions)
         self._machine = Supervisor(
-            options.epc_pages, policy, resources=options.resources, log=options.log, enclu=options.enclu
-        )
+            options.epc_pages, policy, resources=options.resources, log=options.log, enclu=options.enclu,
+            inject=options.inject,
+        )  # fmt: skip
         self._world = self._machine.world
         self._world.ended = deque(maxlen=_ENDED_KEPT)
         self.source = MachineSource(self._machine, str(options.places.directory))
