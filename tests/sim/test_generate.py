@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from epcgroup.sim.draw import Weighted
 from epcgroup.sim.generate import pattern
 
 SPECS = {
@@ -48,3 +49,13 @@ def test_patterns_are_distributed_as_documented() -> None:
     drift = pattern({"pattern": "drift", "window": 10, "every": 100}, 1000, rng).take(50_000)
     assert set(drift[:100].tolist()) <= set(range(10))
     assert set(drift[-100:].tolist()) <= set(range(499, 509))
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 1000, 300_000])
+@pytest.mark.parametrize("alpha", [0.0, 1.0, 3.0])
+def test_drawing_by_weight_gives_what_a_binary_search_gives(count: int, alpha: float) -> None:
+    weights = np.arange(1, count + 1, dtype=np.float64) ** -alpha
+    found = Weighted(weights).take(np.random.default_rng(9), 200_000)
+    sums = np.cumsum(weights)
+    wanted = np.searchsorted(sums, np.random.default_rng(9).random(200_000) * sums[-1])
+    assert (found == wanted).all()

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from epcgroup.errors import BadInput
+from epcgroup.sim.draw import Weighted
 
 Pages = npt.NDArray[np.int32]
 
@@ -55,13 +56,12 @@ class Zipf(Pattern):
     def __init__(self, spec: Mapping[str, Any], pages: int, rng: np.random.Generator) -> None:
         super().__init__(spec, pages, rng)
         weights = np.arange(1, self.pages + 1, dtype=np.float64) ** -float(spec.get("alpha", 1.0))
-        self._sums = np.cumsum(weights)
+        self._ranks = Weighted(weights)
         self._where = rng.permutation(self.pages).astype(np.int32)
 
     def take(self, count: int) -> Pages:
         """The next ``count`` accesses."""
-        rank = np.searchsorted(self._sums, self.rng.random(count) * self._sums[-1])
-        found: Pages = self._where[np.minimum(rank, self.pages - 1)]
+        found: Pages = self._where[self._ranks.take(self.rng, count)]
         return found
 
 

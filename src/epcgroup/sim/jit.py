@@ -29,14 +29,15 @@ except ImportError as missing:
     raise MissingCapability("simulation needs llvmlite: pip install 'epcgroup[sim]'") from missing
 
 from epcgroup.sim.compiler import Program
-from epcgroup.sim.dialect import INT, Kind, Part
+from epcgroup.sim.dialect import Kind, Part
 
 F = TypeVar("F", bound=Callable[..., object])
 
 SOURCES = (
     *("jit", "compiler", "dialect", "expressions", "columns", "tables", "lists", "reclaim", "charge"),
-    *("background", "enclaves", "release", "trim", "replay", "quantum", "kernel"),
+    *("background", "enclaves", "release", "trim", "replay", "quantum", "kernel", "draw"),
 )
+_C: dict[str, Any] = {"int": ctypes.c_int64, "real": ctypes.c_double}
 _CHECKSUM = hashlib.sha256().digest_size
 
 
@@ -71,8 +72,8 @@ class Entry:
         self._engine: Any = None
         self._call: Any = None
 
-    def __call__(self, *arguments: int) -> int:
-        """Integers and addresses, in the order of the function's arguments."""
+    def __call__(self, *arguments: float) -> int:
+        """Integers, reals and addresses, in the order of the function's arguments."""
         if self._call is None:
             self._call = self._load()
         return self._call(*arguments)  # type: ignore[no-any-return]
@@ -99,7 +100,7 @@ class Entry:
         library = llvm.JITLibraryBuilder().add_object_img(image).add_current_process()
         library.export_symbol(symbol)
         self._engine = library.link(self._engine, "epcgroup"), self._engine
-        kinds = [ctypes.c_int64 if kind == INT else ctypes.c_void_p for kind in self._kinds]
+        kinds = [_C.get(kind.name, ctypes.c_void_p) for kind in self._kinds]
         return ctypes.CFUNCTYPE(ctypes.c_int64, *kinds)(self._engine[0][symbol])
 
     def _compile(self, target: Any) -> bytes:
