@@ -91,6 +91,7 @@ CAPABILITIES: dict[str, tuple[Callable[[], bool], str]] = {
     "busybox": _installed("busybox", "busybox-static"),
     "systemd-cgls": _installed("systemd-cgls", "systemd"),
     "valgrind": _installed("valgrind", "valgrind"),
+    "sqlite3": _installed("sqlite3", "sqlite3"),
     "promtool": _installed("promtool", "prometheus"),
     "chromium": _installed("chromedriver", "chromium chromium-driver"),
     "go": _installed("go", "golang-go"),

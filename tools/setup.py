@@ -115,6 +115,7 @@ def missing_for_tests() -> list[tuple[str, str]]:
         ("busybox", "busybox-static", "is the user land of the containers in the tests"),
         ("systemd-cgls", "systemd", "is a client that the cgroup files are tested with"),
         ("valgrind", "valgrind", "records memory traces of real programs"),
+        ("sqlite3", "sqlite3", "is a real program whose memory trace is recorded"),
         ("promtool", "prometheus", "checks the exporter's output"),
         ("chromium", "chromium", "shows the web page in a test"),
         ("chromedriver", "chromium-driver", "drives the browser in a test"),

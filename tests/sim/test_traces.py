@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -51,45 +49,6 @@ def test_long_runs_are_handed_out_in_bounded_parts(tmp_path: Path) -> None:
     assert sum(sizes) == 10_000_000
     assert max(sizes) < 3_000_000
     assert trace.size < 20_000
-
-
-def test_a_program_costs_less_than_two_bytes_an_access(lackey_file: Path, tmp_path: Path) -> None:
-    count = convert(lackey_file, "lackey", tmp_path / "t")
-    assert (tmp_path / "t").stat().st_size < 2 * count
-
-
-@pytest.fixture(scope="session", params=["sort", "sqlite3", "python", "gzip"])
-def lackey_file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recording made here of a real program: its first 300,000 lines."""
-    folder = tmp_path_factory.mktemp("lackey")
-    (folder / "in").write_text("".join(f"{n * 7919 % 1000}\n" for n in range(300)))
-    commands = {
-        "sort": ["sort", "-n", "in"],
-        "sqlite3": ["sqlite3", ":memory:", "create table t(a); insert into t values(1); select * from t;"],
-        "python": [sys.executable, "-S", "-E", "-c", "sorted(range(1000))"],
-        "gzip": ["gzip", "-c", "in"],
-    }
-    assert shutil.which("valgrind"), "this test records with valgrind: install it"
-    out = folder / f"{request.param}.lackey"
-    with subprocess.Popen(
-        ["valgrind", "--tool=lackey", "--trace-mem=yes", *commands[request.param]],
-        cwd=folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    ) as program:
-        assert program.stderr is not None
-        lines = [line for line in itertools.islice(program.stderr, 300_000) if line[:2] != b"--"]
-        program.kill()
-    out.write_bytes(b"".join(lines))
-    return out
-
-
-def test_lackey_recordings_of_real_programs_are_read(lackey_file: Path, tmp_path: Path) -> None:
-    count = convert(lackey_file, "lackey", tmp_path / "t")
-    trace = Trace(tmp_path / "t")
-    assert count == trace.info.accesses > 50_000
-    pages = {page for _, page in accesses(trace)}
-    assert pages == set(range(len(pages))), "pages are numbered by first touch, without holes"
 
 
 def test_an_access_across_a_page_boundary_is_two(tmp_path: Path) -> None:
