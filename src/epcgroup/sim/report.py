@@ -25,7 +25,7 @@ def render(result: Result, tenants: int = 40) -> RenderableType:
 
 
 def _tenants(result: Result, most: int) -> Table:
-    table = Table(title="tenants, slowest first", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title="tenants, slowest first", box=box.SIMPLE_HEAD, padding=(0, 0), pad_edge=False)
     for name in ("tenant", "cgroup", "status"):
         table.add_column(name)
     for name in ("build s", "time s", "slowdown", "paging", "loads", "evictions"):
@@ -49,7 +49,7 @@ def _tenants(result: Result, most: int) -> Table:
 
 
 def _groups(result: Result) -> Table:
-    table = Table(title="cgroups", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title="cgroups", box=box.SIMPLE_HEAD, padding=(0, 0), pad_edge=False)
     table.add_column("cgroup")
     for name in ("limit", "highest usage", "last usage", "events", "evicted", "loaded"):
         table.add_column(name, justify="right")

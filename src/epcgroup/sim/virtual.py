@@ -60,10 +60,20 @@ class Running:
         self.guest_pages = 0
         self.threads: list[Thread] = []
         self.held: dict[int, int] = {}  # a guest's pages by group
+        self._stalled: float | None = None  # once it has ended
+
+    def end(self, when: float, status: str) -> None:
+        """It has ended, for this reason."""
+        self._stalled = self.stall_ns
+        self.ended, self.status = when, status
+        for thread in self.threads:
+            thread.end()
 
     @property
     def stall_ns(self) -> float:
         """Time lost to paging, all threads."""
+        if self._stalled is not None:
+            return self._stalled
         return float(sum(thread.times[c.STALL_NS] for thread in self.threads))
 
 
@@ -181,10 +191,8 @@ class Simulation:
             thread.times[c.CLOCK] = tenant.begun + tenant.build_ns
 
     def _end(self, tenant: Running, when: float, status: str) -> None:
-        tenant.ended, tenant.status = when, status
+        tenant.end(when, status)
         self._recorder.keep(tenant)
-        for thread in tenant.threads:
-            thread.end()
         if tenant.enclave >= 0:
             self.machine.release(tenant.enclave)
         for group, held in tenant.held.items():
