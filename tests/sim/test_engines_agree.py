@@ -9,12 +9,15 @@ from __future__ import annotations
 import os
 import random
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 from scripts import both, script, tree
 
-from epcgroup.epc import POLICIES, Policy
+from epcgroup.epc import POLICIES, V17, Policy
 from epcgroup.sim import columns as c
+from epcgroup.sim.machine import CompiledMachine
 from epcgroup.units import PAGE_SIZE
 
 MILLIONS = int(os.environ.get("EPCGROUP_MILLIONS", "1"))
@@ -121,3 +124,25 @@ def test_operation_counts_agree(policy: Policy) -> None:
             counters.retried,
             counters.added,
         ], group
+
+
+def test_machines_on_threads_of_their_own_do_not_disturb_each_other() -> None:
+    """Compiled code holds no lock and shares nothing: nodes of a cluster run side by side."""
+
+    def node(seed: int) -> tuple[list[int], CompiledMachine]:
+        machine = CompiledMachine(2000, V17)
+        for number in range(8):
+            enclave = machine.create_enclave(machine.mkdir(f"/g{number}"), 500)
+            machine.add_pages(enclave, 0, 500)
+            machine.initialise(enclave)
+        rng = np.random.default_rng(seed)
+        return rng.integers(0, 8 * 512, 400_000, np.int32).tolist(), machine
+
+    def run(seed: int) -> bytes:
+        numbers, machine = node(seed)
+        machine.access_numbered(np.array(numbers, np.int32) // 512 * 512 + np.array(numbers) % 500)
+        return machine.cg.tobytes() + machine.en.tobytes() + machine.fl.tobytes()
+
+    alone = [run(seed) for seed in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(run, range(4))) == alone

@@ -81,21 +81,22 @@ class Recorder:
         return Result(frame, self._groups(), summary)
 
     def _groups(self) -> pl.DataFrame:
-        paths = self._machine.paths
-        parts = []
-        for now, numbers, stall, limits in self._samples:
-            count = len(numbers)
-            columns: dict[str, Any] = {
-                "time_s": np.full(count, now / 1e9),
-                "cgroup": paths[:count],
-                "limit": pl.Series(limits[:count], dtype=pl.UInt64),
-            }
-            columns |= {name: numbers[:, at] for at, name in enumerate(_NAMES)}
-            columns["usage"] = numbers[:, 0] * PAGE_SIZE
-            columns["peak"] = numbers[:, 1] * PAGE_SIZE
-            columns["stall_s"] = stall / 1e9
-            parts.append(pl.DataFrame(columns))
-        return pl.concat(parts)
+        # One frame, not one a sample: a frame costs more than what is in it.
+        samples = self._samples
+        counts = [len(numbers) for _, numbers, _, _ in samples]
+        numbers = np.concatenate([sampled for _, sampled, _, _ in samples])
+        limits = [limit for _, _, _, limits in samples for limit in limits]
+        which = np.concatenate([np.arange(count) for count in counts])
+        columns: dict[str, Any] = {
+            "time_s": np.repeat([now / 1e9 for now, _, _, _ in samples], counts),
+            "cgroup": pl.Series(self._machine.paths).gather(which),
+            "limit": pl.Series(limits, dtype=pl.UInt64),
+        }
+        columns |= {name: numbers[:, at] for at, name in enumerate(_NAMES)}
+        columns["usage"] = numbers[:, 0] * PAGE_SIZE
+        columns["peak"] = numbers[:, 1] * PAGE_SIZE
+        columns["stall_s"] = np.concatenate([stall for _, _, stall, _ in samples]) / 1e9
+        return pl.DataFrame(columns)
 
     def _counts(self, tenant: Running) -> dict[str, int]:
         if tenant.enclave < 0:
