@@ -1,6 +1,9 @@
-"""fast_enter.S and fast_exit.S, assembled, and the stubs that lead to them."""
+"""fast_enter.S and fast_exit.S, assembled, and the stubs that lead to them and to us."""
 
 from __future__ import annotations
+
+from epcgroup.live import seccomp
+from epcgroup.live.fastsites import ENCLU
 
 #: Assemble fast_enter.S and copy its .text here; a test compares the two.
 ENTER = bytes.fromhex(
@@ -33,6 +36,7 @@ EXIT_PARK, EXIT_PARKED, EXIT_TRAP, EXIT_TABLE = 0x18, 0x22, 0xA8, 0xB0
 
 JMP_LENGTH = 5
 _OVER_THE_RED_ZONE = bytes.fromhex("488d642480")  # lea -128(%rsp), %rsp
+_INT80 = b"\xcd\x80"
 _MOV_EEXIT = bytes.fromhex("b804000000")  # mov $4, %eax
 
 
@@ -56,3 +60,21 @@ def exit_stub(between: bytes, at: int, leave: int) -> bytes:
     """``mov $4, %eax``, the instructions that stood between it and the ENCLU, and on to ``leave``."""
     code = _MOV_EEXIT + between
     return code + jmp(at + len(code), leave)
+
+
+def leaf_stub(leaf: int, between: bytes, at: int, enclu: int, *, reports: bool) -> bytes:
+    """A leaf that stays inside: ask for it (`leaves`), go on behind the ENCLU at address ``enclu``.
+
+    RAX is not 0 after the question: execute the ENCLU instead. ``reports``: the leaf tells in
+    RAX that it succeeded, and clears the status flags; others leave both alone.
+    """
+    mov_leaf = b"\xb8" + leaf.to_bytes(4, "little")
+    ask = b"\xb8" + (seccomp.LEAF_CALL + leaf).to_bytes(4, "little") + _INT80
+    # xchg %rax, %rcx; jrcxz over the next three; xchg %rax, %rcx: a look at RAX that keeps the flags.
+    refused = b"\x48\x91" + mov_leaf
+    look = b"\x48\x91\xe3" + bytes([len(refused) + JMP_LENGTH])
+    code = between + ask + look + refused
+    code += jmp(at + len(code), enclu)
+    # add $1, %eax (of 0); mov $0, %eax: all status flags are 0 then.
+    code += b"\x48\x91" + (b"\x83\xc0\x01\xb8\0\0\0\0" if reports else mov_leaf)
+    return code + jmp(at + len(code), enclu + len(ENCLU))

@@ -34,13 +34,13 @@ import struct
 from typing import TYPE_CHECKING
 
 from epcgroup.errors import EpcgroupError
-from epcgroup.live import enclu, fastcode, fastsites, memory, procfs, ptrace, scratch, syscalls, vdso
+from epcgroup.live import enclu, fastcode, fastsites, leaves, memory, procfs, ptrace, scratch, syscalls, vdso
 from epcgroup.live.fastspace import ExitPage, Exits, FastSpace, StubPage, free_page
 from epcgroup.live.fasttable import SIZE, Table
 from epcgroup.live.task import Inside, Trap
 from epcgroup.sgx import thread
 from epcgroup.sgx.epcm import allows, page_type
-from epcgroup.sgx.layouts import MODIFIED, PENDING, TCS_AEP_OFFSET, PageType, Tcs
+from epcgroup.sgx.layouts import MODIFIED, PENDING, TCS_AEP_OFFSET, Enclu, PageType, Tcs
 from epcgroup.units import PAGE_SHIFT, PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -146,7 +146,8 @@ def created(tracer: Tracer, task: Task, device: Device) -> None:
     pages = [ExitPage(start) for start in found if start is not None]
     for page in pages:
         _add_exit(task, fast, page)
-    device.exits = Exits(fast.table, pages)
+    asked = leaves.LEAVES if leaves.listen(tracer, task) else ()
+    device.exits = Exits(fast.table, pages, [Enclu.EEXIT, *asked])
 
 
 def _add_exit(task: Task, fast: FastSpace, page: ExitPage) -> None:

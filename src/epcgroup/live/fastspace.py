@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING
 
 from epcgroup.live import fastcode, fastsites, memory, procfs
 from epcgroup.live.fasttable import Table
+from epcgroup.sgx.layouts import Enclu
 from epcgroup.units import PAGE_SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from epcgroup.live.mm import AddressSpace
 
 _LOWEST, _HIGHEST = 0x10000, (1 << 47) - PAGE_SIZE
 _REACH = 1 << 30  # bytes; a jump reaches twice as far
 _MARGIN = 16 * PAGE_SIZE  # left free beside what is mapped already
-_EEXIT = 4
 _STUBS_AT = len(fastcode.EXIT)
 
 
@@ -88,10 +88,13 @@ class ExitPage:
         image = self.code[:at] + table.to_bytes(8, "little") + self.code[at + 8 :]
         memory.poke_text(pid, self.start, bytes(image))
 
-    def stub(self, between: bytes) -> tuple[int, bytes] | None:
-        """A stub for one more EEXIT: (address, code); None if the page is full."""
+    def stub(self, leaf: int, between: bytes, enclu: int) -> tuple[int, bytes] | None:
+        """A stub for one more ENCLU, at address ``enclu``: (address, code); None if the page is full."""
         at = self.start + len(self.code)
-        code = fastcode.exit_stub(between, at, self.start)
+        if leaf == Enclu.EEXIT:
+            code = fastcode.exit_stub(between, at, self.start)
+        else:
+            code = fastcode.leaf_stub(leaf, between, at, enclu, reports=leaf == Enclu.EACCEPT)
         if len(self.code) + len(code) > PAGE_SIZE:
             return None
         self.code += code
@@ -101,29 +104,35 @@ class ExitPage:
 class Exits:
     """The pages at the ends of one enclave, and the processes that have them."""
 
-    def __init__(self, table: Table, pages: list[ExitPage]) -> None:
+    def __init__(self, table: Table, pages: list[ExitPage], leaves: Sequence[int]) -> None:
         self.pages = pages
         self._table = table
+        self._leaves = leaves
 
     def patch(self, address: int, contents: bytes) -> bytes:
-        """The page to be at ``address``, with jumps in the place of its EEXITs."""
+        """The page to be at ``address``, with jumps in the place of these leaves of ENCLU."""
         if fastsites.ENCLU not in contents:
             return contents
         patched = bytearray(contents)
-        for site in fastsites.with_leaf(contents, _EEXIT):
+        for leaf in self._leaves:
+            self._patch(leaf, address, contents, patched)
+        return bytes(patched)
+
+    def _patch(self, leaf: int, address: int, contents: bytes, patched: bytearray) -> None:
+        for site in fastsites.with_leaf(contents, leaf):
             page = self._nearest(address)
             between = contents[site.at + site.length : site.enclu]
             between = fastsites.moved(between, address + site.at + site.length)
-            made = None if page is None else page.stub(between)
+            made = None if page is None else page.stub(leaf, between, address + site.enclu)
             if page is None or made is None:
                 continue
             stub, code = made
             for space in self._table.spaces:
                 if space.fast is not None and page in space.fast.exits:
                     memory.poke_text(space.pid, stub, code)
-            page.sites.append(address + site.enclu)
+            if leaf == Enclu.EEXIT:
+                page.sites.append(address + site.enclu)
             patched[site.at : site.at + fastcode.JMP_LENGTH] = fastcode.jmp(address + site.at, stub)
-        return bytes(patched)
 
     def _nearest(self, address: int) -> ExitPage | None:
         page = min(self.pages, key=lambda page: abs(page.start - address), default=None)

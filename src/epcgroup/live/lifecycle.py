@@ -63,6 +63,7 @@ class Lifecycle:
         fastpath.born(parent, task)
         task.command = parent.command
         task.view = parent.view
+        task.leaves = parent.leaves
         if parent.watched:
             attach.born(self._tracer, parent, task)
         self._tracer.injector.inherit(parent.tid, tid)
@@ -161,6 +162,8 @@ class Lifecycle:
                 self._world.members.ended(task.pid)
         threads.abandon(self._world, task)
         self._leave(task)
+        if task.leaves is not None and all(o.leaves is not task.leaves for o in self._world.tasks.values()):
+            task.leaves.end()
         self._tracer.release_closed()
 
     def _leave(self, task: Task) -> None:

@@ -19,8 +19,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-RET_TRACE, RET_ALLOW = 0x7FF00000, 0x7FFF0000
+RET_TRACE, RET_ALLOW, RET_USER_NOTIF = 0x7FF00000, 0x7FFF0000, 0x7FC00000
+#: Number of an ``int $0x80`` that asks for an ENCLU leaf, which is added to it (`leaves`).
+LEAF_CALL = 0x53470000
 FILTER_FLAG_TSYNC = 1
+#: TSYNC | NEW_LISTENER | TSYNC_ESRCH | WAIT_KILLABLE_RECV
+LISTENER_FLAGS = FILTER_FLAG_TSYNC | 1 << 3 | 1 << 4 | 1 << 5
 SET_MODE_FILTER = 1
 PR_SET_NO_NEW_PRIVS = 38
 _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
@@ -160,6 +164,20 @@ def base_filter(
     program.jump(_JSET, 0x20, yes="allow")
     program.jump(_JSET, 0x3 if private else 0x1, yes="trace")
     program.close()
+    return program.assemble()
+
+
+def leaf_filter() -> bytes:
+    """The filter by which enclaves ask for ENCLU leaves: ``int $0x80`` with LEAF_CALL."""
+    program = _Program()
+    program.op(_LD, _ARCH)
+    program.jump(_JEQ, _AUDIT_ARCH_X86_64, yes="allow")
+    program.op(_LD, _NR)
+    program.op(_AND_K, 0xFFFFFF00)
+    program.jump(_JEQ, LEAF_CALL, no="allow")
+    program.op(_RET, RET_USER_NOTIF)
+    program.label("allow")
+    program.op(_RET, RET_ALLOW)
     return program.assemble()
 
 

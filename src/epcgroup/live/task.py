@@ -12,6 +12,7 @@ from epcgroup.live import inject
 if TYPE_CHECKING:
     from epcgroup.epc import Caller
     from epcgroup.live.devices import Device
+    from epcgroup.live.leaves import LeafService
     from epcgroup.live.mm import AddressSpace
     from epcgroup.live.spin import Surprise
     from epcgroup.live.vdso import VdsoInfo
@@ -64,6 +65,7 @@ class Task:
         "inner_tid",
         "inside",
         "kick",
+        "leaves",
         "leaving",
         "mm",
         "on_exit",
@@ -92,6 +94,7 @@ class Task:
         self.phase = Phase.BORN
         self.vdso: VdsoInfo | None = None
         self.view: View | None = None  # what it is shown of its cgroups; its children too
+        self.leaves: LeafService | None = None  # who executes EACCEPT and EMODPE; its descendants too
         self.inside: Inside | None = None
         # Called at the next syscall-exit stop (a rewritten or skipped call).
         self.on_exit: Callable[[Task], None] | None = None

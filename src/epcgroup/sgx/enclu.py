@@ -65,8 +65,8 @@ def _operand(state: EnclaveState, addr: int, length: int, align: int) -> None:
 def _secinfo(state: EnclaveState, memory: Memory, addr: int, allowed: int) -> int:
     _operand(state, addr, SecInfo.size(), 64)
     raw = memory.read(addr, SecInfo.size())
-    flags = SecInfo.unpack(raw).flags
-    if not SecInfo.canonical(raw) or flags & ~allowed:
+    flags = int.from_bytes(raw[:8], "little")
+    if any(raw[8:]) or flags & ~allowed:
         raise GeneralProtection(f"SECINFO flags {flags:#x} or reserved bytes not acceptable")
     return flags
 

@@ -46,6 +46,26 @@ leave_enclave:				/* rsp at the saved registers */
 	enclu
 	ud2
 
+/* u64 eaccept(secinfo, page), emodpe(secinfo, page): as in Gramine and in Intel's SDK. */
+	.globl	eaccept, emodpe
+	.hidden	eaccept, emodpe
+eaccept:
+	mov	%rbx, %r10
+	movl	$5, %eax
+	movq	%rdi, %rbx
+	movq	%rsi, %rcx
+	enclu
+	mov	%r10, %rbx
+	ret
+emodpe:
+	push	%rbx
+	mov	%rdi, %rbx
+	mov	%rsi, %rcx
+	mov	$6, %eax
+	enclu
+	pop	%rbx
+	ret
+
 /* Another way in, at offset 256: tell what every register is, set every register, leave.
  * RDI is a struct probe (../host/enclave.h). */
 	.org	256
