@@ -388,18 +388,90 @@ static void evicted_between_entries(void)
 
 static void many(void)
 {
-	static struct enclave e[32];
+	static struct enclave e[16];
 
-	for (int i = 0; i < 32; i++)
+	for (int i = 0; i < 16; i++)
 		e[i] = load((struct spec){ .threads = MAX_THREADS });
 	for (int round = 0; round < 2; round++)
-		for (int i = 0; i < 32; i++)
+		for (int i = 0; i < 16; i++)
 			for (unsigned t = 0; t < MAX_THREADS; t++) {
 				struct call *c = by_vdso(&e[i], t);
 
 				warm(c);
 				call_free(c);
 			}
+}
+
+/* ---- leaves that stay inside ---- */
+
+/* Of 96 holes on a small machine, each accepted, extended, written, and evicted in between. */
+static void grown(void)
+{
+	struct enclave e = load((struct spec){ .threads = 2, .hole = 96, .heap = 100 });
+	struct call *c = by_vdso(&e, 0);
+
+	CHECK_EQ((must(c, OP_LEAVES, 5, SECINFO_PENDING | TYPE_REG << 8 | R | W, e.hole, 96), c->asked.a[5]), 0);
+	must(c, OP_FILL, e.hole, 96, 7, 0);
+	must(c, OP_FILL, e.heap, 100, 8, 0);
+	CHECK_EQ((must(c, OP_LEAVES, 6, TYPE_REG << 8 | R | W | X, e.hole, 96), c->asked.a[5]), 0);
+	CHECK_EQ(must(c, OP_CHECK, e.hole, 96, 7, 0), 0);
+	/* Once more: not as it says, for every page. */
+	CHECK_EQ((must(c, OP_LEAVES, 5, SECINFO_PENDING | TYPE_REG << 8 | R | W, e.hole, 96), c->asked.a[5]), 96);
+}
+
+/* A leaf that faults does so at its ENCLU, with the registers it had. */
+static void leaf_that_faults(void)
+{
+	struct enclave e = load((struct spec){ .threads = 2, .hole = 4 });
+	struct call *c = by_vdso(&e, 0);
+	const u64 *gpr = (u64 *)gprsgx_address(&e, 0, 0);
+
+	EXPECT_FAULT(c, ask(c, NULL, OP_LEAVES, 5, SECINFO_PENDING | 9 << 8, e.hole, 1), 13, 0, 0);
+	CHECK_EQ(gpr[0], 5);
+	CHECK_EQ(gpr[1], e.hole);
+	CHECK(gpr[SSA_RIP / 8] > e.base && gpr[SSA_RIP / 8] < e.base + e.size, "RIP in the SSA is %#lx", gpr[SSA_RIP / 8]);
+	CHECK_EQ(*(u8 *)gpr[SSA_RIP / 8], 0x0f);
+	call_unwind(&e, c, 0, 0);
+	EXPECT_FAULT(c, ask(c, NULL, OP_LEAVES, 6, TYPE_REG << 8 | R | W | X, e.hole, 1), 14, 0x8007, e.hole);
+	CHECK_EQ(gpr[0], 6);
+}
+
+static volatile int stopped;
+
+static void *count_signals(void *argument)
+{
+	pthread_t other = *(pthread_t *)argument;
+
+	while (!stopped) {
+		pthread_kill(other, SIGUSR1);
+		usleep(2000);
+	}
+	return NULL;
+}
+
+/* Signals while leaves are executed: each leaf exactly once. */
+static void signals_during_leaves(void)
+{
+	struct enclave e = load((struct spec){ .hole = 400, .threads = 2 });
+	struct call *c = by_vdso(&e, 0);
+	pthread_t self = pthread_self(), thread;
+
+	handle(SIGUSR1, look_where, 0);
+	vdso_function = (u64)vdso_by_dynamic();
+	CHECK(!pthread_create(&thread, NULL, count_signals, &self), "pthread_create");
+	for (int i = 0; i < 400; i += 100)
+		for (int leaf = 5; leaf <= 6; leaf++) {
+			u64 flags = TYPE_REG << 8 | R | W | (leaf == 5 ? SECINFO_PENDING : X);
+			int error = ask(c, NULL, OP_LEAVES, leaf, flags, e.hole + i * PAGE, 100);
+
+			while (error == EXCEPTION)
+				error = call_enter(c, ERESUME);
+			CHECK_EQ(error, 0);
+			CHECK_EQ(c->asked.a[5], 0);
+		}
+	stopped = 1;
+	pthread_join(thread, NULL);
+	CHECK(signals > 0, "no signal came");
 }
 
 /* ---- a process that is sent the enclave's descriptor ---- */
@@ -482,6 +554,9 @@ int main(int argc, char **argv)
 		{ "another_enclave_at_its_place", another_enclave_at_its_place },
 		{ "evicted_between_entries", evicted_between_entries },
 		{ "many", many },
+		{ "grown", grown },
+		{ "leaf_that_faults", leaf_that_faults },
+		{ "signals_during_leaves", signals_during_leaves },
 		{ "descriptor_passed_on", descriptor_passed_on },
 	};
 
