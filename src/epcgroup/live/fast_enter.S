@@ -97,6 +97,8 @@ at_body:
 	jnz	.Lbail
 	movl	$NR_GETTID, %eax
 	syscall
+	testl	%eax, %eax
+	js	.Lbail			/* a filter of the program's own forbids it */
 	movl	%eax, %edx
 	andl	$SLOTS - 1, %eax
 	shll	$6, %eax

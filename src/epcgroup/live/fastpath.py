@@ -131,11 +131,21 @@ def _map_code(tracer: Tracer, task: Task, start: int, end: int) -> int | None:
 def created(tracer: Tracer, task: Task, device: Device) -> None:
     """An enclave has its place: prepare the ways out of it, before its code is added.
 
-    ``task`` is at a stop where system calls can be run in it.
+    ``task`` is at a stop where system calls can be run in it. Where its limits leave no
+    room for that, the enclave is entered and left by traps.
     """
     fast = task.mm.fast
     if fast is None:
         return
+    try:
+        _prepare(tracer, task, fast, device)
+    except ProcessLookupError:
+        raise
+    except OSError as error:
+        tracer.world.debug(f"task {task.tid}: the enclave at {device.base:#x} is left by traps ({error})")
+
+
+def _prepare(tracer: Tracer, task: Task, fast: FastSpace, device: Device) -> None:
     if fast.table is None:
         _share_table(tracer, task, fast)
     assert fast.table is not None
@@ -226,8 +236,12 @@ def first_stop(tracer: Tracer, task: Task) -> None:
             with contextlib.suppress(OSError):  # just ending
                 namespaces.add(procfs.pid_namespace(space.pid))
         if len(namespaces) > 1:
+            address = fast.table.address
             fast.close(task.mm)
-            _share_table(tracer, task, fast, fast.table.address)
+            fast.table = None
+            memory.poke_text(task.pid, fast.enter + fastcode.ENTER_TABLE, bytes(8))
+            # Its parent's table is mapped still: an id found there would be another thread's.
+            _share_table(tracer, task, fast, address)
 
 
 def _one_namespace(one: Task, other: Task) -> bool:

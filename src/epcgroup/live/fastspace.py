@@ -9,6 +9,7 @@ fork have it at the same places.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from epcgroup.live import fastcode, fastsites, memory, procfs
@@ -129,7 +130,8 @@ class Exits:
             stub, code = made
             for space in self._table.spaces:
                 if space.fast is not None and page in space.fast.exits:
-                    memory.poke_text(space.pid, stub, code)
+                    with contextlib.suppress(OSError):  # it has just ended
+                        memory.poke_text(space.pid, stub, code)
             if leaf == Enclu.EEXIT:
                 page.sites.append(address + site.enclu)
             patched[site.at : site.at + fastcode.JMP_LENGTH] = fastcode.jmp(address + site.at, stub)

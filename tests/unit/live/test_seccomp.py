@@ -159,3 +159,17 @@ def test_further_calls_stop_when_somebody_answers_them() -> None:
 @pytest.mark.parametrize("name", ["close", "ioctl", "open", "mmap"])
 def test_other_calls_with_that_descriptor_pass(name: str) -> None:
     assert seccomp.run(seccomp.descriptor_filter(FD), SYS[name], [FD]) == RET_ALLOW
+
+
+@pytest.mark.parametrize(
+    ("nr", "arch", "expected"),
+    [
+        (seccomp.LEAF_CALL + 5, 0x40000003, seccomp.RET_USER_NOTIF),
+        (seccomp.LEAF_CALL + 6, 0x40000003, seccomp.RET_USER_NOTIF),
+        (20, 0x40000003, seccomp.RET_ALLOW),
+        (seccomp.LEAF_CALL + 5, 0xC000003E, seccomp.RET_ALLOW),
+    ],
+    ids=["EACCEPT", "EMODPE", "another int 0x80", "a 64-bit call"],
+)
+def test_leaves_are_asked_for_by_a_number_that_is_no_call(nr: int, arch: int, expected: int) -> None:
+    assert seccomp.run(seccomp.leaf_filter(), nr, arch=arch) == expected
