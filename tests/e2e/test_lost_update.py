@@ -37,3 +37,18 @@ def test_every_count_is_exact(machine: str, enclu: str) -> None:
     group = ended.report["groups"][-1]
     assert group["pages_out"] > 2000, "hardly anything was evicted: the test proves nothing"
     assert group["current"] == 0
+
+
+@pytest.mark.parametrize("machine", ["half", "tight-limit"])
+def test_every_count_is_exact_where_machine_code_loads_the_pages(machine: str) -> None:
+    """One process: an enclave that two have mapped gets no express lane."""
+    epc, limit, policy, updates, burst = MACHINES[machine]
+    ended = run(
+        "lost_update", PAGES, updates, burst, 4, 1,
+        epc=epc, limit=limit, policy=policy, options=("--page-service", "compiled"), seconds=150,
+    )  # fmt: skip
+    assert ended.cases == {"lost_update": "ok"}, f"status {ended.status}\n{ended.errors[-3000:]}"
+    assert ended.report is not None
+    group = ended.report["groups"][-1]
+    assert group["pages_out"] > 1000, "hardly anything was evicted: the test proves nothing"
+    assert group["current"] == 0

@@ -65,6 +65,13 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
         "$XDG_STATE_HOME/epcgroup/root.key, made at the first run)",
     )
     parser.add_argument(
+        "--page-service",
+        choices=("auto", "python", "compiled"),
+        default="auto",
+        help="who answers page faults: Python, or machine code where it can (needs numba and libcrypto); "
+        "auto (default): machine code, once a process faults often",
+    )
+    parser.add_argument(
         "--paranoid",
         action="store_true",
         help="check all invariants after every operation (slow); the first violation ends the run, status 70",
@@ -147,7 +154,13 @@ def machine_of(
     from epcgroup.serve.sources import MachineSource
 
     log = logs.Log(args)
-    extra = {"inject": args.inject, "paranoid": args.paranoid, "log": log.plain, "enclu": args.enclu}
+    extra = {
+        "inject": args.inject,
+        "paranoid": args.paranoid,
+        "log": log.plain,
+        "enclu": args.enclu,
+        "page_service": args.page_service,
+    }
     with Supervisor(epc_pages, args.policy, _root_key(args.seed), **extra) as machine:
         source = MachineSource(machine, "run")
         log.follow(source.journal)

@@ -32,6 +32,9 @@ class Mover(Protocol):
     def back(self, enclave: int, base: int, index: int, entry: Evicted, version: int) -> None:
         """Unseal a page and give it to its frame. Raises MacCompareFail, and nothing happened."""
 
+    def forget(self, enclave: int) -> None:
+        """The enclave is gone."""
+
     def seal(self, contents: bytes, enclave: int, flags: int) -> tuple[int, Evicted]:
         """Seal what has no frame and no address (the SECS), on a reservation."""
 
@@ -59,6 +62,9 @@ class PlainMover:
     def back(self, enclave: int, base: int, index: int, entry: Evicted, version: int) -> None:
         contents = self._unseal(enclave, base + (index << PAGE_SHIFT), entry, version)
         self._frames.put(enclave, index, contents, entry.flags)
+
+    def forget(self, enclave: int) -> None:
+        pass
 
     def seal(self, contents: bytes, enclave: int, flags: int) -> tuple[int, Evicted]:
         return self._seal(contents, 0, enclave, flags)

@@ -61,6 +61,7 @@ class SealingPager:
         if slots is not None:
             slots.clear()
         self.store.forget(enclave.id)
+        self.mover.forget(enclave.id)
 
     def slots_in_use(self, enclave: Enclave) -> int:
         """VA slots that hold a version (INV-5: the number of evicted pages)."""

@@ -3,6 +3,7 @@
 Start with :class:`Machine`; give it a :class:`Pager` and a :class:`Policy`.
 """
 
+from epcgroup.epc.alloc import headroom
 from epcgroup.epc.caller import Caller
 from epcgroup.epc.group import Group
 from epcgroup.epc.machine import Machine
@@ -30,5 +31,6 @@ __all__ = [
     "State",
     "Vepc",
     "by_name",
+    "headroom",
     "with_soft_limits",
 ]

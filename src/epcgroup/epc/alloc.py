@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from epcgroup.epc.caller import Caller
 from epcgroup.epc.charge import charge
+from epcgroup.epc.group import Group
 from epcgroup.epc.pages import EpcPage
 from epcgroup.epc.queue import wake_ksgxd
 from epcgroup.epc.reclaim import Effort
@@ -16,7 +17,7 @@ from epcgroup.epc.state import Epc
 from epcgroup.epc.walk import nothing_reclaimable
 from epcgroup.errors import Busy, Interrupted, NoEpc
 from epcgroup.misc import uncharge
-from epcgroup.units import PAGE_SIZE
+from epcgroup.units import PAGE_SHIFT, PAGE_SIZE
 
 
 def allocate(epc: Epc, caller: Caller, pages: int, may_reclaim: bool) -> list[EpcPage]:
@@ -36,6 +37,20 @@ def allocate_one(epc: Epc, caller: Caller) -> EpcPage:
     if pool.free > epc.low:  # so there is one, and what is left is not below the watermark
         return pool.take(caller.group)
     return _take(epc, caller, 1, False)[0]
+
+
+def headroom(epc: Epc, group: Group) -> int:
+    """Pages that faults of ``group`` can have for sure, one by one, and nothing else happens:
+    no charge is refused, no soft limit and no watermark crossed. Not positive: none."""
+    resource = epc.resource
+    capacity = epc.groups.capacity[resource]
+    pages = epc.pool.free - epc.low
+    level: Group | None = group
+    while level is not None:
+        room = min(level.max[resource], level.high[resource], capacity) - level.usage[resource]
+        pages = min(pages, room >> PAGE_SHIFT)
+        level = level.parent
+    return pages
 
 
 def _take(epc: Epc, caller: Caller, pages: int, may_reclaim: bool) -> list[EpcPage]:

@@ -35,6 +35,7 @@ from epcgroup.units import PAGE_SHIFT, PAGE_SIZE
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from epcgroup.driver import EnclaveFile
     from epcgroup.epc import EpcPage
     from epcgroup.live.devices import Device
     from epcgroup.live.mm import AddressSpace
@@ -66,6 +67,16 @@ class MemfdFrames:
     def unbind(self, enclave: int) -> None:
         """The enclave was released."""
         self._devices.pop(enclave, None)
+
+    def file(self, enclave: int) -> EnclaveFile:
+        """The driver's side of an enclave."""
+        file = self._devices[enclave].file
+        assert file is not None
+        return file
+
+    def filled(self, enclave: int, index: int) -> None:
+        """A page was filled for a waiting thread, without us."""
+        self._devices[enclave].filled.add(index)
 
     def inhabited(self) -> dict[int, Device]:
         """The devices that hold an enclave, by its id."""

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from epcgroup.driver import EnclaveFile
     from epcgroup.epc import Caller
     from epcgroup.epc.group import Group
+    from epcgroup.live.express import Lane
     from epcgroup.live.mm import AddressSpace, EnclaveVma
     from epcgroup.live.task import Task
     from epcgroup.live.world import World
@@ -40,6 +41,7 @@ _PAGE_MASK = ~(PAGE_SIZE - 1)
 _WRITE, _WP = 1, 2  # UFFD_PAGEFAULT_FLAG_*
 _WRITES = _WRITE | _WP
 _RESIDENT = Fault.RESIDENT
+_LOOK = 256  # faults between two looks for an express lane
 _IDLE_PAUSE = 0.0002
 END_SIGNAL = signal.SIGURG  # interrupts a blocked read; its handler does nothing
 
@@ -55,6 +57,7 @@ class PageService(threading.Thread):
         self.caller = caller
         self._group = caller.group
         self._stall = world.stalls.join(self._group, time.perf_counter())
+        self._vma: EnclaveVma | None = None  # where the last fault was
         self._closing = threading.Lock()
         self._closed = False
         self._affinity = affinity.Follower()
@@ -63,10 +66,21 @@ class PageService(threading.Thread):
         """Read events and answer them, one by one."""
         mm, world = self._mm, self._world
         fd, tasks, stalls = mm.uffd, world.tasks, world.stalls
+        lane: Lane | None = None
+        faults = 0
         while mm.alive:
-            message = os.read(fd, uffd.MSG_SIZE)
-            if not message:
-                continue  # see `end`
+            message: bytes | memoryview
+            if lane is not None:
+                if not lane.serve():
+                    continue
+                message = lane.message
+            else:
+                if world.express is not None and not faults % _LOOK:
+                    lane = world.express.lane(mm, faults)
+                message = os.read(fd, uffd.MSG_SIZE)
+                if not message:
+                    continue  # see `end`
+            faults += 1
             _event, flags, addr, tid = uffd.parse(message)
             started = time.perf_counter()
             task = tasks.get(tid)
@@ -93,9 +107,13 @@ class PageService(threading.Thread):
             # A program that faults all the time must not keep the workers from working.
             # What this slice leaves over, the next fault or the tracer goes on with.
             world.slice()
+            if lane is not None and self._vma is not None:
+                lane.open(self._vma, caller, stall)
         with self._closing:
             self._closed = True
             os.close(fd)
+        if lane is not None:
+            lane.discard()
         stalls.leave(self._stall, time.perf_counter())
 
     def _move(self, group: Group, now: float) -> None:
@@ -129,6 +147,7 @@ class PageService(threading.Thread):
                     return
                 file = vma.device.file
                 if file is not None:
+                    self._vma = vma
                     fault = self._resolve(file, vma.prot, flags, addr, caller)
                 elif vma.device.guest is not None:
                     fault = guests.resolve(world, mm, vma, addr, caller)

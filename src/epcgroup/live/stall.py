@@ -86,6 +86,23 @@ class Stalls:
                 level.faults += 1
                 level = level.parent
 
+    def passed(self, stall: Stall, start: float, end: float) -> None:
+        """One of its processes waited, which is told only now; tell earlier waits first."""
+        span = end - start
+        level: Stall | None = stall
+        with self._lock:
+            while level is not None:
+                level.seconds += span
+                level.faults += 1
+                new = end - max(start, level._since)
+                if new > 0:
+                    level.some += new
+                    if level.members <= 1:
+                        level.full += new
+                    if not level.waiting:
+                        level._since = end
+                level = level.parent
+
     def read(self, group: Group) -> tuple[int, float, float, float]:
         """(faults, seconds in sum, some, full) of a cgroup up to this moment."""
         stall = self._groups.get(group)

@@ -30,6 +30,7 @@ from epcgroup.live import attach as attaching
 from epcgroup.live import fastpath, loader, members, platform, seccomp
 from epcgroup.live import paranoid as suspicion
 from epcgroup.live.devices import DeviceTable
+from epcgroup.live.express import Express
 from epcgroup.live.frames import MemfdFrames
 from epcgroup.live.openers import Openers
 from epcgroup.live.service import END_SIGNAL
@@ -60,6 +61,7 @@ class Supervisor:
         paranoid: bool = False,
         resources: Mapping[str, int] | None = None,
         enclu: str = "fast",
+        page_service: str = "auto",
     ) -> None:
         """``seed`` (16 bytes) makes the machine's keys reproducible; by default they are random.
 
@@ -70,6 +72,8 @@ class Supervisor:
         InternalError at the first that does not hold.
         ``enclu``: "fast" enters and leaves enclaves without a trap where the
         processor allows it, "trap" never does.
+        ``page_service``: "python", "compiled" (needs numba and libcrypto), or "auto": compiled
+        where that is possible, for processes that fault often (see `express`).
 
         Raises BadInput for an EPC of no pages or an unknown policy,
         MissingCapability where this machine cannot do what is needed.
@@ -96,6 +100,7 @@ class Supervisor:
         if enclu not in ("fast", "trap"):
             raise BadInput(f"enclu={enclu!r}: must be fast or trap")
         self.world.fast = enclu == "fast" and fastpath.supported()
+        self.world.express = Express(self.world, "python" if paranoid else page_service)
         self.world.tracer_thread = threading.get_ident()
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
         self._end_handler = signal.signal(END_SIGNAL, lambda *_: None)

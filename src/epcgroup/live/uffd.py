@@ -201,7 +201,7 @@ def poison(fd: int, start: int, length: int = PAGE_SIZE) -> bool:
     return True
 
 
-def parse(message: bytes) -> Event:
+def parse(message: bytes | memoryview) -> Event:
     """One event, from MSG_SIZE bytes."""
     return _MSG.unpack(message)
 

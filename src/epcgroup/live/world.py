@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from epcgroup.live import guests, snapshot
+from epcgroup.live.express import MachineLock
 from epcgroup.live.guests import GuestCounts
 from epcgroup.live.members import Members, TreeMembers
 from epcgroup.live.processor import Processor
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from epcgroup.epc import Caller, Machine
     from epcgroup.errors import InternalError
     from epcgroup.live.devices import Device, DeviceTable
+    from epcgroup.live.express import Express
     from epcgroup.live.frames import MemfdFrames
     from epcgroup.live.task import Kick, Task
     from epcgroup.observe.model import EnclaveView
@@ -60,7 +61,8 @@ class World:
     log: Callable[[str], None]
     #: Takes an event that no snapshot shows: its kind, and fields of `observe.model.Event`.
     tell: Callable[..., None] = _ignore
-    lock: AbstractContextManager[object] = field(default_factory=threading.Lock)
+    lock: AbstractContextManager[object] = field(default_factory=MachineLock)
+    express: Express | None = None
     tasks: dict[int, Task] = field(default_factory=dict)
     stalls: Stalls = field(default_factory=Stalls)
     kicks: deque[tuple[int, Kick]] = field(default_factory=deque)
