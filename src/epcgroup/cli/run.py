@@ -68,7 +68,7 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
         "--page-service",
         choices=("auto", "python", "compiled"),
         default="auto",
-        help="who answers page faults: Python, or machine code where it can (needs numba and libcrypto); "
+        help="who answers page faults: Python, or machine code where it can (needs llvmlite and libcrypto); "
         "auto (default): machine code, once a process faults often",
     )
     parser.add_argument(

@@ -15,33 +15,35 @@ resident, no background work waits, the backing store is honest. What it finds
 else (a page of zeros, one that may not be written, a MAC that does not match) it
 leaves to Python, with the event.
 
-Without numba, on a machine that watches itself (`paranoid`) or under attack
+Without llvmlite, on a machine that watches itself (`paranoid`) or under attack
 (`--inject`), there is no lane, and the page service does the same in Python.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import mmap
+import os
 import struct
 import threading
+import traceback
 from typing import TYPE_CHECKING
 
-from epcgroup.driver import BackingStore
+from epcgroup.driver import BackingStore, Evicted
 from epcgroup.driver.mover import PlainMover
 from epcgroup.epc import headroom
 from epcgroup.errors import BadInput, MissingCapability
 from epcgroup.live import uffd
 from epcgroup.sgx import epcm
+from epcgroup.sgx.seal import MAC_SIZE
 from epcgroup.units import PAGE_SHIFT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import ModuleType
 
-    from epcgroup.driver import Evicted
     from epcgroup.epc import Caller, Enclave
+    from epcgroup.live.devices import Device
     from epcgroup.live.frames import MemfdFrames
     from epcgroup.live.mm import AddressSpace, EnclaveVma
     from epcgroup.live.stall import Stall
@@ -107,6 +109,14 @@ class LaneMover(PlainMover):
         self._entry = code.ENTRY
         self._maximum_shift = code.MAXIMUM_SHIFT
         self._tables: dict[int, mmap.mmap] = {}
+        self._code = code
+        self._versions = sealer.versions
+        self._job = code.new_block(code.JOB_SIZE)
+        self._job_bytes = memoryview(self._job).cast("B")
+        self._job_words = self._job_bytes.cast("Q")
+        self._job_page = uffd.PageBuffer()
+        self._job_words[code.CIPHER >> 3] = code.new_cipher(sealer.key, sealing=True)
+        self._job_words[code.PAGE >> 3] = self._job_page.address
         self.arrived = False  # the page that is being loaded is in its frame already
 
     def table(self, enclave: int) -> int:
@@ -121,7 +131,13 @@ class LaneMover(PlainMover):
     def out(
         self, enclave: int, base: int, indices: Sequence[int], flags: Sequence[int]
     ) -> list[tuple[int, Evicted]]:
-        moved = super().out(enclave, base, indices, flags)
+        device = self._memfds.leaving(enclave, indices)
+        spaces = [space for space in device.mms if space.uffd >= 0]
+        hidden = device.hidden and not device.hidden.keys().isdisjoint(indices)
+        if len(spaces) != 1 or hidden or len(indices) > self._code.JOB_LENGTH:
+            moved = super().out(enclave, base, indices, flags)
+        else:
+            moved = self._evict(device, spaces[0], enclave, base, indices, flags)
         table = self._tables.get(enclave) or self._make_table(enclave)
         if table is None:
             return moved
@@ -131,6 +147,49 @@ class LaneMover(PlainMover):
             if entry.place >= 0 and not epcm.hidden(word):
                 allowed = word | maximum.get(index, 0) << shift
                 _THREE.pack_into(table, index * entry_size, address(entry.place), version, allowed)
+        return moved
+
+    def _evict(
+        self,
+        device: Device,
+        space: AddressSpace,
+        enclave: int,
+        base: int,
+        indices: Sequence[int],
+        flags: Sequence[int],
+    ) -> list[tuple[int, Evicted]]:
+        code, words, arena = self._code, self._job_words, self._arena
+        count = len(indices)
+        version = self._versions(count)
+        for offset, value in (
+            (code.COUNT, count),
+            (code.VERSION, version),
+            (code.MEMFD, device.memfd),
+            (code.UFFD, space.uffd),
+            (code.BASE, base),
+            (code.ENCLAVE, enclave),
+        ):
+            words[offset >> 3] = value
+        places = [arena.free.pop() for _ in indices]
+        at = code.PAGES
+        for index, word, place in zip(indices, flags, places, strict=True):
+            _THREE.pack_into(self._job_bytes, at, index, word, arena.address(place))
+            at += code.JOB_ENTRY
+        error = code.evict(ctypes.addressof(self._job))
+        if error:
+            arena.free += places
+            raise OSError(error, f"taking out pages of enclave {enclave}: {os.strerror(error)}")
+        moved = []
+        zero = (code.PAGES + 24) >> 3
+        for word, place in zip(flags, places, strict=True):
+            if words[zero]:
+                entry = Evicted(arena, word, -1, bytes(arena.view(place)[:MAC_SIZE]))
+                arena.free.append(place)
+            else:
+                entry = Evicted(arena, word, place, b"")
+            moved.append((version, entry))
+            version += 1
+            zero += code.JOB_ENTRY >> 3
         return moved
 
     def back(self, enclave: int, base: int, index: int, entry: Evicted, version: int) -> None:
@@ -166,7 +225,7 @@ class Lane:
         self._space = space
         self._code = code
         self._mover = mover
-        self._block = (ctypes.c_uint64 * (code.SIZE // 8))()
+        self._block = code.new_block(code.SIZE)
         self._address = ctypes.addressof(self._block)
         self._bytes = memoryview(self._block).cast("B")
         self._words = self._bytes.cast("Q")
@@ -276,6 +335,7 @@ class Express:
         world, pager = self._world, self._world.driver.pager
         if not isinstance(world.lock, MachineLock) or type(pager.store) is not BackingStore:
             return
+        compiled.load()
         with world.lock:
             self._mover = pager.mover = LaneMover(world.frames, pager.sealer, pager.store, compiled)
             self._code = compiled
@@ -291,8 +351,12 @@ class Express:
         return None
 
     def _begin_quietly(self) -> None:
-        with contextlib.suppress(MissingCapability):
+        try:
             self.begin()
+        except MissingCapability:
+            pass
+        except Exception:
+            self._world.log(f"page faults go on being served by Python:\n{traceback.format_exc()}")
 
 
 __all__ = ["WHEN", "Express", "Lane", "LaneMover", "MachineLock"]

@@ -124,13 +124,18 @@ class MemfdFrames:
             return
         self._show(device, index, contents, epcm.allows(word, "w"))
 
-    def take(self, enclave: int, indices: Sequence[int]) -> list[bytes]:
-        """Revoke the pages everywhere and return their final contents."""
+    def leaving(self, enclave: int, indices: Sequence[int]) -> Device:
+        """These pages are about to be taken from their device."""
         device = self._devices[enclave]
         device.touched.difference_update(indices)
         device.filled.difference_update(indices)
         for index in indices:
             device.enterable.take_out(index)
+        return device
+
+    def take(self, enclave: int, indices: Sequence[int]) -> list[bytes]:
+        """Revoke the pages everywhere and return their final contents."""
+        device = self.leaving(enclave, indices)
         shown = [index for index in indices if index not in device.hidden] if device.hidden else indices
         contents = _hide(device, shown)
         if len(shown) == len(indices):
@@ -268,7 +273,10 @@ def _writeprotect(space: AddressSpace, addr: int, length: int, on: bool) -> None
     try:  # (contextlib.suppress costs as much as the request)
         uffd.writeprotect(space.uffd, addr, length, on)
     except FileNotFoundError:
-        pass  # this mm does not map the page (any more)
+        # This mm does not map the page (any more); of several, the request ended at the first such one.
+        if length > PAGE_SIZE:
+            for page in range(addr, addr + length, PAGE_SIZE):
+                _writeprotect(space, page, PAGE_SIZE, on)
     except ProcessLookupError:
         pass  # the mm is just going away
 

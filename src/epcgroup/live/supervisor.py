@@ -72,7 +72,7 @@ class Supervisor:
         InternalError at the first that does not hold.
         ``enclu``: "fast" enters and leaves enclaves without a trap where the
         processor allows it, "trap" never does.
-        ``page_service``: "python", "compiled" (needs numba and libcrypto), or "auto": compiled
+        ``page_service``: "python", "compiled" (needs llvmlite and libcrypto), or "auto": compiled
         where that is possible, for processes that fault often (see `express`).
 
         Raises BadInput for an EPC of no pages or an unknown policy,

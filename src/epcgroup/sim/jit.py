@@ -65,18 +65,30 @@ def cache_dir() -> Path:
 class Entry:
     """A function that Python calls: machine code at its first call, without the interpreter's lock."""
 
-    def __init__(self, function: Callable[..., Any], kinds: tuple[Kind, ...], *, keep: bool = True) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        kinds: tuple[Kind, ...],
+        *,
+        keep: bool = True,
+        tell: bool = True,
+    ) -> None:
         self._function = function
         self._kinds = kinds
         self._keep = keep  # on disk
+        self._tell = tell  # the user, when it takes a while
         self._engine: Any = None
         self._call: Any = None
 
     def __call__(self, *arguments: float) -> int:
         """Integers, reals and addresses, in the order of the function's arguments."""
         if self._call is None:
-            self._call = self._load()
+            self.load()
         return self._call(*arguments)  # type: ignore[no-any-return]
+
+    def load(self) -> None:
+        """Have the machine code ready, before it is called for the first time."""
+        self._call = self._load()
 
     def _load(self) -> Any:
         llvm.initialize_native_target()
@@ -85,10 +97,11 @@ class Entry:
         target = llvm.Target.from_default_triple().create_target_machine(
             cpu=name, features=features, opt=3, reloc="pic", codemodel="small", jit=True
         )
-        place = cache_dir() / f"{self._function.__name__}.o"
+        own = hashlib.sha256(Path(self._function.__code__.co_filename).read_bytes()).hexdigest()
+        place = cache_dir() / f"{self._function.__name__}-{own[:8]}.o"
         image = _read(place) if self._keep else None
         if image is None:
-            if self._keep:
+            if self._keep and self._tell:
                 print(
                     "epcgroup: compiling the engine for this processor, once …", file=sys.stderr, flush=True
                 )
