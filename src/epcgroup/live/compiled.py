@@ -22,11 +22,15 @@ from __future__ import annotations
 import ctypes
 from typing import Any, Final
 
-from llvmlite import ir
-
 from epcgroup.errors import MissingCapability
+
+try:
+    from llvmlite import ir
+except ImportError as missing:
+    raise MissingCapability("machine code needs llvmlite: pip install 'epcgroup[sim]'") from missing
+
 from epcgroup.sim.dialect import I64, INT, Builtin, Value
-from epcgroup.sim.jit import Entry, part  # raises it too
+from epcgroup.sim.jit import Entry, part
 
 # Words of the block, as byte offsets.
 LOCK: Final = 0
