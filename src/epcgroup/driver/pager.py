@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from epcgroup.sgx.seal import PageSealer
 
 _SECS_FLAGS = PageType.SECS << TYPE_SHIFT
+_WORDS: dict[int, int] = {}  # one object for each word that occurs, not one for each evicted page
 _ENCLAVE = attrgetter("enclave")
 
 
@@ -92,7 +93,8 @@ class SealingPager:
                         f"EBLOCK of page {index} of {enclave}, which has no EPCM entry to block"
                     )
                 indices.append(index)
-                flags.append(state.epcm[index] & SEALED_MASK)
+                word = state.epcm[index] & SEALED_MASK
+                flags.append(_WORDS.setdefault(word, word))
             self._leaving += self.mover.out(enclave.id, state.base, indices, flags)
 
     def write_out(self, page: EpcPage) -> None:

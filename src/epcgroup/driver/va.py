@@ -9,6 +9,7 @@ the head.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable
 
 from epcgroup.epc import VA_INDEX, EpcPage
@@ -16,6 +17,7 @@ from epcgroup.epc.pages import VA_SLOTS
 from epcgroup.errors import InternalError
 
 assert VA_INDEX < 0
+_NUMBERS = list(range(VA_SLOTS))  # so that an evicted page does not keep an object for its slot's number
 _ALL_FREE = (1 << VA_SLOTS) - 1
 
 
@@ -27,7 +29,7 @@ class VaPage:
     def __init__(self, number: int) -> None:
         self.number = number  # of the EPC page
         self.free = _ALL_FREE
-        self.versions: list[int] = [0] * VA_SLOTS
+        self.versions = array("Q", bytes(8 * VA_SLOTS))
 
 
 class VaSlots:
@@ -65,7 +67,7 @@ class VaSlots:
         page = self._pages[0]
         lowest = page.free & -page.free
         page.free ^= lowest
-        slot = lowest.bit_length() - 1
+        slot = _NUMBERS[lowest.bit_length() - 1]
         page.versions[slot] = version
         if not page.free:
             self._pages.append(self._pages.pop(0))
