@@ -34,6 +34,8 @@ COMMANDS = {
     "audit": "asked, set, used: every gap between pod specs, bundles and the live tree",
     "annotate": "write the annotation or OCI entry that hands an EPC limit over",
     "top": "EPC now, on a terminal: cgroups, enclaves, processes, paging, stalls",
+    "record": "record the page accesses of a served machine as a trace",
+    "replay": "drive real enclaves by a trace, under any limit",
     "exporter": "EPC as Prometheus metrics over HTTP",
     "why": "why an enclave died or a cgroup was slow, in words",
     "doctor": "what this machine has, what is missing, how to get it",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
 import os
 import resource
 import signal
@@ -34,6 +33,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         usage="epcgroup run [options] [--] COMMAND [ARG ...]",
     )
     add_machine(parser)
+    parser.add_argument(
+        "--record",
+        type=Path,
+        metavar="FILE.parquet",
+        help="record page accesses as a trace, and a scenario beside it (needs the extra sim)",
+    )
     parser.add_argument("command", nargs=argparse.REMAINDER, help="the program and its arguments")
     parser.set_defaults(func=run)
 
@@ -134,10 +139,40 @@ def run(args: argparse.Namespace) -> int:
     if not command:
         raise BadInput("no command given; write: epcgroup run [options] -- COMMAND [ARG ...]")
     groups = groups_of(args)
-    with _Signals() as signals, machine_of(args, groups) as (machine, serve):
+    if args.record is not None:
+        from epcgroup.cli import recorded
+
+        recorded.check(args.record)
+    with (
+        _Signals() as signals,
+        machine_of(args, groups) as (machine, serve),
+        _recording(args.record, machine) as taking,
+    ):
         pid = signals.pid = machine.spawn(command, group=groups[-1][0])
-        statuses = serve()
+        statuses = serve(*taking)
     return exit_like(statuses[pid])
+
+
+@contextlib.contextmanager
+def _recording(path: Path | None, machine: Supervisor) -> Iterator[list[Callable[[], None]]]:
+    """Records while it lasts, if a path is given; gives what is to be called now and then."""
+    if path is None:
+        yield []
+        return
+    from epcgroup.cli import recorded
+    from epcgroup.live.recording import ENOUGH, Recording
+
+    tape = Recording(machine.world)
+    with recorded.File(path, "epcgroup run --record") as file:
+
+        def take(least: int = ENOUGH) -> None:
+            seen = tape.take(least)
+            file.append(seen.enclaves, seen.pages, seen.sizes, seen.lost)
+
+        yield [take]
+        take(0)
+        file.snapshot = machine.snapshot()
+    recorded.report(file, path)
 
 
 @contextlib.contextmanager
@@ -146,7 +181,8 @@ def machine_of(
 ) -> Iterator[tuple[Supervisor, Callable[..., dict[int, int]]]]:
     """The machine that the options of `add_machine` describe, with these cgroups.
 
-    Comes with its `run`, which keeps the log; the report is told at the end.
+    Comes with its `run`, which keeps the log and calls what it is given now and then
+    (``serving`` as Supervisor.run has it); the report is told at the end.
     """
     epc_pages = parse_size(args.epc) // PAGE_SIZE
     # Only now: the emulator takes a while to import, a wrong option should not.
@@ -166,8 +202,18 @@ def machine_of(
         log.follow(source.journal)
         for path, limit in groups:
             machine.mkdir(path, limit)
-        see = source.journal.see if log.wanted else None
-        yield machine, functools.partial(machine.run, see)
+        looks = [source.journal.see] if log.wanted else []
+
+        def serve(*more: Callable[[], None], serving: Callable[[], bool] = lambda: False) -> dict[int, int]:
+            def tick(snapshot: Snapshot) -> None:
+                for look in looks:
+                    look(snapshot)
+                for do in more:
+                    do()
+
+            return machine.run(tick if looks or more else None, serving=serving)
+
+        yield machine, serve
         report = source.snapshot()
     source.journal.flush()
     _report(args, report)

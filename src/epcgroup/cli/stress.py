@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from array import array
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,12 +33,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "else inside `epcgroup run`. SIGTERM ends the load early, with its final check and report.",
     )
     add = parser.add_argument
-    add("--heap", default="16M", metavar="SIZE", help="size of the heap (16M)")
+    add("--heap", metavar="SIZE", help="size of the heap (16M, with --trace as many pages as it touches)")
     add("--touch", metavar="SIZE", help="touch only so much of the heap, from its start (all)")
     add("--threads", type=int, default=1, metavar="N", help="threads, each with its part of the heap (1)")
     add("--seconds", type=float, metavar="S", help="stop after so long (10, if there is no --passes)")
     add("--passes", type=int, metavar="N", help="stop after N touches per heap page")
     add("--pattern", choices=_PATTERNS, default="seq", help="order of the touches (seq)")
+    add("--trace", type=Path, metavar="FILE", help="touch the pages of a trace in its order (extra sim)")
+    add("--enclave", type=int, metavar="N", help="of several in the trace, the enclave with this number")
     add("--rate", type=float, metavar="R", help="at most R touches a second, over all threads")
     add("--seed", type=int, default=1, metavar="N", help="contents and order follow from it (1)")
     add("--key", type=Path, metavar="FILE", help="PEM of an RSA-3072 key with exponent 3 (a fresh key)")
@@ -52,8 +55,10 @@ def stress(args: argparse.Namespace) -> int:
     from epcgroup.stress.device import Enclave
     from epcgroup.stress.image import Image
 
-    image = Image(threads=args.threads, heap_pages=page_ceil(parse_size(args.heap)))
-    plan = _plan(args, image.heap_pages)
+    trace = None if args.trace is None else _trace(args)
+    least = "16M" if trace is None else f"{max(trace) + 1} pages"
+    image = Image(threads=args.threads, heap_pages=page_ceil(parse_size(args.heap or least)))
+    plan = _plan(args, image.heap_pages, trace)
     with Enclave(image) as enclave:
         key = _key(args.key)
         began = time.monotonic()
@@ -73,7 +78,27 @@ def stress(args: argparse.Namespace) -> int:
     return 130 if outcome.interrupted else 0
 
 
-def _plan(args: argparse.Namespace, heap_pages: int) -> load.Plan:
+def _trace(args: argparse.Namespace) -> array[int]:
+    """The heap pages that an enclave of a trace touches, in order. Raises BadInput."""
+    from epcgroup import sim
+
+    sim.require()
+    from epcgroup.sim.trace import Trace
+
+    trace = Trace(args.trace)
+    numbers = sorted(trace.info.enclaves)
+    if args.enclave is None and len(numbers) != 1:
+        raise BadInput(f"{args.trace}: choose one of its enclaves with --enclave: {numbers}")
+    number = numbers[0] if args.enclave is None else args.enclave
+    pages = array("I")
+    for enclaves, touched, _ in trace.runs():  # a repeated touch changes nothing but time
+        pages.frombytes(touched[enclaves == number].astype("uint32").tobytes())
+    if not pages:
+        raise BadInput(f"{args.trace}: no accesses of enclave {number}; there are: {numbers}")
+    return pages
+
+
+def _plan(args: argparse.Namespace, heap_pages: int, trace: array[int] | None) -> load.Plan:
     from epcgroup.stress import load
 
     for name in ("seconds", "passes", "rate"):
@@ -82,10 +107,20 @@ def _plan(args: argparse.Namespace, heap_pages: int) -> load.Plan:
             raise BadInput(f"--{name} {value}: must be more than 0")
     if not 0 <= args.seed < 1 << 63:
         raise BadInput(f"--seed {args.seed}: must be from 0 to 2^63-1")
+    if trace is not None:
+        needed = max(trace) + 1
+        if args.threads != 1 or args.touch is not None:
+            raise BadInput("a trace is the order of one thread over the whole heap: no --threads, no --touch")
+        if needed > heap_pages:
+            raise BadInput(f"--heap {args.heap}: the trace touches more; it needs {needed} pages")
+        passes = args.passes or (1 if args.seconds is None else None)
+        return load.Plan("trace", args.seed, args.seconds, passes, args.rate, None, trace)
     seconds = 10.0 if args.seconds is None and args.passes is None else args.seconds
     pages = None if args.touch is None else page_ceil(parse_size(args.touch))
     if pages is not None and not args.threads <= pages <= heap_pages:
-        raise BadInput(f"--touch {args.touch}: must be from a page per thread to the whole heap, {args.heap}")
+        raise BadInput(
+            f"--touch {args.touch}: must be from a page per thread to all {heap_pages} of the heap"
+        )
     return load.Plan(args.pattern, args.seed, seconds, args.passes, args.rate, pages)
 
 

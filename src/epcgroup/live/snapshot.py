@@ -143,9 +143,23 @@ def _processes(tasks: Iterable[Task]) -> tuple[ProcessView, ...]:
 
 
 def _thread(task: Task) -> ThreadView:
-    inside = task.inside
-    file = inside.device.file if inside is not None else None
-    return ThreadView(task.tid, file.enclave.id if file is not None else None, task.faults, task.stall_s)
+    device = _inside(task)
+    file = device.file if device is not None else None
+    return ThreadView(
+        task.tid,
+        file.enclave.id if file is not None and file.created else None,
+        task.faults,
+        task.stall_s,
+    )
+
+
+def _inside(task: Task) -> Device | None:
+    """The enclave that a thread executes, also when it came in without a trap (see fastpath)."""
+    if task.inside is not None:
+        return task.inside.device
+    fast = task.mm.fast
+    outside = fast.table.outside(task.inner_tid) if fast is not None and fast.table is not None else None
+    return outside.entry.device if outside is not None else None
 
 
 def view_of(world: World, device: Device, *, ended: bool = False) -> EnclaveView:

@@ -9,7 +9,7 @@ the tracer's thread, to which an `exec` is handed over as a :class:`Job`.
     client → signal, as often as it likes
     server → status (of wait(2)); the end
 
-A client that asks gets an answer to each question; see `server`.
+A client that asks gets an answer to each question; see `conversation`.
 
 A client that goes away sends its command SIGHUP, as a terminal would.
 """
@@ -25,10 +25,13 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from epcgroup.errors import BadInput
 from epcgroup.serve import wire
+
+if TYPE_CHECKING:
+    from epcgroup.serve.conversation import Conversation
 
 _UCRED = struct.Struct("3i")
 #: Signals that a terminal sends to everybody in front of it.
@@ -103,15 +106,15 @@ class Job:
 class Control(threading.Thread):
     """Listens; ``submit(job)`` is called for each command.
 
-    All else is questions, as many as the client likes on one connection: what
-    ``converse()`` gives for a connection answers each.
+    All else is questions, as many as the client likes on one connection:
+    ``converse()`` gives what answers those of one client.
     """
 
     def __init__(
         self,
         path: Path,
         submit: Callable[[Job], None],
-        converse: Callable[[], Callable[[dict[str, Any]], dict[str, Any]]],
+        converse: Callable[[], Conversation],
     ) -> None:
         """Binds the socket; the caller holds the directory's lock, so a socket left over is dead."""
         super().__init__(name="control", daemon=True)
@@ -152,17 +155,10 @@ class Control(threading.Thread):
             )
             if uid not in (0, os.geteuid()):
                 return
-            answer = self._converse()
-            while True:
-                received = wire.receive(connection)
-                if received is None:
-                    return
-                request, fds = received
-                if request.get("do") in ("exec", "attach"):
-                    break
-                for fd in fds:
-                    os.close(fd)
-                wire.send(connection, answer(request))
+            asked = self._questions(connection)
+            if asked is None:
+                return
+            request, fds = asked
             job = Job(request, fds, connection)
             self._submit(job)
             try:
@@ -172,3 +168,15 @@ class Control(threading.Thread):
                     job.signal(int(message[0].get("signal", 0)))
             finally:
                 job.signal(signal.SIGHUP)
+
+    def _questions(self, connection: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+        """Answer until the client is gone: None. What it wants run or joined is handed back."""
+        with contextlib.closing(self._converse()) as conversation:
+            while (received := wire.receive(connection)) is not None:
+                request, fds = received
+                if request.get("do") in ("exec", "attach"):
+                    return request, fds
+                for fd in fds:
+                    os.close(fd)
+                wire.send(connection, conversation.answer(request))
+        return None

@@ -36,9 +36,9 @@ from epcgroup.errors import BadInput, EpcgroupError, Refused
 from epcgroup.host import mounts
 from epcgroup.live import Supervisor
 from epcgroup.live.world import WAKE_SIGNAL
-from epcgroup.observe.codec import Differ
 from epcgroup.serve import places as places_
 from epcgroup.serve.control import Control, Job
+from epcgroup.serve.conversation import Conversation
 from epcgroup.serve.extra import MachineExtra
 from epcgroup.serve.joining import Joining, pid_of
 from epcgroup.serve.notifier import MACHINE_ROOT, MountNamespace, Notifier
@@ -321,23 +321,8 @@ class Server:
                 self.tree.mkdir(below)
         return self.tree.lookup(path)
 
-    def _converse(self) -> Callable[[dict[str, Any]], dict[str, Any]]:
-        """What answers the questions of one client."""
-        differ = Differ()
-
-        def answer(request: dict[str, Any]) -> dict[str, Any]:
-            match request.get("do"):
-                case "where":
-                    return {"mount": str(self._options.mount), "pid": os.getpid()}
-                case "observe":
-                    mine = request.get("server") == os.getpid()
-                    snapshot = self.source.snapshot()
-                    events = self.source.events(int(request.get("after", 0)) if mine else 0)
-                    return {"server": os.getpid(), **differ.delta(snapshot, events)}
-                case other:
-                    return {"error": f"no request {other!r}"}
-
-        return answer
+    def _converse(self) -> Conversation:
+        return Conversation(self._world, self.source, str(self._options.mount))
 
     # -- what survives -----------------------------------------------------------
 

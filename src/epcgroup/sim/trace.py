@@ -93,6 +93,10 @@ class Writer:
         runs = np.diff(np.append(starts, count)).astype(np.int32)
         self.append_runs(who[starts], page[starts], runs)
 
+    def append_raw(self, enclaves: bytes | memoryview, pages: bytes | memoryview) -> None:
+        """As append, from memory that holds 32-bit integers."""
+        self.append(np.frombuffer(enclaves, np.int32), np.frombuffer(pages, np.int32))
+
     def append_runs(self, enclaves: Pages, pages: Pages, runs: Pages) -> None:
         """The same, counted already."""
         numbers, each = np.unique(enclaves, return_inverse=True)

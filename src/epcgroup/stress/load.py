@@ -34,8 +34,8 @@ class Plan:
     """What to do. ``seconds`` or ``passes`` ends it, whichever comes first.
 
     A pass is as many touches as there are pages to touch: the first ``pages`` of
-    the heap, None for all. ``rate`` is touches per second over all threads, None
-    for as fast as possible.
+    the heap, None for all; of a ``trace``, all of its touches. ``rate`` is touches
+    per second over all threads, None for as fast as possible.
     """
 
     pattern: str
@@ -44,6 +44,7 @@ class Plan:
     passes: int | None = None
     rate: float | None = None
     pages: int | None = None
+    trace: array[int] | None = None  # heap pages in the order of their touches, instead of a pattern
 
     def touched(self, image: Image) -> int:
         """How many heap pages the load is about."""
@@ -236,10 +237,14 @@ class _Worker:
 
     def _load_by_plan(self) -> None:
         plan, crew = self._crew.plan, self._crew
-        limit = None if plan.passes is None else plan.passes * self._length
+        a_pass = self._length if plan.trace is None else len(plan.trace)
+        limit = None if plan.passes is None else plan.passes * a_pass
         until = None if plan.seconds is None else (crew.started or time.monotonic()) + plan.seconds
         pace = None if plan.rate is None else plan.rate / len(crew.workers)
-        self._go(self._load, self._pattern(plan.pattern), crew.finish, limit, until, pace)
+        order = (
+            self._pattern(plan.pattern) if plan.trace is None else patterns.Listed(self._length, plan.trace)
+        )
+        self._go(self._load, order, crew.finish, limit, until, pace)
 
     def _pattern(self, name: str) -> patterns.Pattern:
         return patterns.make(name, self._first, self._length, self._crew.plan.seed + self._number)

@@ -93,6 +93,20 @@ class Zipf:
         call.list, call.state = self._list.buffer_info()[0], 0
 
 
+class Listed:
+    """Heap pages in a given order, round and round."""
+
+    def __init__(self, heap_pages: int, pages: array[int]) -> None:
+        self._heap_pages, self._pages, self._at = heap_pages, pages, 0
+        self._list = array("I")
+
+    def prepare(self, call: Call, count: int) -> None:
+        self._list = self._pages[self._at : self._at + count]
+        self._at = (self._at + len(self._list)) % len(self._pages)
+        call.mode, call.first, call.length, call.count = Mode.LIST, 0, self._heap_pages, len(self._list)
+        call.list, call.state = self._list.buffer_info()[0], 0
+
+
 class ScanLoop:
     """scan-loop; a call never crosses from the loop into the scan or back."""
 
