@@ -71,6 +71,8 @@ class Cgroup(Generic[G]):
 
     def subtree(self) -> Iterator[Cgroup[G]]:
         """This cgroup and all below, parents first."""
-        yield self
-        for child in list(self.children.values()):
-            yield from child.subtree()
+        todo = [self]
+        while todo:
+            cgroup = todo.pop()
+            yield cgroup
+            todo += reversed(cgroup.children.values())

@@ -23,6 +23,8 @@ from epcgroup.misc import files as misc_files
 from epcgroup.misc.tree import G
 from epcgroup.units import PAGE_SIZE
 
+#: Files of a mirrored cgroup2 of which a write concerns us too.
+_SHARED = {"cgroup.procs", "cgroup.threads", "cgroup.subtree_control"}
 _BLANK = b" \t\n\v\f\r\xa0"
 _INT_MAX = 2**31 - 1
 
@@ -37,9 +39,12 @@ class Writer:
 
 def names(tree: CgroupTree[G], cgroup: Cgroup[G]) -> list[str]:
     """The files of a cgroup's directory, sorted."""
-    found = set(core.EVERYWHERE)
-    if cgroup is not tree.root:
-        found |= core.BELOW_ROOT.keys()
+    if tree.real is not None:
+        found = {name for name in tree.real.files(cgroup.path) if not name.startswith("misc.")}
+    else:
+        found = set(core.EVERYWHERE)
+        if cgroup is not tree.root:
+            found |= core.BELOW_ROOT.keys()
     if cgroup.group is not None:
         found |= {f"misc.{name}" for name in misc_files.names(tree.misc, cgroup.group)}
         if tree.extra is not None:
@@ -53,12 +58,21 @@ def exists(tree: CgroupTree[G], cgroup: Cgroup[G], name: str) -> bool:
         return cgroup.group is not None and (
             name[5:] in misc_files.names(tree.misc, cgroup.group) or is_extra(tree, name)
         )
+    if tree.real is not None:
+        return tree.real.is_file(cgroup.path, name)
     return name in core.EVERYWHERE or (name in core.BELOW_ROOT and cgroup is not tree.root)
 
 
 def is_extra(tree: CgroupTree[G], name: str) -> bool:
     """Whether a file of that name would be one beyond the kernel's."""
     return tree.extra is not None and name in tree.extra.modes
+
+
+def is_elsewhere(tree: CgroupTree[G], name: str) -> bool:
+    """Whether a write to a file of that name is not the tree's business: use write_elsewhere."""
+    if tree.real is not None and not name.startswith("misc."):
+        return name not in _SHARED
+    return is_extra(tree, name)
 
 
 def read(tree: CgroupTree[G], cgroup: Cgroup[G], name: str, reader: int = 0) -> bytes:
@@ -71,6 +85,8 @@ def read(tree: CgroupTree[G], cgroup: Cgroup[G], name: str, reader: int = 0) -> 
         if tree.extra is not None and name in tree.extra.modes:
             return tree.extra.read(cgroup.group, name)
         return misc_files.read(tree.misc, cgroup.group, name[5:])
+    if tree.real is not None:
+        return _real_text(tree, cgroup, name, reader, tree.real.read(cgroup.path, name))
     return _core_text(tree, cgroup, name, reader).encode()
 
 
@@ -96,8 +112,10 @@ def write(tree: CgroupTree[G], cgroup: Cgroup[G], name: str, data: bytes, writer
     return len(data)
 
 
-def write_extra(tree: CgroupTree[G], cgroup: Cgroup[G], name: str, data: bytes) -> int:
-    """As write, to a file beyond the kernel's. It may take long and takes the lock itself."""
+def write_elsewhere(tree: CgroupTree[G], cgroup: Cgroup[G], name: str, data: bytes) -> int:
+    """As write, to a file beyond the kernel's or to a real one. It may take long; do not hold the lock."""
+    if tree.real is not None and not name.startswith("misc."):
+        return tree.real.write(cgroup.path, name, data)
     if not data:
         return 0
     if len(data) > PAGE_SIZE:
@@ -143,6 +161,17 @@ def _lines(tree: CgroupTree[G], reader: int, tids: Iterable[int]) -> str:
     return "".join(f"{number}\n" for number in (tree.processes.shown(reader, tids) if reader else tids))
 
 
+def _real_text(tree: CgroupTree[G], cgroup: Cgroup[G], name: str, reader: int, text: bytes) -> bytes:
+    """What a real file says, and that misc is there; tasks as the reader counts them."""
+    if name in ("cgroup.procs", "cgroup.threads"):
+        return _lines(tree, reader, map(int, text.split())).encode()
+    ours = {"cgroup.controllers": cgroup.group is not None, "cgroup.subtree_control": cgroup.delegates}
+    if name not in ours:
+        return text
+    words = [word for word in text.decode().split() if word != MISC] + [MISC] * ours[name]
+    return f"{' '.join(words)}\n".encode() if words else b""
+
+
 def _stat(tree: CgroupTree[G], cgroup: Cgroup[G]) -> str:
     live, dying = f"nr_descendants {cgroup.descendants}\n", f"nr_dying_descendants {cgroup.dying}\n"
     if not tree.misc.rules.counts_subsystems:
@@ -170,14 +199,25 @@ def parse_int(text: bytes) -> int:
 
 def _write_control(tree: CgroupTree[G], cgroup: Cgroup[G], text: bytes, _: Writer) -> None:
     wanted: bool | None = None
+    others = []
     for word in text.split(b" "):
         if not word:
+            continue
+        if tree.real is not None and word[1:] != MISC.encode():
+            others.append(word)
             continue
         if word[:1] not in (b"+", b"-") or word[1:] != MISC.encode():
             raise Refused(f"{word!r}: there is only +misc and -misc", errno.EINVAL)
         wanted = word[:1] == b"+"
+    before = cgroup.delegates
     if wanted is not None:
         tree.control(cgroup, wanted)
+    if tree.real is not None and others:
+        try:
+            tree.real.write(cgroup.path, "cgroup.subtree_control", b" ".join(others))
+        except OSError:
+            tree.control(cgroup, before)  # all of a write, or nothing
+            raise
 
 
 def _write_procs(tree: CgroupTree[G], cgroup: Cgroup[G], text: bytes, writer: Writer) -> None:
@@ -191,6 +231,9 @@ def _write_threads(tree: CgroupTree[G], cgroup: Cgroup[G], text: bytes, writer: 
         raise Refused("no such task", errno.ESRCH)
     if tree.processes.unmovable(pid):
         raise Refused("a thread of the kernel that stays where it is", errno.EINVAL)
+    if tree.real is not None:
+        tree.real.write(cgroup.path, "cgroup.threads", str(_task(text, writer)).encode())
+        return
     if tree.of(pid) is not cgroup:
         raise Refused(f"{cgroup.path} is not threaded", errno.EOPNOTSUPP)
 

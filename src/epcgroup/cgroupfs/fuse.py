@@ -111,10 +111,12 @@ class CgroupFs(mfusepy.Operations):  # type: ignore[misc]  # mfusepy has no type
 
     def _find(self, path: str) -> tuple[Cgroup[Group], str | None]:
         """(cgroup, file name), the name None for the directory itself."""
+        self._tree.sync(path)
         cgroup = self._tree.find(path)
         if cgroup is not None:
             return cgroup, None
         above, _, name = path.rpartition("/")
+        self._tree.sync(above or "/")
         cgroup = self._tree.find(above or "/")
         if cgroup is None or not files.exists(self._tree, cgroup, name):
             raise OSError(errno.ENOENT, path)
@@ -125,7 +127,7 @@ class CgroupFs(mfusepy.Operations):  # type: ignore[misc]  # mfusepy has no type
         with self._lock:
             cgroup, name = self._find(path)
             if name is None:
-                return self._stat(stat.S_IFDIR, cgroup.directory, 2 + len(cgroup.children), 0)
+                return self._stat(stat.S_IFDIR, self._tree.directory(cgroup), 2 + len(cgroup.children), 0)
             at = self._tree.attributes(cgroup, name)
             if self._lending and self._is_announcer():
                 at = Attributes(at.uid, at.gid, at.mode | _WRITABLE)
@@ -151,7 +153,8 @@ class CgroupFs(mfusepy.Operations):  # type: ignore[misc]  # mfusepy has no type
         with self._lock:
             cgroup = self._tree.lookup(path)
             own = files.names(self._tree, cgroup)
-            children = list(cgroup.children)
+            real = self._tree.real
+            children = list(cgroup.children) if real is None else real.children(path)
         yield from ((name, stat.S_IFDIR, 0) for name in (".", ".."))
         yield from ((name, stat.S_IFREG, 0) for name in own)
         yield from ((name, stat.S_IFDIR, 0) for name in children)
@@ -267,10 +270,10 @@ class CgroupFs(mfusepy.Operations):  # type: ignore[misc]  # mfusepy has no type
         with self._lock:
             if not self._there(file):
                 raise OSError(errno.ENODEV, file.path)
-            extra = files.is_extra(self._tree, file.name)
-            done = 0 if extra else files.write(self._tree, file.cgroup, file.name, bytes(data), writer)
-        if extra:
-            done = files.write_extra(self._tree, file.cgroup, file.name, bytes(data))
+            elsewhere = files.is_elsewhere(self._tree, file.name)
+            done = 0 if elsewhere else files.write(self._tree, file.cgroup, file.name, bytes(data), writer)
+        if elsewhere:
+            done = files.write_elsewhere(self._tree, file.cgroup, file.name, bytes(data))
         self._written()
         return done
 

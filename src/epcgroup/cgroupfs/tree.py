@@ -24,6 +24,7 @@ from epcgroup.cgroupfs import names
 from epcgroup.cgroupfs.access import ROOT_USER, Attributes, Credentials
 from epcgroup.cgroupfs.cgroup import Cgroup
 from epcgroup.cgroupfs.extra import Extra
+from epcgroup.cgroupfs.real import RealCgroups
 from epcgroup.errors import OutOfRange, Refused
 from epcgroup.misc.tree import G, Tree
 
@@ -80,14 +81,14 @@ class CgroupTree(Generic[G]):
         self.moved: Callable[[int, G], None] | None = None
         self.announce: Callable[[str, str], None] | None = None
         self.extra: Extra[G] | None = None  # files beyond the kernel's
+        self.real: RealCgroups | None = None  # the cgroup2 that this tree mirrors
         self.changes = 0  # of what is kept over a restart
         self.root: Cgroup[G] = Cgroup(None, "", misc.root, owner)
         self.root.groups = 1
         self._by_path: dict[str, Cgroup[G]] = {"/": self.root}
         self._of: dict[int, Cgroup[G]] = {}
-        self._ended: dict[
-            G, tuple[Cgroup[G], bool]
-        ] = {}  # groups that charges keep: where, and was it removed
+        # Groups that charges keep: where, and was the directory removed.
+        self._ended: dict[G, tuple[Cgroup[G], bool]] = {}
         self._group_freed, misc.group_freed = misc.group_freed, self._freed
         misc.notify = self._counted
 
@@ -107,6 +108,9 @@ class CgroupTree(Generic[G]):
     def of(self, pid: int) -> Cgroup[G] | None:
         """The cgroup of a process; None when it was never seen here."""
         return self._of.get(pid)
+
+    def sync(self, path: str) -> None:
+        """Before somebody looks at ``path``; see MirroredTree."""
 
     def touch(self, cgroup: Cgroup[G]) -> None:
         """Something of the cgroup that is kept over a restart changed."""
@@ -313,6 +317,10 @@ class CgroupTree(Generic[G]):
                 self._tell(level.path, "cgroup.events")
 
     # -- owners --------------------------------------------------------------
+
+    def directory(self, cgroup: Cgroup[G]) -> Attributes:
+        """Owner and mode of a cgroup's directory."""
+        return cgroup.directory
 
     def attributes(self, cgroup: Cgroup[G], file: str) -> Attributes:
         """Owner and mode of a file."""

@@ -49,6 +49,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="files that no kernel has: misc.low, misc.high, misc.reclaim, misc.stat, misc.pressure",
     )
     parser.add_argument(
+        "--mirror",
+        type=Path,
+        metavar="DIR",
+        help="lay the tree over this directory of a real cgroup2: its files, and misc.* beside them",
+    )
+    parser.add_argument(
         "--metrics",
         nargs="?",
         const="",
@@ -117,6 +123,7 @@ def run(args: argparse.Namespace) -> int:
             inject=tuple(args.inject),
             enclu=args.enclu,
             system=args.system,
+            mirror=args.mirror,
             log=log.plain,
             follow=log.follow,
             views=_views(args),

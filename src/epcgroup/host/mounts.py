@@ -20,17 +20,18 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """One line of /proc/self/mountinfo: where, and of which type."""
+    """One line of /proc/self/mountinfo: where, of which type, and which directory of the file system."""
 
     point: str
     type: str
+    root: str = "/"
 
 
 def mounts(text: str | None = None) -> list[Mount]:
     """All mounts of this mount namespace, oldest first.
 
     >>> mounts("36 35 0:42 / /mnt/a\\\\040b rw - fuse.epcgroup epcgroup rw\\n")
-    [Mount(point='/mnt/a b', type='fuse.epcgroup')]
+    [Mount(point='/mnt/a b', type='fuse.epcgroup', root='/')]
     """
     if text is None:
         text = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
@@ -40,7 +41,7 @@ def mounts(text: str | None = None) -> list[Mount]:
         fields, kind = before.split(" "), after.split(" ")
         if len(fields) > 4 and kind:
             point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), fields[4])
-            found.append(Mount(point, kind[0]))
+            found.append(Mount(point, kind[0], fields[3]))
     return found
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import json
 import os
 import signal
@@ -32,6 +33,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from epcgroup import epc
 from epcgroup.cgroupfs import CgroupTree, Credentials, state
 from epcgroup.cgroupfs.announce import Announcer
+from epcgroup.cgroupfs.mirror import MirroredTree
+from epcgroup.cgroupfs.real import RealCgroups
 from epcgroup.errors import BadInput, EpcgroupError, Refused
 from epcgroup.host import mounts
 from epcgroup.live import Supervisor
@@ -52,9 +55,11 @@ if TYPE_CHECKING:
 
     from epcgroup.cgroupfs.fuse import CgroupFs
     from epcgroup.epc.group import Group
+    from epcgroup.misc import Tree
     from epcgroup.observe.journal import Journal
 
-_SAVE_INTERVAL = 0.2  # s; what a kill -9 may lose of the tree
+_SAVE_INTERVAL = 0.2  # s; what a kill -9 may lose of the tree,
+_SAVE_SHARE = 30  # or so many times what saving takes, if that is longer (a very large tree)
 _ENDED_KEPT = 64  # enclaves that are gone and still shown
 _SOURCE = f"epcgroup-{os.getpid()}"  # what mount tables call this tree
 _END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -88,6 +93,7 @@ class Options:
     inject: tuple[str, ...] = ()  # faults to have, see Supervisor
     enclu: str = "fast"  # or "trap", see Supervisor
     system: bool = False  # any process of this system that opens a device joins
+    mirror: Path | None = None  # directory of a real cgroup2 that the tree lies over
     log: TextIO | None = None  # where plain words go; stderr
     follow: Callable[[Journal], None] | None = None  # who listens to the machine's events
     views: Sequence[Callable[[Server], View]] = ()
@@ -120,12 +126,7 @@ class Server:
         self.source = MachineSource(self._machine, str(options.places.directory))
         if options.follow is not None:
             options.follow(self.source.journal)
-        self.tree: CgroupTree[Group] = CgroupTree(
-            self._world.machine.groups,
-            SystemProcesses(self._world.tasks),
-            auto_delegate=options.auto_delegate,
-            owner=Credentials(os.geteuid(), os.getegid()),
-        )
+        self.tree = _tree(options, self._world.machine.groups)
         self._extra = MachineExtra(self._world) if options.extensions else None
         self.tree.extra = self._extra
         self._outsiders = Outsiders(self._world.lock)
@@ -134,6 +135,8 @@ class Server:
         self._world.members = self._members
         self._joining = Joining(self._machine, self.tree, self._members)
         self._load()
+        if isinstance(self.tree, MirroredTree):
+            self.tree.sync_all()
         self._saved, self._save_at = self.tree.changes, 0.0
         self._submitted: deque[Job] = deque()
         self._jobs: dict[int, Job] = {}
@@ -161,6 +164,8 @@ class Server:
         announcer.start()
         fs.announcer = announcer.native_id or 0
         self._outsiders.start()
+        if isinstance(self.tree, MirroredTree):
+            self.tree.watcher.start()
         if self._extra is not None:
             self._extra.start()
         self._control.start()
@@ -189,6 +194,8 @@ class Server:
                 mounts.unmount(str(self._options.mount), lazy=True)
             self._save()
             self._machine.close()
+            if isinstance(self.tree, MirroredTree):
+                self.tree.close()
             os.close(self._lock_fd)
         if unmounted is not None:
             raise Refused(unmounted)
@@ -331,22 +338,53 @@ class Server:
         if not file.exists():
             self.tree.control(self.tree.root, True)
             return
+        gc.disable()  # a hundred thousand new objects, none of them garbage: five times as fast
         try:
             state.load(self.tree, json.loads(file.read_text()))
+            state.dump(self.tree)  # so that the first change saves one cgroup and not all
         except (OSError, ValueError) as error:
             raise BadInput(f"{file}: {error}; remove it to begin with an empty tree") from error
+        finally:
+            gc.enable()
 
     def _save(self) -> None:
+        started = time.monotonic()
         with self._world.lock:
             self._saved = self.tree.changes
-            data = state.dump(self.tree)
+            text = state.dump(self.tree)
         file = self._options.places.state
         new = file.with_suffix(".new")
         with contextlib.suppress(OSError):
             new.unlink(missing_ok=True)
-            new.write_text(json.dumps(data))
+            new.write_text(text)
             new.replace(file)
-        self._save_at = time.monotonic() + _SAVE_INTERVAL
+        now = time.monotonic()
+        self._save_at = now + max(_SAVE_INTERVAL, _SAVE_SHARE * (now - started))
+
+
+def _tree(options: Options, groups: Tree[Group]) -> CgroupTree[Group]:
+    """The tree by itself, or over a real one."""
+    owner = Credentials(os.geteuid(), os.getegid())
+    delegate = options.auto_delegate
+    if options.mirror is None:
+        return CgroupTree(groups, SystemProcesses(), auto_delegate=delegate, owner=owner)
+    top = options.mirror.resolve()
+    try:
+        made = not top.exists()
+        top.mkdir(exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"--mirror {top}: {error.strerror}; name a directory of a cgroup2") from error
+    within = [
+        mount for mount in mounts.mounts() if mount.type == "cgroup2" and top.is_relative_to(mount.point)
+    ]
+    name = "/"
+    if within:
+        mount = max(reversed(within), key=lambda mount: len(mount.point))
+        name = f"{mount.root.rstrip('/')}/{top.relative_to(mount.point)}".removesuffix("/.")
+    real = RealCgroups(top, name)
+    if made:
+        real.mark("/")
+    return MirroredTree(groups, SystemProcesses(), real, auto_delegate=delegate, owner=owner)
 
 
 def _clear_mount(point: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 
 import pytest
 from tests.unit.cgroupfs.fakes import WRITER, make, read, write
@@ -193,7 +194,7 @@ def test_the_state_of_a_tree_survives_and_processes_do_not() -> None:
     saved = state.dump(tree)
     again = make()
     again.control(again.root, False)
-    state.load(again, saved)
+    state.load(again, json.loads(saved))
     assert state.dump(again) == saved
     assert read(again, "/a", "misc.max") == "sev max\nsgx_epc 8192\n"
     assert read(again, "/a/b", "cgroup.procs") == ""

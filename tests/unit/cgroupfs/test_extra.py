@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import json
 
 import pytest
 from tests.unit.cgroupfs.fakes import WRITER, make, read, write
@@ -39,11 +40,11 @@ def test_extra_files_are_where_the_controller_is_with_their_modes() -> None:
     assert not files.exists(tree, tree.lookup("/a/b"), "misc.stat")
     assert read(tree, "/a", "misc.stat") == "misc.stat of /a\n"
     assert tree.attributes(tree.lookup("/a"), "misc.reclaim").mode == 0o200
-    assert files.write_extra(tree, tree.lookup("/a"), "misc.reclaim", b"16M") == 3
-    assert files.write_extra(tree, tree.lookup("/a"), "misc.reclaim", b"") == 0
+    assert files.write_elsewhere(tree, tree.lookup("/a"), "misc.reclaim", b"16M") == 3
+    assert files.write_elsewhere(tree, tree.lookup("/a"), "misc.reclaim", b"") == 0
     assert extra.written == [("/a:misc.reclaim", b"16M")]
     with pytest.raises(Refused) as error:
-        files.write_extra(tree, tree.lookup("/a"), "misc.reclaim", b"x" * 4097)
+        files.write_elsewhere(tree, tree.lookup("/a"), "misc.reclaim", b"x" * 4097)
     assert error.value.errno == errno.E2BIG
 
 
@@ -64,11 +65,11 @@ def test_low_and_high_are_writable_files_and_survive() -> None:
     saved = state.dump(tree)
     again = make(rules)
     again.control(again.root, False)
-    state.load(again, saved)
+    state.load(again, json.loads(saved))
     assert read(again, "/a", "misc.low") + read(again, "/a", "misc.high") == "sgx_epc 4096\nsgx_epc 8192\n"
     plain = make()
     plain.control(plain.root, False)
-    state.load(plain, saved)  # served without extensions next time: no error
+    state.load(plain, json.loads(saved))  # served without extensions next time: no error
     with pytest.raises(OSError, match="no file"):
         files.write(plain, plain.lookup("/a"), "misc.low", b"sgx_epc 1", WRITER)
     assert dataclasses.replace(rules, soft=frozenset()).soft == STANDARD.soft

@@ -165,7 +165,7 @@ def test_an_absent_amount_is_a_dash() -> None:
 
 def test_mount_points_are_unescaped() -> None:
     line = "36 35 98:0 /a /mnt\\040x rw,noatime shared:1 - cgroup2 cgroup2 rw\n"
-    assert mounts.mounts(line) == [Mount("/mnt x", "cgroup2")]
+    assert mounts.mounts(line) == [Mount("/mnt x", "cgroup2", "/a")]
 
 
 def test_doctor_doubts_limits_that_do_not_mean_what_they_say(root: Path) -> None:
