@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import secrets
 import signal
 import sys
@@ -159,7 +160,11 @@ class Supervisor:
         )
         with self.world.lock:
             task = self._tracer.life.adopt(pid, members.caller_of(pid, member))
-            self.world.members.started(pid, member)
+            try:
+                self.world.members.started(pid, member)
+            except BaseException:  # a real cgroup may refuse it
+                os.kill(pid, signal.SIGKILL)
+                raise
         task.command, task.view = Path(argv[0]).name, view
         loader.release(pid)
         return pid

@@ -31,21 +31,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from epcgroup import epc
-from epcgroup.cgroupfs import CgroupTree, Credentials, state
+from epcgroup.cgroupfs import state
 from epcgroup.cgroupfs.announce import Announcer
 from epcgroup.cgroupfs.mirror import MirroredTree
-from epcgroup.cgroupfs.real import RealCgroups
 from epcgroup.errors import BadInput, EpcgroupError, Refused
 from epcgroup.host import mounts
 from epcgroup.live import Supervisor
 from epcgroup.live.world import WAKE_SIGNAL
 from epcgroup.serve import places as places_
+from epcgroup.serve import trees
 from epcgroup.serve.control import Control, Job
 from epcgroup.serve.conversation import Conversation
 from epcgroup.serve.extra import MachineExtra
 from epcgroup.serve.joining import Joining, pid_of
 from epcgroup.serve.notifier import MACHINE_ROOT, MountNamespace, Notifier
-from epcgroup.serve.processes import CgroupMembers, Outsiders, SystemProcesses
+from epcgroup.serve.processes import CgroupMembers, Outsiders
 from epcgroup.serve.sampler import Sampler
 from epcgroup.serve.sources.machine import MachineSource
 
@@ -54,8 +54,6 @@ if TYPE_CHECKING:
     from typing import TextIO
 
     from epcgroup.cgroupfs.fuse import CgroupFs
-    from epcgroup.epc.group import Group
-    from epcgroup.misc import Tree
     from epcgroup.observe.journal import Journal
 
 _SAVE_INTERVAL = 0.2  # s; what a kill -9 may lose of the tree,
@@ -126,7 +124,9 @@ class Server:
         self.source = MachineSource(self._machine, str(options.places.directory))
         if options.follow is not None:
             options.follow(self.source.journal)
-        self.tree = _tree(options, self._world.machine.groups)
+        self.tree = trees.make(
+            self._world.machine.groups, options.mirror, auto_delegate=options.auto_delegate
+        )
         self._extra = MachineExtra(self._world) if options.extensions else None
         self.tree.extra = self._extra
         self._outsiders = Outsiders(self._world.lock)
@@ -360,31 +360,6 @@ class Server:
             new.replace(file)
         now = time.monotonic()
         self._save_at = now + max(_SAVE_INTERVAL, _SAVE_SHARE * (now - started))
-
-
-def _tree(options: Options, groups: Tree[Group]) -> CgroupTree[Group]:
-    """The tree by itself, or over a real one."""
-    owner = Credentials(os.geteuid(), os.getegid())
-    delegate = options.auto_delegate
-    if options.mirror is None:
-        return CgroupTree(groups, SystemProcesses(), auto_delegate=delegate, owner=owner)
-    top = options.mirror.resolve()
-    try:
-        made = not top.exists()
-        top.mkdir(exist_ok=True)
-    except OSError as error:
-        raise BadInput(f"--mirror {top}: {error.strerror}; name a directory of a cgroup2") from error
-    within = [
-        mount for mount in mounts.mounts() if mount.type == "cgroup2" and top.is_relative_to(mount.point)
-    ]
-    name = "/"
-    if within:
-        mount = max(reversed(within), key=lambda mount: len(mount.point))
-        name = f"{mount.root.rstrip('/')}/{top.relative_to(mount.point)}".removesuffix("/.")
-    real = RealCgroups(top, name)
-    if made:
-        real.mark("/")
-    return MirroredTree(groups, SystemProcesses(), real, auto_delegate=delegate, owner=owner)
 
 
 def _clear_mount(point: Path) -> None:
