@@ -15,18 +15,23 @@ pytestmark = pytest.mark.needs("x86-64", "ptrace", "fuse", "root", "inotifywait"
 
 #: Started as root because a checkout may lie where only root can read; from `drop` on it is the user.
 SCRIPT = """
-import json, os, signal, subprocess, sys, time
+import contextlib, ctypes, io, json, os, signal, subprocess, sys, time
 import mfusepy
 import epcgroup.cgroupfs.fuse, epcgroup.serve.server
 from epcgroup.cli.main import main
 
+with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+    main(["serve", "--help"])  # every command is loaded
 directory = sys.argv[1]
 mount = directory + "/cgroup"
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
+ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE: /proc/self is its own again
 server = os.fork()
 if not server:
     os._exit(main(["serve", "--dir", directory, "--epc", "4M"]))
 while not os.path.ismount(mount):
+    if os.waitpid(server, os.WNOHANG)[0]:
+        sys.exit("the server ended")
     time.sleep(0.02)
 os.mkdir(mount + "/a")
 file = mount + "/a/cgroup.events"

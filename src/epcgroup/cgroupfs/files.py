@@ -226,13 +226,15 @@ def _write_procs(tree: CgroupTree[G], cgroup: Cgroup[G], text: bytes, writer: Wr
 
 def _write_threads(tree: CgroupTree[G], cgroup: Cgroup[G], text: bytes, writer: Writer) -> None:
     """Threads of a process stay together where there is no threaded subtree."""
-    pid = tree.processes.leader(_task(tree, text, writer))
+    task = _task(tree, text, writer)
+    pid = tree.processes.leader(task)
     if pid is None:
         raise Refused("no such task", errno.ESRCH)
     if tree.processes.unmovable(pid):
         raise Refused("a thread of the kernel that stays where it is", errno.EINVAL)
     if tree.real is not None:
-        tree.real.write(cgroup.path, "cgroup.threads", str(_task(text, writer)).encode())
+        tree.may_move(pid, cgroup, writer.who)
+        tree.real.write(cgroup.path, "cgroup.threads", str(task).encode())
         return
     if tree.of(pid) is not cgroup:
         raise Refused(f"{cgroup.path} is not threaded", errno.EOPNOTSUPP)

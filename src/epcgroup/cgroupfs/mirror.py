@@ -114,12 +114,10 @@ class MirroredTree(CgroupTree[G]):
         self.real.write(cgroup.path, "cgroup.procs", str(pid).encode())
         super().enter(pid, cgroup)
 
-    def migrate(self, task: int, cgroup: Cgroup[G], who: Credentials) -> None:
-        """As CgroupTree.migrate, from where the process really is."""
-        pid = self.processes.leader(task)
-        if pid is not None:
-            self._place(pid)
-        super().migrate(task, cgroup, who)
+    def may_move(self, pid: int, cgroup: Cgroup[G], who: Credentials) -> None:
+        """As CgroupTree.may_move, from where the process really is."""
+        self._place(pid)
+        super().may_move(pid, cgroup, who)
 
     def forked(self, parent: int, pid: int) -> G:
         """A child begins where the kernel put it."""

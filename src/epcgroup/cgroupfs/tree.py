@@ -265,12 +265,15 @@ class CgroupTree(Generic[G]):
             raise Refused(f"no process {task}", errno.ESRCH)
         if self.processes.unmovable(pid):
             raise Refused(f"{task} is a thread of the kernel that stays where it is", errno.EINVAL)
-        source = self._of.get(pid, self.root)
-        above = set(source.ancestors())
+        self.may_move(pid, cgroup, who)
+        self.enter(pid, cgroup)
+
+    def may_move(self, pid: int, cgroup: Cgroup[G], who: Credentials) -> None:
+        """Whether ``who`` may bring a process from where it is to ``cgroup``; raises Refused (EACCES)."""
+        above = set(self._of.get(pid, self.root).ancestors())
         common = next(level for level in cgroup.ancestors() if level in above)
         if not self.attributes(common, "cgroup.procs").writable_by(who):
             raise Refused(f"cgroup.procs of {common.path} is not yours", errno.EACCES)
-        self.enter(pid, cgroup)
 
     def forked(self, parent: int, pid: int) -> G:
         """A process was born where its parent is; the group that pays for it."""

@@ -124,9 +124,7 @@ class Server:
         self.source = MachineSource(self._machine, str(options.places.directory))
         if options.follow is not None:
             options.follow(self.source.journal)
-        self.tree = trees.make(
-            self._world.machine.groups, options.mirror, auto_delegate=options.auto_delegate
-        )
+        self.tree = trees.make(self._world, options.mirror, auto_delegate=options.auto_delegate)
         self._extra = MachineExtra(self._world) if options.extensions else None
         self.tree.extra = self._extra
         self._outsiders = Outsiders(self._world.lock)

@@ -15,14 +15,15 @@ from epcgroup.serve.processes import SystemProcesses
 
 if TYPE_CHECKING:
     from epcgroup.epc.group import Group
-    from epcgroup.misc import Tree
+    from epcgroup.live.world import World
 
 
-def make(groups: Tree[Group], mirror: Path | None, *, auto_delegate: bool) -> CgroupTree[Group]:
+def make(world: World, mirror: Path | None, *, auto_delegate: bool) -> CgroupTree[Group]:
     """A tree that belongs to this user. Raises BadInput for what cannot be mirrored."""
+    groups, processes = world.machine.groups, SystemProcesses(world.tasks)
     owner = Credentials(os.geteuid(), os.getegid())
     if mirror is None:
-        return CgroupTree(groups, SystemProcesses(), auto_delegate=auto_delegate, owner=owner)
+        return CgroupTree(groups, processes, auto_delegate=auto_delegate, owner=owner)
     top = mirror.resolve()
     try:
         made = not top.exists()
@@ -32,7 +33,7 @@ def make(groups: Tree[Group], mirror: Path | None, *, auto_delegate: bool) -> Cg
     real = RealCgroups(top, _name(top))
     if made:
         real.mark("/")
-    return MirroredTree(groups, SystemProcesses(), real, auto_delegate=auto_delegate, owner=owner)
+    return MirroredTree(groups, processes, real, auto_delegate=auto_delegate, owner=owner)
 
 
 def _name(top: Path) -> str:
