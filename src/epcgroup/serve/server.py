@@ -354,7 +354,8 @@ class Server:
         new = file.with_suffix(".new")
         with contextlib.suppress(OSError):
             new.unlink(missing_ok=True)
-            new.write_text(text)
+            with open(new, "w", opener=functools.partial(os.open, mode=0o600)) as stream:
+                stream.write(text)
             new.replace(file)
         now = time.monotonic()
         self._save_at = now + max(_SAVE_INTERVAL, _SAVE_SHARE * (now - started))
