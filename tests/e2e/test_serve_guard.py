@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -123,6 +125,21 @@ def test_the_server_listens_on_no_network(machine: Served) -> None:
         table = Path(f"/proc/net/{protocol}")
         lines = table.read_text().splitlines()[1:] if table.exists() else []
         assert not sockets & {line.split()[9] for line in lines}, protocol
+
+
+def test_a_server_that_is_stopped_makes_nobody_wait(machine: Served) -> None:
+    """It is no dead one, whose mount may be taken away; commands look for another tree."""
+    machine.process.send_signal(signal.SIGSTOP)
+    try:
+        time.sleep(1.2)  # until the kernel has forgotten what it knew
+        script = "import sys; from epcgroup.host import discover, mounts; point = sys.argv[1]\n"
+        script += "print(mounts.is_dead(point), discover.trees([mounts.Mount(point, mounts.TYPE)]))"
+        words = [sys.executable, "-c", script, str(machine.mount)]
+        done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60)
+        assert done.stdout == "False []\n"
+    finally:
+        machine.process.send_signal(signal.SIGCONT)
+    assert machine.read("cgroup.controllers") == "misc\n"
 
 
 def test_a_name_is_bytes_and_no_terminal_obeys_it(machine: Served) -> None:

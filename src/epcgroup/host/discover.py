@@ -21,10 +21,10 @@ CGROUP2 = "cgroup2"
 
 
 def trees(found: Iterable[Mount] | None = None) -> list[Mount]:
-    """Mounts of cgroup v2, the kernel's first; each mount point once."""
+    """Mounts of cgroup v2, the kernel's first; each mount point once; of ours those that answer."""
     listed = list(mounts.mounts() if found is None else found)
     kernel = [mount for mount in listed if mount.type == CGROUP2]
-    ours = [mount for mount in listed if mount.type == mounts.TYPE]
+    ours = [mount for mount in listed if mount.type == mounts.TYPE and mounts.answers(mount.point)]
     return list(dict.fromkeys(kernel + ours))
 
 

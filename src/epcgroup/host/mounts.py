@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from epcgroup.errors import MissingCapability
 
 TYPE = "fuse.epcgroup"
 _MNT_DETACH = 2
+_PATIENCE = 2.0  # s
+_DEAD = (errno.ENOTCONN, errno.ECONNABORTED)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -52,11 +55,34 @@ def stale() -> list[Mount]:
 
 def is_dead(point: str) -> bool:
     """Whether a FUSE mount has lost its server."""
-    try:
-        os.stat(point)
-    except OSError as error:
-        return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
-    return False
+    return _ask(point) in _DEAD
+
+
+def answers(point: str) -> bool:
+    """Whether somebody serves a FUSE mount, and is not stopped or stuck."""
+    return _ask(point) not in (None, *_DEAD)
+
+
+def _ask(point: str) -> int | None:
+    """errno of stat(2), 0 when it works; None: no answer in time.
+
+    Who asks waits for as long as a server is stopped, so a thread does; the end of
+    the process ends its wait.
+    """
+    said: list[int] = []
+
+    def ask() -> None:
+        try:
+            os.stat(point)
+        except OSError as error:
+            said.append(error.errno or 0)
+        else:
+            said.append(0)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_PATIENCE)
+    return said[0] if said else None
 
 
 def unmount(point: str, *, lazy: bool = False) -> bool:
