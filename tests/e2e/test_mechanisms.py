@@ -507,7 +507,9 @@ def run_cpuid_program(argv: list[str], trap: bytes) -> str:
             at = regs.rip - 2 if seccomp_stop else regs.rip
             if (seccomp_stop or stop == ILL) and at in sites:
                 leaf = (regs.orig_rax if seccomp_stop else regs.rax) & 0xFFFFFFFF
-                regs.rax, regs.rbx, regs.rcx, regs.rdx = cpuid.execute(leaf, regs.rcx & 0xFFFFFFFF, 64 << 20)
+                regs.rax, regs.rbx, regs.rcx, regs.rdx = cpuid.execute(
+                    leaf, regs.rcx & 0xFFFFFFFF, [64 << 20]
+                )
                 regs.rip, regs.orig_rax = at + 2, ptrace.NO_SYSCALL
                 ptrace.setregs(child.pid, regs)
             elif seccomp_stop and regs.orig_rax == SYS_MMAP and regs.rdx & 4:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from epcgroup.cli import logs
+from epcgroup.cli.sections import add_epc, parse_sections, to_sections
 from epcgroup.errors import BadInput
-from epcgroup.units import PAGE_SIZE, parse_limit, parse_size
+from epcgroup.units import parse_limit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,7 +46,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def add_machine(parser: argparse.ArgumentParser) -> None:
     """The options that say what machine it is, which cgroups it has, and what is told at the end."""
-    parser.add_argument("--epc", default="128M", metavar="SIZE", help="EPC of the machine (default 128M)")
+    add_epc(parser)
     parser.add_argument("--max", metavar="SIZE", help=f"limit of its cgroup ({DEFAULT_GROUP})")
     parser.add_argument("--policy", default="standard", help="standard (default), v5, v17 …")
     parser.add_argument(
@@ -184,7 +185,7 @@ def machine_of(
     Comes with its `run`, which keeps the log and calls what it is given now and then
     (``serving`` as Supervisor.run has it); the report is told at the end.
     """
-    epc_pages = parse_size(args.epc) // PAGE_SIZE
+    parsed = parse_sections(args.epc)
     # Only now: the emulator takes a while to import, a wrong option should not.
     from epcgroup.live import Supervisor
     from epcgroup.serve.sources import MachineSource
@@ -196,8 +197,9 @@ def machine_of(
         "log": log.plain,
         "enclu": args.enclu,
         "page_service": args.page_service,
+        "sections": to_sections(parsed),
     }
-    with Supervisor(epc_pages, args.policy, _root_key(args.seed), **extra) as machine:
+    with Supervisor(0, args.policy, _root_key(args.seed), **extra) as machine:
         source = MachineSource(machine, "run")
         log.follow(source.journal)
         for path, limit in groups:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from epcgroup.cli import exporter, logs, served
 from epcgroup.cli.run import add_enclu, add_inject
+from epcgroup.cli.sections import add_epc, parse_sections, to_sections
 from epcgroup.errors import BadInput, MissingCapability
-from epcgroup.units import PAGE_SIZE, U64_MAX, parse_size
+from epcgroup.units import U64_MAX
 
 if TYPE_CHECKING:
     from epcgroup.serve.server import Server, View
@@ -23,7 +24,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="a long-lived machine: cgroup files mounted, commands by `epcgroup exec`",
         description="Keep an emulated machine and mount its cgroup files, until a signal ends it.",
     )
-    parser.add_argument("--epc", default="128M", metavar="SIZE", help="EPC of the machine (default 128M)")
+    add_epc(parser)
     parser.add_argument("--mount", type=Path, metavar="DIR", help="mount point (default: cgroup below --dir)")
     parser.add_argument("--policy", default="standard", help="standard (default), v5, v17 …")
     parser.add_argument(
@@ -97,7 +98,7 @@ def _views(args: argparse.Namespace) -> list[Callable[[Server], View]]:
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal comes."""
     resources = dict(parse_resource(spec) for spec in args.resource)
-    epc_pages = parse_size(args.epc) // PAGE_SIZE
+    parsed = parse_sections(args.epc)
     try:
         import mfusepy  # noqa: F401
     except ImportError as error:
@@ -113,7 +114,8 @@ def run(args: argparse.Namespace) -> int:
     log = logs.Log(args)
     server = Server(
         Options(
-            epc_pages=epc_pages,
+            epc_pages=sum(pages for pages, _ in parsed),
+            sections=to_sections(parsed),
             places=at,
             mount=mount,
             policy=args.policy,

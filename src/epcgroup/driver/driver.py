@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from epcgroup.driver import fault as faults
@@ -16,7 +16,7 @@ from epcgroup.driver.rules import rules_for
 from epcgroup.driver.seams import Frames, Log
 from epcgroup.driver.store import BackingStore
 from epcgroup.driver.vepc import VepcFile
-from epcgroup.epc import Caller, Machine, Policy
+from epcgroup.epc import Caller, Machine, Policy, Section
 from epcgroup.sgx.keys import KeyRoot
 from epcgroup.sgx.platform import Platform
 from epcgroup.sgx.seal import PageSealer
@@ -48,6 +48,7 @@ class Driver:
         store: BackingStore | None = None,
         plan: Plan | None = None,
         resources: Mapping[str, int] | None = None,
+        sections: Sequence[Section] = (),
         log: Log = _silent,
     ) -> None:
         self.frames = frames
@@ -70,6 +71,7 @@ class Driver:
             "policy": policy,
             "pager": self.pager,
             "resources": resources or {},
+            "sections": sections,
         }
         self.machine = Machine(**parts) if self.dice is None else ShortMachine(self.dice, **parts)
         self.files: dict[int, EnclaveFile] = {}  # by enclave id

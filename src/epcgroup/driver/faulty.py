@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from epcgroup.driver.inject import Plan
 from epcgroup.driver.numbers import Ioctl
 from epcgroup.driver.store import BackingStore, Evicted
-from epcgroup.epc import Caller, Enclave, EpcPage, Machine, Pager, Policy, Vepc
+from epcgroup.epc import Caller, Enclave, EpcPage, Machine, Pager, Policy, Section, Vepc
 from epcgroup.errors import NoEpc, Refused
 
 _SGX2 = {Ioctl.RESTRICT_PERMISSIONS, Ioctl.MODIFY_TYPES, Ioctl.REMOVE_PAGES}
@@ -81,9 +81,18 @@ class ShortMachine(Machine):
     """A machine that refuses an EPC page now and then, as if there were none."""
 
     def __init__(
-        self, dice: Dice, *, epc_pages: int, policy: Policy, pager: Pager, resources: Mapping[str, int]
+        self,
+        dice: Dice,
+        *,
+        epc_pages: int,
+        policy: Policy,
+        pager: Pager,
+        resources: Mapping[str, int],
+        sections: Sequence[Section] = (),
     ) -> None:
-        super().__init__(epc_pages=epc_pages, policy=policy, pager=pager, resources=resources)
+        super().__init__(
+            epc_pages=epc_pages, policy=policy, pager=pager, resources=resources, sections=sections
+        )
         self._dice = dice
 
     def _allocate(self) -> None:

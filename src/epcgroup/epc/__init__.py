@@ -7,6 +7,7 @@ from epcgroup.epc.alloc import headroom
 from epcgroup.epc.caller import Caller
 from epcgroup.epc.group import Group
 from epcgroup.epc.machine import Machine
+from epcgroup.epc.nodes import Section
 from epcgroup.epc.pager import Pager
 from epcgroup.epc.pages import SECS_INDEX, VA_INDEX, Counters, Enclave, EpcPage, Kind, State, Vepc
 from epcgroup.epc.policy import POLICIES, STANDARD, V5, V17, Disable, Policy, by_name, with_soft_limits
@@ -28,6 +29,7 @@ __all__ = [
     "Machine",
     "Pager",
     "Policy",
+    "Section",
     "State",
     "Vepc",
     "by_name",

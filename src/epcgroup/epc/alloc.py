@@ -35,7 +35,7 @@ def allocate_one(epc: Epc, caller: Caller) -> EpcPage:
     charge(epc, caller, 1, False)
     pool = epc.pool
     if pool.free > epc.low:  # so there is one, and what is left is not below the watermark
-        return pool.take(caller.group)
+        return pool.take(caller.group, caller.node)
     return _take(epc, caller, 1, False)[0]
 
 
@@ -59,7 +59,7 @@ def _take(epc: Epc, caller: Caller, pages: int, may_reclaim: bool) -> list[EpcPa
     try:
         if pool.free < pages:
             _make_room(epc, caller, pages, may_reclaim)
-        return [pool.take(group) for _ in range(pages)]
+        return [pool.take(group, caller.node) for _ in range(pages)]
     except BaseException:  # not charged for what was not had (ALLOC-02)
         uncharge(epc.groups, group, epc.resource, pages * PAGE_SIZE)
         group.pins -= pages

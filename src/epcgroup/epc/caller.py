@@ -15,12 +15,19 @@ def never() -> bool:
     return False
 
 
+def any_node() -> int:
+    """No matter where: node 0 first."""
+    return 0
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
     """The current task: its group pays (not the enclave's creator; spec EPC-31).
 
-    ``signal_pending`` is asked only where the kernel would look.
+    ``signal_pending`` is asked only where the kernel would look; ``node``, the
+    NUMA node of the processor it runs on, only where the EPC is on several.
     """
 
     group: Group
     signal_pending: Callable[[], bool] = never
+    node: Callable[[], int] = any_node

@@ -15,12 +15,13 @@ in :meth:`Machine.step` and :meth:`Machine.settle`, never by itself.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from epcgroup.epc import background, enclaves, fault, release, track, vepc
 from epcgroup.epc.alloc import global_batch
 from epcgroup.epc.caller import Caller
 from epcgroup.epc.group import Group
+from epcgroup.epc.nodes import NodePool, Section
 from epcgroup.epc.pager import Pager
 from epcgroup.epc.pages import Enclave, EpcPage, State, Vepc
 from epcgroup.epc.policy import Policy
@@ -42,10 +43,21 @@ class Machine(Epc):
     """
 
     def __init__(
-        self, *, epc_pages: int, policy: Policy, pager: Pager, resources: Mapping[str, int] | None = None
+        self,
+        *,
+        epc_pages: int,
+        policy: Policy,
+        pager: Pager,
+        resources: Mapping[str, int] | None = None,
+        sections: Sequence[Section] = (),
     ) -> None:
-        """``resources``: capacities of other misc resources, by key."""
-        super().__init__(epc_pages=epc_pages, policy=policy, pager=pager, resources=resources)
+        """``resources``: capacities of other misc resources, by key.
+
+        ``sections``: of the EPC where there are several; then ``epc_pages`` is not looked at.
+        """
+        super().__init__(
+            epc_pages=epc_pages, policy=policy, pager=pager, resources=resources, sections=sections
+        )
         self.groups.max_written = self._max_written
         self.groups.high_written = self._high_written
         self.groups.group_freed = self._group_freed
@@ -55,6 +67,12 @@ class Machine(Epc):
     def free(self) -> int:
         """Free EPC pages."""
         return self.pool.free
+
+    def free_by_node(self) -> dict[int, tuple[int, int]]:
+        """NUMA node → its pages of EPC, and how many of them are free."""
+        if isinstance(self.pool, NodePool):
+            return self.pool.by_node()
+        return {0: (self.epc_pages, self.pool.free)}
 
     # -- enclaves ------------------------------------------------------------
 

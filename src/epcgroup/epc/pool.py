@@ -1,4 +1,4 @@
-"""The free pages of one EPC section: first in, first out (spec EPC-05 … EPC-08).
+"""The free pages of one NUMA node's EPC: first in, first out (spec EPC-05 … EPC-08).
 
 Descriptors are made when a page is used for the first time, so that a large EPC
 starts at once; the order in which pages are handed out is the same.
@@ -9,9 +9,12 @@ named by EPC-07; here ``free + in use + poisoned = size`` always holds.)
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from epcgroup.epc.caller import any_node
 from epcgroup.epc.pages import FREE, NOT_TRACKED, EpcPage
 
 if TYPE_CHECKING:
@@ -19,28 +22,26 @@ if TYPE_CHECKING:
 
 
 class Pool:
-    """Free and poisoned pages of one EPC."""
+    """Free and poisoned pages of one node, numbered from 0 or as ``numbers`` says."""
 
     __slots__ = ("_freed", "_unused", "free", "poisoned", "size")
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, numbers: Iterable[Iterable[int]] = ()) -> None:
         self.size = size
         self.free = size
         self.poisoned: list[EpcPage] = []
-        self._unused = 0  # number of the first page never handed out
+        # Numbers of pages never handed out.
+        self._unused = itertools.chain.from_iterable(numbers or (range(size),))
         self._freed: deque[EpcPage] = deque()
 
-    def take(self, group: Group) -> EpcPage:
+    def take(self, group: Group, _node: Callable[[], int] = any_node) -> EpcPage:
         """The page that has been free longest, for ``group`` to pay for.
 
         The caller has looked at ``free``.
         """
         self.free -= 1
-        if self._unused < self.size:
-            page = EpcPage(self._unused)
-            self._unused += 1
-        else:
-            page = self._freed.popleft()
+        number = next(self._unused, None)
+        page = EpcPage(number) if number is not None else self._freed.popleft()
         page.state = NOT_TRACKED
         page.group = group
         return page

@@ -8,10 +8,11 @@ is this plus the public operations.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from epcgroup.epc.group import Group
+from epcgroup.epc.nodes import NodePool, Section
 from epcgroup.epc.pager import Pager
 from epcgroup.epc.pages import Enclave, Vepc
 from epcgroup.epc.policy import Policy
@@ -33,14 +34,21 @@ class Epc:
     """One machine's data; sizes in pages."""
 
     def __init__(
-        self, *, epc_pages: int, policy: Policy, pager: Pager, resources: Mapping[str, int] | None = None
+        self,
+        *,
+        epc_pages: int,
+        policy: Policy,
+        pager: Pager,
+        resources: Mapping[str, int] | None = None,
+        sections: Sequence[Section] = (),
     ) -> None:
+        epc_pages = sum(section.pages for section in sections) or epc_pages
         if epc_pages < 1:
             raise BadInput(f"an EPC of {epc_pages} pages; it needs at least 1 (6 to run anything)")
         self.policy = policy
         self.pager = pager
         self.epc_pages = epc_pages
-        self.pool = Pool(epc_pages)
+        self.pool: Pool | NodePool = NodePool(sections) if len(sections) > 1 else Pool(epc_pages)
         self.groups: Tree[Group] = Tree(policy.misc, Group)
         self.resource = self.groups.resource(SGX_EPC)  # number of our resource in every group's lists
         self.groups.set_capacity(SGX_EPC, epc_pages * PAGE_SIZE)

@@ -111,7 +111,7 @@ def seize(tracer: Tracer, pid: int, adopt: Adopt, options: int) -> list[Task]:
             if caller is None:
                 caller = adopt(pid)
                 tracer.life.joined.add(pid)
-            task = found[tid] = Task(tid, pid, space, caller)
+            task = found[tid] = Task(tid, pid, space, tracer.world.caller_at(caller, tid))
             task.phase, task.watched = Phase.RUNNING, True
             with contextlib.suppress(OSError):
                 task.command = procfs.command(pid)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 import mmap
 from typing import TYPE_CHECKING
 
@@ -66,9 +67,10 @@ def answer(
     return 0, 0, 0, 0
 
 
-def execute(leaf: int, subleaf: int, epc_bytes: int) -> Registers:
-    """CPUID on a machine whose EPC is one section of ``epc_bytes``."""
-    emulated = answer(leaf, subleaf, [(_EPC_BASE, epc_bytes)], xcr0())
+def execute(leaf: int, subleaf: int, sections: Sequence[int]) -> Registers:
+    """CPUID on a machine whose EPC has sections of so many bytes, one behind the other."""
+    bases = itertools.accumulate(sections, initial=_EPC_BASE)
+    emulated = answer(leaf, subleaf, list(zip(bases, sections, strict=False)), xcr0())
     return native(leaf, subleaf) if emulated is None else emulated
 
 

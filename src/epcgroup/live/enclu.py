@@ -64,7 +64,7 @@ def leave_from(tracer: Tracer, task: Task, regs: UserRegs, sites: list[int]) -> 
 
 def _cpuid(tracer: Tracer, task: Task, regs: UserRegs, leaf: int) -> None:
     """CPUID, of which ``regs`` already stand behind."""
-    answer = cpuid.execute(leaf, regs.rcx & 0xFFFFFFFF, tracer.world.epc_bytes)
+    answer = cpuid.execute(leaf, regs.rcx & 0xFFFFFFFF, tracer.world.epc_sections)
     regs.rax, regs.rbx, regs.rcx, regs.rdx = answer
     regs.orig_rax = ptrace.NO_SYSCALL
     ptrace.setregs(task.tid, regs)

@@ -43,7 +43,7 @@ class Lifecycle:
     def adopt(self, pid: int, caller: Caller) -> Task:
         """Take over a freshly forked child that waits to be traced."""
         ptrace.seize(pid, ptrace.OPTIONS)
-        task = Task(pid, pid, AddressSpace(pid), caller)
+        task = Task(pid, pid, AddressSpace(pid), self._world.caller_at(caller, pid))
         task.mm.users.add(pid)
         task.phase = Phase.RUNNING
         self._world.tasks[pid] = task
@@ -56,7 +56,7 @@ class Lifecycle:
         space = parent.mm if shares else parent.mm.forked(pid)
         space.users.add(tid)
         with self._world.lock:  # whoever moves the parent finds this task, or has moved it already
-            task = self._world.tasks[tid] = Task(tid, pid, space, parent.caller)
+            task = self._world.tasks[tid] = Task(tid, pid, space, self._world.caller_at(parent.caller, tid))
             if tid == pid:
                 self._world.members.forked(parent.pid, pid)
         task.vdso = parent.vdso

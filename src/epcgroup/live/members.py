@@ -65,7 +65,7 @@ def charge_to(world: World, pid: int, group: Group) -> None:
     caller = caller_of(pid, group)
     for task in list(world.tasks.values()):
         if task.pid == pid:
-            task.caller = caller
+            task.caller = world.caller_at(caller, task.tid)
             if task.mm.service is not None:
                 task.mm.service.caller = caller
 

@@ -52,7 +52,7 @@ class Observer:
                 numbers = _numbers(groups, machine.resource)
                 enclaves = tuple(view_of(world, device) for device in world.devices if device.created)
                 ended = tuple(world.ended)
-                free = machine.free
+                free, nodes = machine.free, machine.free_by_node()
                 now = time.monotonic() - world.started
             views = self._groups(groups, numbers)
         return Snapshot(
@@ -63,7 +63,7 @@ class Observer:
             groups=views,
             enclaves=ended + enclaves,
             processes=_processes(list(world.tasks.values())),
-            nodes=(NodeView(0, machine.epc_pages, free),),
+            nodes=tuple(NodeView(node, *pages) for node, pages in nodes.items()),
             started=self._started,
             low_pages=machine.low,
             high_pages=machine.high,

@@ -33,11 +33,13 @@ from epcgroup.live import paranoid as suspicion
 from epcgroup.live.devices import DeviceTable
 from epcgroup.live.express import Express
 from epcgroup.live.frames import MemfdFrames
+from epcgroup.live.numa import Numa
 from epcgroup.live.openers import Openers
 from epcgroup.live.service import END_SIGNAL
 from epcgroup.live.spoilt import SpoiltFrames
 from epcgroup.live.tracer import Tracer
 from epcgroup.live.world import WAKE_SIGNAL, World
+from epcgroup.units import PAGE_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterator, Mapping, Sequence
@@ -63,9 +65,11 @@ class Supervisor:
         resources: Mapping[str, int] | None = None,
         enclu: str = "fast",
         page_service: str = "auto",
+        sections: Sequence[epc.Section] = (),
     ) -> None:
         """``seed`` (16 bytes) makes the machine's keys reproducible; by default they are random.
 
+        ``sections``: of the EPC where there are several, instead of ``epc_pages``.
         ``resources``: capacities of other misc resources, by key.
 
         ``inject``: faults to have, "enomem=0.01", "tamper@5" … (see driver.inject).
@@ -79,6 +83,7 @@ class Supervisor:
         Raises BadInput for an EPC of no pages or an unknown policy,
         MissingCapability where this machine cannot do what is needed.
         """
+        epc_pages = sum(section.pages for section in sections) or epc_pages
         if epc_pages < 1:
             raise BadInput(f"an EPC of {epc_pages} pages cannot hold an enclave")
         platform.require()
@@ -95,9 +100,13 @@ class Supervisor:
             platform=platform.sgx(),
             plan=plan,
             resources=resources,
+            sections=sections,
             log=self._log,
         )
         self.world = World(driver.machine, driver, frames, DeviceTable(), self._log)
+        if len(sections) > 1:
+            self.world.sections = [section.pages * PAGE_SIZE for section in sections]
+            self.world.numa = Numa([section.node for section in sections])
         if enclu not in ("fast", "trap"):
             raise BadInput(f"enclu={enclu!r}: must be fast or trap")
         self.world.fast = enclu == "fast" and fastpath.supported()

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from epcgroup.live.devices import Device, DeviceTable
     from epcgroup.live.express import Express
     from epcgroup.live.frames import MemfdFrames
+    from epcgroup.live.numa import Numa
     from epcgroup.live.task import Kick, Task
     from epcgroup.observe.model import EnclaveView
 
@@ -76,6 +77,9 @@ class World:
     #: The first invariant that was found broken; see `paranoid`.
     broken: InternalError | None = None
     members: Members = field(init=False)
+    #: Bytes of the EPC's sections, and its nodes, where there are several.
+    sections: list[int] = field(default_factory=list)
+    numa: Numa | None = None
     observer: snapshot.Observer = field(init=False)
 
     def __post_init__(self) -> None:
@@ -94,9 +98,13 @@ class World:
             self.log(message)
 
     @property
-    def epc_bytes(self) -> int:
-        """Size of the EPC, which CPUID reports."""
-        return self.machine.epc_pages * PAGE_SIZE
+    def epc_sections(self) -> list[int]:
+        """Bytes of each section of the EPC, which CPUID reports."""
+        return self.sections or [self.machine.epc_pages * PAGE_SIZE]
+
+    def caller_at(self, caller: Caller, tid: int) -> Caller:
+        """``caller`` as thread ``tid``, which matters where the EPC is on several nodes."""
+        return caller if self.numa is None else self.numa.at(caller, tid)
 
     def processor(self, device: Device, caller: Caller) -> Processor:
         """What the processor does to ``device``'s enclave on behalf of ``caller``."""

@@ -110,6 +110,9 @@ def machine_line(snapshot: Snapshot) -> str:
     """The machine in one line: size, what is free, policy, age."""
     epc, free = snapshot.epc_pages * PAGE_SIZE, snapshot.free_pages * PAGE_SIZE
     state = f"EPC {format_size(epc)}, {format_size(free)} free"
+    if len(snapshot.nodes) > 1:
+        by_node = (f"{format_size(node.free * PAGE_SIZE)} on node {node.node}" for node in snapshot.nodes)
+        state += f" ({', '.join(by_node)})"
     return f"{state} · policy {snapshot.policy} · {snapshot.time_s:.1f} s"
 
 

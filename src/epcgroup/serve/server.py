@@ -84,6 +84,7 @@ class Options:
     epc_pages: int
     places: places_.Places
     mount: Path
+    sections: Sequence[epc.Section] = ()  # where there are several
     policy: str = "standard"
     resources: dict[str, int] = field(default_factory=dict)
     auto_delegate: bool = False
@@ -117,7 +118,7 @@ class Server:
         policy = policy_with(options.policy, options.resources, extensions=options.extensions)
         self._machine = Supervisor(
             options.epc_pages, policy, resources=options.resources, log=options.log, enclu=options.enclu,
-            inject=options.inject,
+            inject=options.inject, sections=options.sections,
         )  # fmt: skip
         self._world = self._machine.world
         self._world.ended = deque(maxlen=_ENDED_KEPT)

@@ -42,9 +42,15 @@ def test_sections_are_split_as_the_manual_says() -> None:
     assert cpuid.answer(0x12, 4, sections, 7) == (0, 0, 0, 0)
 
 
+def test_the_sections_of_a_machine_lie_one_behind_the_other() -> None:
+    (first, _, size, _), (second, *_), end = (cpuid.execute(0x12, n, [64 << 20, 32 << 20]) for n in (2, 3, 4))
+    assert (size, second - first) == (64 << 20 | 1, 64 << 20)
+    assert end == (0, 0, 0, 0)
+
+
 def test_other_leaves_are_the_processors_own() -> None:
     assert cpuid.answer(1, 0, [], 7) is None
-    assert cpuid.execute(0x80000002, 0, GIB) == cpuid.native(0x80000002)
+    assert cpuid.execute(0x80000002, 0, [GIB]) == cpuid.native(0x80000002)
 
 
 def test_xcr0_has_x87_and_sse() -> None:
