@@ -75,6 +75,7 @@ class Driver:
         }
         self.machine = Machine(**parts) if self.dice is None else ShortMachine(self.dice, **parts)
         self.files: dict[int, EnclaveFile] = {}  # by enclave id
+        self.zombies: list[VepcFile] = []  # closed, with SECS pages that have children elsewhere
 
     def open(self) -> EnclaveFile:
         """open("/dev/sgx_enclave"): an empty enclave."""
