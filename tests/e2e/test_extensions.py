@@ -47,6 +47,10 @@ def test_a_program_under_pressure_is_seen_in_every_file(machine: Served) -> None
         eventually(lambda: stat(machine, "a")["pgrefault"] > 1000, 20)
         assert machine.read("a/misc.events") == "sgx_epc.max 0\n"
 
+        words = [EPCGROUP, "reclaim", "a", "1G", "--root", str(machine.mount)]
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 1
+        assert "less than 1G could be evicted" in done.stderr
         with pytest.raises(BlockingIOError):
             machine.write("a/misc.reclaim", "1G")
         with pytest.raises(OSError, match=r".") as error:

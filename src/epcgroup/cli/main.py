@@ -29,6 +29,7 @@ COMMANDS = {
     "tree": "the cgroups as a tree, with limits and usage",
     "get": "limits, usage and events of cgroups",
     "set": "set the limit of a cgroup",
+    "reclaim": "evict EPC pages of a cgroup now",
     "watch": "follow usage and events of cgroups",
     "events": "wait for limits to be hit",
     "audit": "asked, set, used: every gap between pod specs, bundles and the live tree",

@@ -19,6 +19,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("group", metavar="GROUP", help="the cgroup by path")
     parser.add_argument("limit", metavar="SIZE|max", help="64M, 1G, 4096, '16384 pages', or max")
+    parser.add_argument(
+        "--file",
+        choices=("max", "low", "high"),
+        default="max",
+        help="misc.max, or of `serve --extensions` misc.low (protection) or misc.high (soft limit)",
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would be written; write nothing")
     hierarchy.add_options(parser)
     parser.set_defaults(func=run)
@@ -29,21 +35,24 @@ def run(args: argparse.Namespace) -> int:
     limit = parse_limit(args.limit) if args.resource == hierarchy.SGX_EPC else parse_count(args.limit)
     tree = hierarchy.hierarchy(args)
     before = tree.view(args.group)
-    file, line = tree.plan(args.group, limit) if args.dry_run else tree.set_max(args.group, limit)
+    old = before.max if args.file == "max" else tree.limit(args.group, args.file)
+    change = tree.plan if args.dry_run else tree.set_max
+    file, line = change(args.group, limit, args.file)
     after = before if args.dry_run else tree.view(args.group)
+    new = after.max if args.file == "max" else tree.limit(args.group, args.file)
     above = tree.effective(before.path.rpartition("/")[0] or "/")
-    notes = _notes(args, limit, above, before.current)
+    notes = _notes(args, limit, above, before.current) if args.file == "max" else []
     if args.json:
         hierarchy.print_json(
             {
-                "file": str(file), "line": line, "written": not args.dry_run, "before": before.max,
-                "after": after.max, "effective": after.effective, "effective_of": after.effective_of,
+                "file": str(file), "line": line, "written": not args.dry_run, "before": old,
+                "after": new, "effective": after.effective, "effective_of": after.effective_of,
                 "notes": notes,
             }
         )  # fmt: skip
         return 0
     done = "would write" if args.dry_run else "wrote"
-    print(f"{hierarchy.printable(str(file))}: {done} {line!r} (before: {_text(args, before.max)})")
+    print(f"{hierarchy.printable(str(file))}: {done} {line!r} (before: {_text(args, old)})")
     for note in notes:
         print(f"epcgroup: note: {note}", file=sys.stderr)
     return 0

@@ -155,9 +155,14 @@ class Hierarchy:
 
     # -- writing ---------------------------------------------------------------
 
-    def plan(self, path: str, limit: int | None) -> tuple[Path, str]:
+    def limit(self, path: str, name: str) -> int | None:
+        """What misc.max, misc.low or misc.high says, None for "max" and where there is no such file."""
+        return self._limit(self.keyed(normal(path), f"misc.{name}"))
+
+    def plan(self, path: str, limit: int | None, name: str = "max") -> tuple[Path, str]:
         """The file and the line that would set a limit, checked as far as reading can.
 
+        ``name``: ``max``, or one of the extensions ``low`` and ``high``.
         Raises Refused where the write could not succeed, and says what to do.
         """
         path = normal(path)
@@ -166,29 +171,52 @@ class Hierarchy:
         if limit is not None and not 0 <= limit <= U64_MAX:
             raise BadInput(f"{limit} is no limit: 0 to 2^64-1")
         directory = self.directory(path)
-        limits = self.keyed(path, "misc.max")
+        limits = self.keyed(path, f"misc.{name}")
         parent = path.rpartition("/")[0] or "/"
+        if limits is None and name != "max" and self.keyed(path, "misc.max") is not None:
+            raise Refused(
+                f"{path} has no misc.{name}; only `epcgroup serve --extensions` has it", errno.ENOENT
+            )
         if limits is None:
             control = self.file(parent, "cgroup.subtree_control")
-            raise Refused(f"{path} has no misc.max; enable misc there: echo +misc > {control}", errno.ENOENT)
+            raise Refused(
+                f"{path} has no misc.{name}; enable misc there: echo +misc > {control}", errno.ENOENT
+            )
         if self.resource not in limits:
             known = ", ".join(limits) or "none"
             raise Refused(f"{self.resource} is no resource of this machine; there are: {known}", errno.EINVAL)
-        return directory / "misc.max", f"{self.resource} {'max' if limit is None else limit}"
+        return directory / f"misc.{name}", f"{self.resource} {'max' if limit is None else limit}"
 
-    def set_max(self, path: str, limit: int | None) -> tuple[Path, str]:
+    def set_max(self, path: str, limit: int | None, name: str = "max") -> tuple[Path, str]:
         """Set a limit, in the resource's unit, None for none; the file and the line written."""
-        file, line = self.plan(path, limit)
-        try:
-            fd = os.open(file, os.O_WRONLY | os.O_TRUNC)  # as a shell does
-            try:
-                os.write(fd, line.encode())
-            finally:
-                os.close(fd)
-        except OSError as error:
-            hint = "; it belongs to somebody else" if error.errno in (errno.EACCES, errno.EPERM) else ""
-            raise Refused(f"{file}: {error.strerror}{hint}", error.errno) from error
+        file, line = self.plan(path, limit, name)
+        _write(file, line)
         return file, line
+
+    def reclaim(self, path: str, amount: int) -> None:
+        """Evict so many bytes of a cgroup now, by its misc.reclaim.
+
+        Raises Refused: ENOENT, there is no such file; EAGAIN, it came to less.
+        """
+        path = normal(path)
+        file = self.directory(path) / "misc.reclaim"
+        if not file.exists():
+            raise Refused(
+                f"{path} has no misc.reclaim; only `epcgroup serve --extensions` has it", errno.ENOENT
+            )
+        _write(file, f"{self.resource} {amount}")
+
+
+def _write(file: Path, line: str) -> None:
+    try:
+        fd = os.open(file, os.O_WRONLY | os.O_TRUNC)  # as a shell does
+        try:
+            os.write(fd, line.encode())
+        finally:
+            os.close(fd)
+    except OSError as error:
+        hint = "; it belongs to somebody else" if error.errno in (errno.EACCES, errno.EPERM) else ""
+        raise Refused(f"{file}: {error.strerror}{hint}", error.errno) from error
 
 
 def unusable_part(limit: int | None) -> int:

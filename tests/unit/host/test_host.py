@@ -163,6 +163,32 @@ def test_an_absent_amount_is_a_dash() -> None:
     assert [hierarchy.amount(value, args) for value in (None, 0, 1 << 26)] == ["-", "0", "64M"]
 
 
+def test_soft_limits_are_set_where_there_are_any(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, said = run(capsys, "set", "pods/a", "8M", "--file", "low", "--root", str(root))
+    assert status == 1
+    assert "serve --extensions" in said
+    cgroup(root, "pods/a", misc_low="sgx_epc 0\n", misc_high="sgx_epc max\n")
+    status, output, _ = run(capsys, "set", "pods/a", "8M", "--file", "low", "--root", str(root))
+    assert status == 0
+    assert "wrote 'sgx_epc 8388608' (before: 0)" in output
+    assert (root / "pods/a/misc.low").read_text() == "sgx_epc 8388608"
+    status, output, _ = run(capsys, "set", "pods/a", "4M", "--file", "high", "--dry-run", "--root", str(root))
+    assert "would write 'sgx_epc 4194304' (before: max)" in output
+    assert (root / "pods/a/misc.max").read_text() == "sev 5\nsgx_epc 16777216\n"
+
+
+def test_reclaim_writes_bytes_and_says_where_it_cannot(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, _, said = run(capsys, "reclaim", "pods/a", "1M", "--root", str(root))
+    assert status == 1
+    assert "has no misc.reclaim" in said
+    cgroup(root, "pods/a", misc_reclaim="")
+    status, output, _ = run(capsys, "reclaim", "pods/a", "1M", "--root", str(root))
+    assert (status, output) == (0, "usage 4K before, 4K after\n")
+    assert (root / "pods/a/misc.reclaim").read_text() == "sgx_epc 1048576"
+
+
 def test_mount_points_are_unescaped() -> None:
     line = "36 35 98:0 /a /mnt\\040x rw,noatime shared:1 - cgroup2 cgroup2 rw\n"
     assert mounts.mounts(line) == [Mount("/mnt x", "cgroup2", "/a")]
