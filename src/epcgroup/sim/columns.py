@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-# One row per cgroup. What a charge touches comes first: two cache lines.
+# One row per cgroup. What a charge and a batch touch comes first: two cache lines.
 PARENT: Final = 0
 USAGE: Final = 1  # pages charged to the subtree
 LIMIT: Final = 2  # misc.max in whole pages
@@ -22,30 +22,31 @@ TAIL_AT: Final = 9  # next free entry there
 PINS: Final = 10  # pages charged directly to this group
 LOADED: Final = 11
 FAULTS: Final = 12
-POS: Final = 13  # place in the pre-order of the whole tree
-END: Final = 14  # where its subtree ends there
-ONLINE: Final = 15
-EVENTS: Final = 16
-EVENTS_LOCAL: Final = 17
-EVICTED: Final = 18
-SCANNED: Final = 19
-YOUNG: Final = 20
-CURSOR: Final = 21
-QUEUED: Final = 22
-WANTED: Final = 23
-TASKS: Final = 24
-KIDS: Final = 25  # children not released
-FIRST: Final = 26
-LAST: Final = 27
-NEXT: Final = 28
-PREV: Final = 29
-UNREC_HEAD: Final = 30  # list of unreclaimable pages: nodes
-UNREC_TAIL: Final = 31
-WAITING: Final = 32
-RELEASED: Final = 33
-VICTIM: Final = 34  # enclave disabled for this group's sake, -1: none
-VICTIM_SEQ: Final = 35
-PATH_MIN: Final = 36  # smallest limit on the way to the root, in pages
+EVICTED: Final = 13
+SCANNED: Final = 14
+YOUNG: Final = 15
+# What a walk touches: a third.
+POS: Final = 16  # place in the pre-order of the whole tree
+END: Final = 17  # where its subtree ends there
+CURSOR: Final = 18
+ONLINE: Final = 19
+WAITING: Final = 20
+QUEUED: Final = 21
+WANTED: Final = 22
+PATH_MIN: Final = 23  # smallest limit on the way to the root, in pages
+EVENTS: Final = 24
+EVENTS_LOCAL: Final = 25
+TASKS: Final = 26
+KIDS: Final = 27  # children not released
+FIRST: Final = 28
+LAST: Final = 29
+NEXT: Final = 30
+PREV: Final = 31
+UNREC_HEAD: Final = 32  # list of unreclaimable pages: nodes
+UNREC_TAIL: Final = 33
+RELEASED: Final = 34
+VICTIM: Final = 35  # enclave disabled for this group's sake, -1: none
+VICTIM_SEQ: Final = 36
 RETRIED: Final = 37
 ADDED: Final = 38
 AUGMENTED: Final = 39
