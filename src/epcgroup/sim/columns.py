@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from typing import Final
 
-# One row per cgroup. What a charge and a batch touch comes first: two cache lines.
+# One row per cgroup. First what a load must know: a cache line. Then what it counts, and a batch: a second.
 PARENT: Final = 0
 USAGE: Final = 1  # pages charged to the subtree
 LIMIT: Final = 2  # misc.max in whole pages
 PEAK: Final = 3
 BELOW: Final = 4  # reclaimable pages in the subtree
 COUNT: Final = 5  # reclaimable pages on the group's own list
-HEAD: Final = 6  # first chunk, -1: none
-HEAD_AT: Final = 7  # next entry to take there
-TAIL: Final = 8
-TAIL_AT: Final = 9  # next free entry there
+TAIL: Final = 6  # last chunk
+TAIL_AT: Final = 7  # next free entry there
+HEAD: Final = 8  # first chunk, -1: none
+HEAD_AT: Final = 9  # next entry to take there
 PINS: Final = 10  # pages charged directly to this group
 LOADED: Final = 11
 FAULTS: Final = 12
