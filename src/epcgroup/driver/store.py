@@ -69,6 +69,15 @@ class Arena:
         self._bases: list[int] = []
         self.free: list[int] = []  # the last one is used next
 
+    def __len__(self) -> int:
+        """Chunks held."""
+        return len(self._chunks) - self._chunks.count(None)
+
+    @property
+    def taken(self) -> int:
+        """Slots in use."""
+        return (len(self) << _CHUNK_SHIFT) - len(self.free)
+
     def grow(self) -> bool:
         """A chunk more; False if there is no memory."""
         try:

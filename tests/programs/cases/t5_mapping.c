@@ -183,9 +183,9 @@ static void remapped(void)
 
 static void huge_and_sparse(void)
 {
-	struct enclave e = load((struct spec){ .size = 64UL << 30, .heap = 20, .hole = 1 });
+	struct enclave e = load((struct spec){ .size = 1UL << 40, .heap = 20, .hole = 1 });
 	struct call *c = by_vdso(&e, 0);
-	u64 far = e.base + (63UL << 30);
+	u64 far = e.base + (1023UL << 30);
 
 	CHECK(mmap((void *)far, 16 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, e.fd, 0) == (void *)far,
 	      "mmap: %s", strerror(errno));

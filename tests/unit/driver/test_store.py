@@ -118,6 +118,46 @@ def test_a_full_backing_store_keeps_pages_in_the_epc(world):
     assert w.driver.pager.store.used == 0
 
 
+def test_a_store_without_memory_keeps_pages_in_the_epc(world, monkeypatch):
+    """ENOMEM of the host: nothing is lost, and the next try may have better luck."""
+    w = world()
+    file = w.build(data=os.urandom(8 * PAGE))
+
+    def no_memory(*_args, **_options):
+        raise OSError(12, "no memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("epcgroup.driver.store.mmap.mmap", no_memory)
+        w.limit(4)
+        w.machine.settle()
+        assert file.enclave.evicted == 0
+    w.evict(file)
+    assert file.enclave.evicted > 0
+
+
+def test_pages_of_zeros_are_not_stored(world):
+    w = world(epc_pages=64)
+    file = w.create(size_bytes=1 << 24)
+    w.add(file, bytes(3000 * PAGE), measure=False)
+    evicted = file.enclave.evicted
+    assert evicted > 2900
+    assert w.driver.pager.store.used == evicted * 16
+    assert w.driver.pager.store.arena.taken == 0
+
+
+def test_memory_of_a_released_enclave_goes_back(world):
+    w = world(epc_pages=64)
+    small, large = (w.create(size_bytes=1 << 24) for _ in range(2))
+    w.add(small, os.urandom(PAGE) * 100, measure=False)
+    w.add(large, os.urandom(PAGE) * 3000, measure=False)
+    arena = w.driver.pager.store.arena
+    assert len(arena) == 3
+    large.release()
+    assert len(arena) == 1
+    w.add(small, os.urandom(PAGE) * 2500, measure=False, offset=100 * PAGE)
+    assert len(arena) == 3
+
+
 def test_the_store_is_empty_again_when_everything_was_loaded(evicted):
     w, file, store, _ = evicted
     for index in range(9):
