@@ -27,7 +27,7 @@ import os
 import struct
 import threading
 import traceback
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from epcgroup.driver import BackingStore, Evicted
 from epcgroup.driver.mover import PlainMover
@@ -59,6 +59,9 @@ WHEN = ("auto", "python", "compiled")
 _THREE = struct.Struct("<QQQ")
 _NOTE = struct.Struct("<QQQQ")
 
+#: A load that has happened: its lane, page, thread, start and end (ns of CLOCK_MONOTONIC).
+Note: TypeAlias = "tuple[Lane, int, int, int, int]"
+
 
 class MachineLock:
     """`World.lock`: one operation at a time, and no lane open meanwhile."""
@@ -89,12 +92,15 @@ class MachineLock:
 
     def _close_lanes(self) -> None:
         lanes, self._open = self._open, []
-        notes = sorted((note for lane in lanes for note in lane.close()), key=_end)
-        for lane, index, tid, start, end in notes:
-            lane.book(index, tid, start * 1e-9, end * 1e-9)
+        notes = [note for lane in lanes for note in lane.close()]
+        if len(lanes) == 1:
+            lanes[0].book(notes)
+            return
+        for note in sorted(notes, key=_end):
+            note[0].book([note])
 
 
-def _end(note: tuple[Lane, int, int, int, int]) -> int:
+def _end(note: Note) -> int:
     return note[4]
 
 
@@ -281,8 +287,8 @@ class Lane:
         self._set(code.CREDIT, credit)
         return True
 
-    def close(self) -> list[tuple[Lane, int, int, int, int]]:
-        """End the grant; what was loaded on it: (lane, index, thread, start ns, end ns)."""
+    def close(self) -> list[Note]:
+        """End the grant; what was loaded on it."""
         code = self._code
         code.acquire(self._address)
         count = self._words[code.NOTED >> 3]
@@ -293,19 +299,23 @@ class Lane:
         self.granted = 0
         return [(self, *note) for note in _NOTE.iter_unpack(notes)]
 
-    def book(self, index: int, tid: int, start: float, end: float) -> None:
-        """Put a load that has happened through the engine. Hold the lock."""
-        world, mover = self._world, self._mover
+    def book(self, notes: Sequence[Note]) -> None:
+        """Put loads that have happened through the engine. Hold the lock."""
+        tasks, mover, fault = self._world.tasks, self._mover, self._world.machine.fault
+        waits = []
         mover.arrived = True
         try:
-            world.machine.fault(self._caller, self._enclave, index)
+            for _, index, tid, start, end in notes:
+                fault(self._caller, self._enclave, index)
+                began, ended = start * 1e-9, end * 1e-9
+                waits.append((began, ended))
+                task = tasks.get(tid)
+                if task is not None:
+                    task.faults += 1
+                    task.stall_s += ended - began
         finally:
             mover.arrived = False
-        world.stalls.passed(self._stall, start, end)
-        task = world.tasks.get(tid)
-        if task is not None:
-            task.faults += 1
-            task.stall_s += end - start
+        self._world.stalls.passed(self._stall, waits)
 
     def _set(self, offset: int, value: int) -> None:
         self._words[offset >> 3] = value

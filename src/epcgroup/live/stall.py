@@ -19,6 +19,8 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from epcgroup.epc.group import Group
 
 
@@ -46,6 +48,19 @@ class Stall:
             if self.waiting >= self.members:
                 self.full += span
         self._since = now
+
+    def catch_up(self, waits: Sequence[tuple[float, float]]) -> None:
+        """Count what of these waits is not in some and full yet."""
+        since, new = self._since, 0.0
+        for start, end in waits:
+            if end > since:
+                new += end - (start if start > since else since)
+                since = end
+        self.some += new
+        if self.members <= 1:
+            self.full += new
+        if not self.waiting:
+            self._since = since
 
 
 class Stalls:
@@ -86,21 +101,15 @@ class Stalls:
                 level.faults += 1
                 level = level.parent
 
-    def passed(self, stall: Stall, start: float, end: float) -> None:
-        """One of its processes waited, which is told only now; tell earlier waits first."""
-        span = end - start
+    def passed(self, stall: Stall, waits: Sequence[tuple[float, float]]) -> None:
+        """One of its processes waited, from when to when; told only now, in the order of the ends."""
+        seconds = sum([end - start for start, end in waits])
         level: Stall | None = stall
         with self._lock:
             while level is not None:
-                level.seconds += span
-                level.faults += 1
-                new = end - max(start, level._since)
-                if new > 0:
-                    level.some += new
-                    if level.members <= 1:
-                        level.full += new
-                    if not level.waiting:
-                        level._since = end
+                level.seconds += seconds
+                level.faults += len(waits)
+                level.catch_up(waits)
                 level = level.parent
 
     def read(self, group: Group) -> tuple[int, float, float, float]:

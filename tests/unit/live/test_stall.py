@@ -39,8 +39,8 @@ def test_a_parent_is_stalled_in_full_only_when_all_below_wait() -> None:
 def test_waits_that_are_told_later_count_as_those_told_at_once() -> None:
     late, live = Stalls(), Stalls()
     told, seen = late.join(A, 0.0), live.join(A, 0.0)
-    for start, end in ((1.0, 2.0), (1.5, 3.0), (5.0, 6.0)):
-        late.passed(told, start, end)
+    late.passed(told, [(1.0, 2.0), (1.5, 3.0)])
+    late.passed(told, [(5.0, 6.0)])
     for moment, end in ((1.0, False), (1.5, False), (2.0, True), (3.0, True), (5.0, False), (6.0, True)):
         (live.end if end else live.begin)(seen, moment)
     assert late.read(A) == live.read(A)
