@@ -42,6 +42,7 @@ _WRITE, _WP = 1, 2  # UFFD_PAGEFAULT_FLAG_*
 _WRITES = _WRITE | _WP
 _RESIDENT = Fault.RESIDENT
 _LOOK = 256  # faults between two looks for an express lane
+_SLICES = 4
 _IDLE_PAUSE = 0.0002
 END_SIGNAL = signal.SIGURG  # interrupts a blocked read; its handler does nothing
 
@@ -108,6 +109,9 @@ class PageService(threading.Thread):
             # What this slice leaves over, the next fault or the tracer goes on with.
             world.slice()
             if lane is not None and self._vma is not None:
+                for _ in range(_SLICES):  # no lane opens before the work is done
+                    if not world.slice():
+                        break
                 lane.open(self._vma, caller, stall)
         with self._closing:
             self._closed = True
