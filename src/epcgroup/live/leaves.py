@@ -29,6 +29,7 @@ import os
 import signal
 import struct
 import threading
+import time
 import traceback
 from typing import TYPE_CHECKING
 
@@ -61,6 +62,7 @@ _SYNC_WAKE_UP = 1
 _NOTIF = struct.Struct("<QIIiIQ6Q")  # id, pid, flags; nr, arch, ip, args
 _REPLY = struct.Struct("<QqiI")  # id, val, error, flags
 _DONE, _EXECUTE_IT = 0, 1
+_PAUSE = 0.001  # s
 _TRIES = 256  # while the limit is full
 _SYS_CLOSE = 3
 
@@ -88,8 +90,13 @@ class LeafService(threading.Thread):
             try:
                 fcntl.ioctl(self._listener, _RECV, request)
             except OSError as error:
-                if error.errno == errno.EINTR or (error.errno == errno.ENOENT and self._used()):
-                    continue  # (ENOENT: the thread was killed while we were about to take its request)
+                if error.errno == errno.EINTR:
+                    continue
+                # The thread was killed while we were about to take its request; or all have ended,
+                # of which the tracer has to hear before we do.
+                if error.errno == errno.ENOENT and self._used():
+                    time.sleep(_PAUSE)
+                    continue
                 break
             number, tid, _, nr, _, ip, first, second, *_ = _NOTIF.unpack(request)
             try:
