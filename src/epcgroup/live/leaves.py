@@ -38,12 +38,26 @@ from epcgroup.errors import Busy, EpcgroupError
 from epcgroup.live import affinity, memory, procfs, scratch, seccomp
 from epcgroup.live.service import END_SIGNAL
 from epcgroup.sgx import enclu
+from epcgroup.sgx.epcm import allows
 from epcgroup.sgx.faults import LeafFault
-from epcgroup.sgx.layouts import Enclu
+from epcgroup.sgx.layouts import (
+    MODIFIED,
+    PENDING,
+    PROT_MASK,
+    TYPE_MASK,
+    TYPE_SHIFT,
+    Enclu,
+    PageType,
+    R,
+    W,
+)
+from epcgroup.units import PAGE_SHIFT, PAGE_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from epcgroup.driver import EnclaveFile
+    from epcgroup.live.devices import Device
     from epcgroup.live.processor import Processor
     from epcgroup.live.task import Task
     from epcgroup.live.tracer import Tracer
@@ -65,6 +79,12 @@ _DONE, _EXECUTE_IT = 0, 1
 _PAUSE = 0.001  # s
 _TRIES = 256  # while the limit is full
 _SYS_CLOSE = 3
+_SECINFO = 64  # bytes
+_ZERO_PAGE = bytes(PAGE_SIZE)
+_REGULAR = PageType.REG << TYPE_SHIFT
+_NEW = _REGULAR | PENDING | R | W  # what EAUG makes
+_KIND = TYPE_MASK | PENDING | MODIFIED
+_SECINFO_FLAGS = TYPE_MASK | PROT_MASK
 
 
 class LeafService(threading.Thread):
@@ -142,6 +162,8 @@ class LeafService(threading.Thread):
                     return _EXECUTE_IT
                 access = world.processor(vma.device, task.caller)
                 try:
+                    if self._shortly(task, vma.device, vma.device.file, leaf, secinfo, page):
+                        return _DONE
                     result = act(access.state, access, secinfo, page)
                     return _DONE if result is None or not result.rax else _EXECUTE_IT
                 except Busy:
@@ -151,6 +173,47 @@ class LeafService(threading.Thread):
             if not world.slice():
                 break
         return _EXECUTE_IT
+
+    def _shortly(
+        self, task: Task, device: Device, file: EnclaveFile, leaf: int, secinfo: int, page: int
+    ) -> bool:
+        """The two most frequent cases, in half the time; False, and nothing done, if it is neither.
+
+        They are EACCEPT of a page that does not exist yet (EAUG comes with it, and the page
+        never hides) and EMODPE of a resident page. What they do is what `sgx.enclu` does.
+        """
+        state, frames, at = file.state, self._world.frames, secinfo - file.base
+        number = file.enclave.id
+        index = (page - file.base) >> PAGE_SHIFT
+        shown = state.epcm.get(at >> PAGE_SHIFT)
+        if page % PAGE_SIZE or secinfo % 64 or shown is None or not allows(shown, "r"):
+            return False
+        raw = frames.read(number, at >> PAGE_SHIFT, at % PAGE_SIZE, _SECINFO)
+        flags, word = int.from_bytes(raw[:8], "little"), state.epcm.get(index)
+        if any(raw[8:]):
+            return False
+        if leaf == Enclu.EACCEPT:
+            fresh = word is None and index not in file.maximum and 0 <= index << PAGE_SHIFT < file.size
+            grows = file.driver.platform.sgx2 and file.initialised and not file.disabled
+            if not (fresh and grows) or flags != _NEW:
+                return False
+            file.driver.machine.augment(task.caller, file.enclave, index)
+            state.epcm[index] = _NEW & ~PENDING
+            file.set_maximum(index, PROT_MASK)
+            frames.expect(task.mm, page)
+            frames.put(number, index, _ZERO_PAGE, _NEW & ~PENDING)
+            frames.expected()
+        else:
+            if word is None or word & _KIND != _REGULAR or flags & ~_SECINFO_FLAGS:
+                return False
+            new = word | flags & PROT_MASK
+            if new & (R | W) == W:
+                return False
+            if new != word:
+                state.epcm[index] = new
+                frames.protect(number, index, new)
+        device.touched.update((index, at >> PAGE_SHIFT))
+        return True
 
 
 def listen(tracer: Tracer, task: Task) -> bool:
