@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from tests.e2e.test_negative import PAGE_INDEX, VICTIM
 pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(120)]
 
 HEAP, EPC = 150, 64
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def once(*specs: str, epc: int = EPC, program: tuple[str | int, ...] = ("load", "once", HEAP)) -> Ended:
@@ -106,3 +109,14 @@ def test_a_program_that_tries_again_passes_in_spite_of_eagain() -> None:
     ended = once("eagain=0.5,seed=1", epc=128, program=("t4_exec", *cases))
     assert ended.cases == dict.fromkeys(cases, "ok"), ended.errors[-3000:]
     assert re.search(r"faults are injected", ended.errors)
+
+
+@pytest.mark.parametrize(
+    ("plan", "says"), [("nothing", r"status 0 .* [1-9]\d* in"), ("enomem=1", "status 4 .* 0 in")]
+)
+def test_the_example_tells_how_a_program_took_each_fault(plan: str, says: str) -> None:
+    program = "import runpy, sys; print(runpy.run_path(sys.argv[1])['run'](sys.argv[3:], sys.argv[2]))"
+    words = [sys.executable, "-c", program, str(ROOT / "examples" / "inject_faults.py"), plan]
+    words += [str(programs() / "load"), "once", "300"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=100, check=False)
+    assert re.match(rf"{plan} +{says}\n", done.stdout), f"{done.stdout}\n{done.stderr}"
