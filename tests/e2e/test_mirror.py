@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.e2e.served import EPCGROUP, NEEDS, Served, eventually, served
+from tests.e2e.served import EPCGROUP, NEEDS, Served, eventually, served, unmount
 
 pytestmark = pytest.mark.needs(*NEEDS, "root", "cgroup2")
 
@@ -162,6 +162,21 @@ def test_a_restart_after_kill_9_finds_the_tree_and_its_end_removes_it(cgroup2: P
         assert second.stop()[0] == 0
     assert sorted(path.name for path in real.iterdir() if path.is_dir()) == ["theirs"]
     remove(real)
+
+
+def test_the_tree_may_be_mounted_over_the_one_that_it_mirrors(cgroup2: Path, tmp_path: Path) -> None:
+    real = cgroup2 / f"epcgroup-mirror-{os.getpid()}-over"
+    with served(tmp_path, "--mirror", str(real), "--mount", str(cgroup2)) as server:
+        try:
+            assert (cgroup2 / "misc.capacity").exists()
+            (cgroup2 / "a").mkdir()
+            assert "populated 0" in (cgroup2 / "a/cgroup.events").read_text()
+            assert server.stop()[0] == 0
+        finally:
+            if (cgroup2 / "misc.capacity").exists():
+                unmount(cgroup2)
+    assert not (cgroup2 / "misc.capacity").exists()
+    assert not real.exists()
 
 
 def test_only_a_cgroup2_can_be_mirrored(tmp_path: Path) -> None:

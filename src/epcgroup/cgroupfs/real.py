@@ -2,6 +2,9 @@
 
 Paths are those of the mirrored tree: ``/`` is the directory, ``/a`` a cgroup in it.
 What the kernel refuses is its OSError.
+
+The directory is kept open and everything is reached through its descriptor: the tree
+that mirrors it may well be mounted over it, and would wait for itself.
 """
 
 from __future__ import annotations
@@ -35,15 +38,19 @@ class RealCgroups:
         """
         self.top = top
         self._name = name.rstrip("/")
+        self._base = f"/proc/self/fd/{os.open(top, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)}"
         buffer = ctypes.create_string_buffer(256)
-        if _libc.statfs(os.fsencode(top), buffer) or struct.unpack_from("q", buffer)[0] != CGROUP2_MAGIC:
+        if (
+            _libc.statfs(f"{self._base}/.".encode(), buffer)
+            or struct.unpack_from("q", buffer)[0] != CGROUP2_MAGIC
+        ):
             raise BadInput(f"--mirror {top}: no directory of a cgroup2; mount one: mount -t cgroup2 none DIR")
-        if not os.access(top / "cgroup.procs", os.W_OK):
+        if not os.access(self.path("/", "cgroup.procs"), os.W_OK):
             raise BadInput(f"--mirror {top}: its cgroup.procs is not ours to write; name a delegated cgroup")
 
     def path(self, cgroup: str, name: str = "") -> str:
         """Where a cgroup, or a file of it, really is."""
-        return f"{self.top}{cgroup.rstrip('/')}/{name}".rstrip("/")
+        return f"{self._base}{cgroup.rstrip('/')}/{name or '.'}"
 
     # -- files -----------------------------------------------------------------
 
@@ -87,9 +94,8 @@ class RealCgroups:
 
     def mkdir(self, cgroup: str, owner: Credentials) -> bool:
         """Make a cgroup that belongs to ``owner``, its files too; False when it is there."""
-        path = self.path(cgroup)
         try:
-            os.mkdir(path)  # noqa: PTH102 - names are any bytes
+            os.mkdir(self.path(cgroup).removesuffix("/."))  # noqa: PTH102 - names are any bytes
         except FileExistsError:
             return False
         self.mark(cgroup)
@@ -99,8 +105,8 @@ class RealCgroups:
         return True
 
     def rmdir(self, cgroup: str) -> None:
-        """Remove an empty cgroup."""
-        os.rmdir(self.path(cgroup))  # noqa: PTH106
+        """Remove an empty cgroup; the top one by its name, when nothing is mounted over it any more."""
+        os.rmdir(self.path(cgroup).removesuffix("/.") if cgroup != "/" else self.top)  # noqa: PTH106
 
     def mark(self, cgroup: str) -> None:
         """Remember, there and over any crash, that we made it."""
