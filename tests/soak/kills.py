@@ -99,9 +99,8 @@ def _kill_programs(
     time.sleep(0.2)
     until = time.monotonic() + 30
     while machine.poll() is None:
-        for pid in tree(machine.pid):
-            if pid != machine.pid:
-                _kill(pid)
+        for pid in {*below, *tree(machine.pid)} - {machine.pid}:  # children of the dead are nobody's below
+            _kill(pid)
         time.sleep(0.05)
         if time.monotonic() > until:
             machine.kill()

@@ -14,6 +14,7 @@ that holds it ends, for whatever reason, the kernel kills every traced program
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import os
 import secrets
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING, Self, TextIO
 from epcgroup import epc
 from epcgroup.driver import Driver
 from epcgroup.driver import inject as injection
-from epcgroup.errors import BadInput
+from epcgroup.errors import BadInput, Refused
 from epcgroup.live import attach as attaching
 from epcgroup.live import fastpath, loader, members, platform, seccomp
 from epcgroup.live import paranoid as suspicion
@@ -157,7 +158,7 @@ class Supervisor:
         view: View | None = None,
         enter: Callable[[], None] | None = None,
     ) -> int:
-        """Start a program in ``group``; its pid. Raises BadInput if it is not found.
+        """Start a program in ``group``; its pid. BadInput if it is not found, Refused if killed at once.
 
         ``session``: in a session of its own, away from our terminal. ``view``: what it
         is shown of its cgroups. ``enter`` is called in the child before it becomes the program.
@@ -167,13 +168,18 @@ class Supervisor:
         pid = loader.spawn(
             argv, env, stdout, stderr, cwd, stdin=stdin, session=session, program=program, enter=enter
         )
-        with self.world.lock:
-            task = self._tracer.life.adopt(pid, members.caller_of(pid, member))
-            try:
-                self.world.members.started(pid, member)
-            except BaseException:  # a real cgroup may refuse it
-                os.kill(pid, signal.SIGKILL)
-                raise
+        try:
+            with self.world.lock:
+                task = self._tracer.life.adopt(pid, members.caller_of(pid, member))
+                try:
+                    self.world.members.started(pid, member)
+                except BaseException:  # a real cgroup may refuse it
+                    os.kill(pid, signal.SIGKILL)
+                    raise
+        except ProcessLookupError:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+            raise Refused(f"{argv[0]} was killed before it began", errno.ESRCH) from None
         task.command, task.view = Path(argv[0]).name, view
         loader.release(pid)
         return pid
