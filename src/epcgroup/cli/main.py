@@ -37,6 +37,7 @@ COMMANDS = {
     "top": "EPC now, on a terminal: cgroups, enclaves, processes, paging, stalls",
     "record": "record the page accesses of a served machine as a trace",
     "replay": "drive real enclaves by a trace, under any limit",
+    "web": "a machine in a browser: the tree as a map of EPC, time lines, events",
     "exporter": "EPC as Prometheus metrics over HTTP",
     "why": "why an enclave died or a cgroup was slow, in words",
     "doctor": "what this machine has, what is missing, how to get it",

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from epcgroup.cli import exporter, logs, served
+from epcgroup.cli import exporter, logs, served, web
 from epcgroup.cli.run import add_enclu, add_inject
 from epcgroup.cli.sections import add_epc, parse_sections, to_sections
 from epcgroup.errors import BadInput, MissingCapability
@@ -62,6 +62,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="ADDRESS",
         help="serve Prometheus metrics too (default 127.0.0.1:9798; see `epcgroup exporter`)",
     )
+    parser.add_argument(
+        "--web",
+        nargs="?",
+        const=web.DEFAULT,
+        metavar="ADDRESS",
+        help=f"a web page too (default {web.DEFAULT}; see `epcgroup web`)",
+    )
+    parser.add_argument("--token-file", type=Path, metavar="FILE", help="ask for this token on the web page")
     exporter.add_options(parser)
     add_inject(parser)
     add_enclu(parser)
@@ -92,6 +100,9 @@ def _views(args: argparse.Namespace) -> list[Callable[[Server], View]]:
         address = scrape.parse_address(args.metrics or scrape.DEFAULT)
         metrics = exporter.writer(args)
         views.append(lambda server: scrape.Exporter(server.source, metrics, address))
+    if args.web is not None:
+        page = web.WebPage(served.places_of(args).directory, args.web, args.token_file)
+        views.append(lambda _: page)
     return views
 
 
