@@ -36,6 +36,7 @@ EXTRAS = {
     "observe/exporter.py": {"prometheus_client"},
     "observe/top/*": {"textual"},
     "observe/web/*": {"starlette", "uvicorn"},
+    "cli/web.py": {"starlette", "uvicorn"},  # looks whether they are there
     "*/audit/*": {"yaml"},
 }
 
