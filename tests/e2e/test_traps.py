@@ -72,7 +72,7 @@ CASES = {
     "debugger": (
         "heap_resident_and_evicted", "dbgoptin", "rest_of_a_tcs", "read_only_code", "production_enclave",
         "nothing_there", "large_and_crossing", "by_position", "other_uses", "names", "threads_and_children",
-        "from_another_process",
+        "from_another_process", "second_tracer",
     ),
     "vdso_ways": (
         "by_dynamic", "by_sections", "same_function", "clock_still_works", "bad_arguments",
@@ -139,6 +139,13 @@ def test_a_processor_with_more_than_xfrm_is_told_of_when_asked(monkeypatch: pyte
     monkeypatch.setenv("EPCGROUP_DEBUG", "1")
     ended = run(EPCGROUP, "stress", "--heap", "64K", "--passes", "1", epc=EPC)
     assert " has XFRM 0x3, but this machine has 0x" in ended.errors
+
+
+def test_a_debugger_is_told_why_it_cannot_attach() -> None:
+    """Once, however often it tries."""
+    ended = run("debugger", "second_tracer", epc=EPC)
+    assert ended.cases == {"second_tracer": "ok"}, ended.errors
+    assert ended.errors.count("debugger cannot trace a program of this machine (EPERM)") == 1
 
 
 def test_the_loader_measures_and_signs_right() -> None:

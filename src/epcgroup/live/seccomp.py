@@ -36,8 +36,8 @@ _NR, _ARCH, _IP = 0, 4, 8
 SYS = {
     "read": 0, "write": 1, "open": 2, "close": 3, "stat": 4, "lstat": 6, "mmap": 9, "mprotect": 10,
     "munmap": 11, "rt_sigaction": 13, "ioctl": 16, "pread64": 17, "pwrite64": 18, "access": 21, "mremap": 25,
-    "madvise": 28, "creat": 85, "statfs": 137, "fstatfs": 138, "prctl": 157, "setrlimit": 160, "mount": 165,
-    "openat": 257, "unshare": 272, "newfstatat": 262, "faccessat": 269, "prlimit64": 302,
+    "madvise": 28, "creat": 85, "ptrace": 101, "statfs": 137, "fstatfs": 138, "prctl": 157, "setrlimit": 160,
+    "mount": 165, "openat": 257, "unshare": 272, "newfstatat": 262, "faccessat": 269, "prlimit64": 302,
     "seccomp": 317, "bpf": 321, "pkey_mprotect": 329, "statx": 332, "fsopen": 430, "clone3": 435,
     "close_range": 436, "openat2": 437, "faccessat2": 439,
 }  # fmt: skip
@@ -45,6 +45,7 @@ _PATH_CALLS = (
     "open", "openat", "openat2", "creat", "stat", "lstat", "access", "faccessat", "faccessat2",
 )  # fmt: skip
 _AT_EMPTY_PATH = 0x1000
+PTRACE_BEGINS = (0, 16, 0x4206)  # TRACEME, ATTACH, SEIZE
 _RAISED = (4, 5, 7, 8, 11)  # SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV
 _RANGE_CALLS = ("mmap", "mprotect", "munmap", "mremap", "madvise", "pkey_mprotect")
 
@@ -134,6 +135,7 @@ def base_filter(
         program.jump(_JEQ, number, yes="trace")
     program.jump(_JEQ, SYS["seccomp"], yes="seccomp")
     program.jump(_JEQ, SYS["prctl"], yes="prctl")
+    program.jump(_JEQ, SYS["ptrace"], yes="ptrace")
     program.jump(_JEQ, SYS["newfstatat"], yes="newfstatat")
     program.jump(_JEQ, SYS["statx"], yes="statx")
     program.jump(_JEQ, SYS["ioctl"], yes="ioctl")
@@ -153,6 +155,11 @@ def base_filter(
     program.label("seccomp")
     program.op(_LD, _args(0))
     program.jump(_JEQ, SET_MODE_FILTER, yes="trace", no="allow")
+    program.label("ptrace")
+    program.op(_LD, _args(0))
+    for request in PTRACE_BEGINS:
+        program.jump(_JEQ, request, yes="trace")
+    program.jump(_JEQ, 0, yes="allow", no="allow")
     program.label("prctl")
     program.op(_LD, _args(0))
     program.jump(_JEQ, _PR_SET_SECCOMP, no="allow")

@@ -80,6 +80,7 @@ class World:
     #: Bytes of the EPC's sections, and its nodes, where there are several.
     sections: list[int] = field(default_factory=list)
     numa: Numa | None = None
+    _said: set[str] = field(default_factory=set)
     observer: snapshot.Observer = field(init=False)
 
     def __post_init__(self) -> None:
@@ -91,6 +92,12 @@ class World:
         self.broken = error
         self.log(f"internal error: {error}")
         signal.pthread_kill(self.tracer_thread, WAKE_SIGNAL)
+
+    def say_once(self, message: str) -> None:
+        """A line for the user, once however often there is reason to say it."""
+        if message not in self._said:
+            self._said.add(message)
+            self.log(message)
 
     def debug(self, message: str) -> None:
         """One line for whoever looks for the cause of a surprise (EPCGROUP_DEBUG=1)."""

@@ -32,6 +32,13 @@ def test_every_call_that_names_a_file_stops(name: str) -> None:
     assert seccomp.run(seccomp.base_filter(), SYS[name]) == RET_TRACE
 
 
+def test_who_begins_to_trace_stops_and_nothing_else_of_ptrace() -> None:
+    program = seccomp.base_filter()
+    for request in seccomp.PTRACE_BEGINS:
+        assert seccomp.run(program, SYS["ptrace"], [request, 5]) == RET_TRACE
+    assert seccomp.run(program, SYS["ptrace"], [7, 5]) == RET_ALLOW
+
+
 def test_an_fstat_of_libc_passes() -> None:
     """They are many, and have no path."""
     program = seccomp.base_filter()
