@@ -271,6 +271,9 @@ def offer(world: World, task: Task, device: Device, tcs: int) -> None:
             return
         if any((vma := space.find(tcs)) is not None and vma.device is not device for space in table.spaces):
             return  # the address means another enclave to a relative
+        if task.doubted is not task.surprise:
+            task.doubted = task.surprise  # does it spin now? Only a stay that we know of tells.
+            return
         base = device.base
         entry = table.put(
             device,
