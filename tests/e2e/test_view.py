@@ -124,6 +124,13 @@ def test_clone_into_a_cgroup_starts_the_child_there(machine: Served, tmp_path: P
     assert machine.exec("a", str(tmp_path / "into"), str(tmp_path)).returncode == 8
 
 
+def test_a_directory_that_is_not_in_the_machine_is_named(machine: Served) -> None:
+    """The command would start where the client is; the host's own cgroups are not there."""
+    outside = next(path for path in Path("/sys/fs/cgroup").iterdir() if path.is_dir())
+    done = machine.exec("a", "true", cwd=outside)
+    assert (done.returncode, done.stderr) == (126, f"epcgroup: {outside}: No such file or directory\n")
+
+
 def test_with_host_cgroup_all_is_the_hosts(machine: Served) -> None:
     words = [EPCGROUP, "exec", "--dir", str(machine.directory), "--host-cgroup", "--", sys.executable, "-c"]
     script = "import os; print(os.stat('/sys/fs/cgroup').st_dev, open('/proc/self/cgroup').read(), end='')"

@@ -80,6 +80,7 @@ def _child(
     program: bytes,
     enter: Callable[[], None] | None,
 ) -> NoReturn:
+    what = path
     try:
         libc = ctypes.CDLL(None)
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -97,11 +98,13 @@ def _child(
         if enter is not None:
             enter()
         if cwd is not None:
+            what = cwd
             os.chdir(cwd)
+        what = path
         seccomp.install(program)
         os.execve(path, list(argv), dict(os.environ if env is None else env))
     except OSError as error:
-        print(f"epcgroup: {path}: {error.strerror}", file=sys.stderr, flush=True)
+        print(f"epcgroup: {what}: {error.strerror}", file=sys.stderr, flush=True)
     os._exit(126)
 
 

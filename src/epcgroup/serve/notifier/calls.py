@@ -68,7 +68,7 @@ class Notifier:
         self._places = Places(name)
         numbers = Numbers(world.tasks)
         self._files = ProcFiles(name, hidden, self._namespaces, numbers, lambda: 1 + tree.root.descendants)
-        self._entering: dict[int, str] = {}  # tid that clones → cgroup of the child
+        self._entering: dict[Task, str] = {}  # who clones → cgroup of the child
         self._calls: dict[int, Handler] = {
             SYS["statfs"]: self._statfs,
             SYS["fstatfs"]: self._statfs,
@@ -181,10 +181,10 @@ class Notifier:
         except OSError:
             tracer.resume(task)
             return
-        self._entering[task.tid] = cgroup
+        self._entering[task] = cgroup
 
         def cloned(task: Task, result: int) -> int:
-            self._entering.pop(task.tid, None)
+            self._entering.pop(task, None)
             with contextlib.suppress(OSError):
                 memory.write(task.pid, at, flags.to_bytes(8, "little"))
             return result
@@ -193,7 +193,7 @@ class Notifier:
 
     def born(self, parent: Task, child: Task) -> None:
         """Where the parent wanted it."""
-        cgroup = self._entering.get(parent.tid)
+        cgroup = self._entering.get(parent)
         if cgroup is not None and child.tid == child.pid:
             with self._lock, contextlib.suppress(EpcgroupError):
                 self._tree.enter(child.pid, self._tree.lookup(cgroup))

@@ -88,7 +88,7 @@ class MountNamespace:
         tree = os.open(self._tree, os.O_PATH | os.O_CLOEXEC)  # it may lie below what goes away now
         while any(mount.point == MACHINE_ROOT for mount in mounts.mounts()):
             if not mounts.unmount(MACHINE_ROOT, lazy=True):
-                raise OSError(f"{MACHINE_ROOT} cannot be unmounted")
+                break  # a mount that came with a user namespace stays, below the tree
         source = f"/proc/self/fd/{tree}".encode()
         _check(_libc.mount(source, MACHINE_ROOT.encode(), None, _MS_BIND, None), f"mount on {MACHINE_ROOT}")
 
