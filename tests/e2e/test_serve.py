@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -306,6 +307,29 @@ def test_after_kill_9_programs_are_dead_and_a_restart_puts_all_right(tmp_path: P
             assert second.exec("pods", "true").returncode == 0
             assert second.stop()[0] == 0
     assert not os.path.ismount(tmp_path / "cgroup")
+
+
+@pytest.mark.needs("root", "inotifywait")
+def test_no_thread_of_the_server_waits_for_its_own_files(tmp_path: Path) -> None:
+    """It would wait for ever if the server were killed meanwhile, and all who look at the mount with it."""
+    with served(tmp_path) as server:
+        server.path("a").mkdir()
+        server.write("a/misc.max", f"sgx_epc {MIB}")
+        pid, waits = server.process.pid, set()
+        watch = ["inotifywait", "-q", "-m", "-e", "modify", str(server.path("a/misc.events"))]
+        stress = server.argv("a", EPCGROUP, "stress", "--heap", "3M", "--seconds", "3")
+        with (
+            subprocess.Popen(watch, stdout=subprocess.PIPE, text=True) as watcher,
+            subprocess.Popen(stress, stdout=subprocess.DEVNULL) as process,
+        ):
+            while process.poll() is None:
+                for thread in Path(f"/proc/{pid}/task").iterdir():
+                    with contextlib.suppress(OSError):  # it has just ended
+                        waits.add((thread / "wchan").read_text())
+            watcher.terminate()
+            assert "MODIFY" in watcher.communicate()[0]
+    assert "futex_do_wait" in waits or "futex_wait_queue" in waits  # the kernel says it
+    assert "request_wait_answer" not in waits
 
 
 @pytest.mark.needs("root")

@@ -6,44 +6,40 @@ note. One thread here applies the rate limit and does the waking:
 
 * poll: libfuse tells the kernel that the file is to be asked again.
 * inotify: FUSE has no call that raises IN_MODIFY, but a local write through the
-  mount does. So the thread writes a token through its own open file, which the
-  file system recognises and ignores. The files have mode 0444; to this thread
+  mount does. So a token is written through an open file (`tokens`), which the
+  file system recognises and ignores. The files have mode 0444; to the writer
   the file system shows them writable, for as long as the opening takes.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 
+from epcgroup.cgroupfs.tokens import TokenWriter
 from epcgroup.misc import RateLimiter
 
-_OPEN_FILES = 64
 _LIMITERS = 4096
 _IDLE = 0.5  # s without a change, after which no file is kept open
-_TOKEN = b"\n"
 Key = tuple[str, str]
 
 
 class Announcer(threading.Thread):
     """Call `changed` from anywhere; `wake` is called here, and a token is written."""
 
-    def __init__(self, wake: Callable[[str, str], None], open_file: Callable[[str, str], int] | None) -> None:
-        """``open_file(path, file)``: a descriptor to write tokens to; None to write none."""
+    def __init__(self, wake: Callable[[str, str], None], tokens: TokenWriter | None) -> None:
+        """``tokens``: None to write none."""
         super().__init__(name="announcer", daemon=True)
         self._wake = wake
-        self._open = open_file
+        self._tokens = tokens
         self._noted: set[Key] = set()
         self._removed: list[str] = []
         self._note = threading.Event()
         self._ending = False
         self._limiters: dict[Key, RateLimiter] = {}
         self._deferred: set[Key] = set()
-        self._fds: OrderedDict[Key, int] = OrderedDict()
+        self._rested = True  # no file is open
 
     def changed(self, path: str, file: str) -> None:
         """A file of the cgroup at ``path`` changed; returns at once."""
@@ -60,29 +56,31 @@ class Announcer(threading.Thread):
         self._ending = True
         self._note.set()
         self.join(5)
+        if self._tokens is not None:
+            self._tokens.end()
 
     def run(self) -> None:
         """Wait for notes, and for the end of windows in which something was deferred."""
         while not self._ending:
             due = min((self._limiters[key].due or 0.0 for key in self._deferred), default=None)
-            rest = _IDLE if self._fds else None
+            rest = None if self._rested else _IDLE
             noted = self._note.wait(rest if due is None else max(0.0, due - time.monotonic()))
             self._note.clear()
             self._look(time.monotonic())
             if not noted and due is None:
-                self._close()  # open files would keep others from unmounting the tree
-        self._close()
+                self._rest()  # open files would keep others from unmounting the tree
 
-    def _close(self) -> None:
-        while self._fds:
-            os.close(self._fds.popitem()[1])
+    def _rest(self) -> None:
+        if self._tokens is not None and not self._rested:
+            self._tokens.rest()
+        self._rested = True
 
     def _look(self, now: float) -> None:
         while self._removed:
             path = self._removed.pop()
             self._wake(path, "")
-            for key in [key for key in self._fds if key[0] == path]:
-                os.close(self._fds.pop(key))
+            if self._tokens is not None:
+                self._tokens.forget(path)
         while self._noted:
             key = self._noted.pop()
             limiter = self._limiters.setdefault(key, RateLimiter())
@@ -99,17 +97,6 @@ class Announcer(threading.Thread):
 
     def _announce(self, key: Key) -> None:
         self._wake(*key)
-        if self._open is not None:
-            with contextlib.suppress(OSError):  # removed meanwhile
-                os.write(self._fd(self._open, key), _TOKEN)
-
-    def _fd(self, opened: Callable[[str, str], int], key: Key) -> int:
-        fd = self._fds.get(key)
-        if fd is None:
-            fd = opened(*key)
-            self._fds[key] = fd
-            if len(self._fds) > _OPEN_FILES:
-                os.close(self._fds.popitem(last=False)[1])
-        else:
-            self._fds.move_to_end(key)
-        return fd
+        if self._tokens is not None:
+            self._tokens.write(*key)
+            self._rested = False

@@ -10,8 +10,8 @@ One thread serves all requests (``nothreads``): measured three times as fast
 here as a pool, and the lock would serialise them anyway. That thread must never
 itself touch the mount.
 
-The announcer writes tokens to files of mode 0444. Where it is not root, its own
-looks at a file show it writable; the kernel then opens it, and is told the true
+The writer of tokens (`tokens`) opens files of mode 0444. Where it is not root, its
+own looks at a file show it writable; the kernel then opens it, and is told the true
 mode again at once. Nobody else can use that moment: `open` asks the true mode.
 
 poll(2) says POLLERR|POLLPRI while a file was announced as changed since this
@@ -50,9 +50,6 @@ if TYPE_CHECKING:
 SIZE = 4096
 _ALWAYS = select.POLLIN | select.POLLOUT | select.POLLRDNORM | select.POLLWRNORM
 _CHANGED = select.POLLERR | select.POLLPRI
-_AT_FDCWD, _AT_STATX_FORCE_SYNC, _STATX_BASIC_STATS = -100, 0x2000, 0x7FF
-_libc = ctypes.CDLL(None)
-_statx = ctypes.create_string_buffer(256)
 _WRITABLE = 0o222
 _NUMBERS = ("cgroup.procs", "cgroup.threads")  # what they say depends on who reads
 _UNCHANGED_ID = (-1, 2**32 - 1)
@@ -71,7 +68,7 @@ class _File:
         self.cgroup = cgroup
         self.path = cgroup.path
         self.name = name
-        self.own = own  # opened by the announcer: its writes only wake watchers
+        self.own = own  # opened to write tokens, which only wake watchers
         self.text = b""
         self.seen = -1  # change number at the last read; poll before any read says "changed"
         self.handle: int | None = None  # libfuse's poll handle: somebody waits
@@ -100,8 +97,8 @@ class CgroupFs(mfusepy.Operations):  # type: ignore[misc]  # mfusepy has no type
         self._waiting = threading.Lock()  # of poll handles and change numbers
         self._born = time.time_ns()
         self.ready = threading.Event()
-        self.announcer = 0  # native id of the thread whose writes are tokens
-        self._lending = False  # it is opening a file
+        self.token_writer = 0  # the process whose writes are tokens
+        self._lending = True  # what it looks at seems writable
 
     def init(self, path: str) -> None:
         """The kernel is connected."""
@@ -129,12 +126,14 @@ class CgroupFs(mfusepy.Operations):  # type: ignore[misc]  # mfusepy has no type
             if name is None:
                 return self._stat(stat.S_IFDIR, self._tree.directory(cgroup), 2 + len(cgroup.children), 0)
             at = self._tree.attributes(cgroup, name)
-            if self._lending and self._is_announcer():
-                at = Attributes(at.uid, at.gid, at.mode | _WRITABLE)
+            if self._is_token_writer():
+                if self._lending:
+                    at = Attributes(at.uid, at.gid, at.mode | _WRITABLE)
+                self._lending = True
             return self._stat(stat.S_IFREG, at, 1, SIZE)
 
-    def _is_announcer(self) -> bool:
-        return self.announcer != 0 and mfusepy.fuse_get_context()[2] == self.announcer
+    def _is_token_writer(self) -> bool:
+        return self.token_writer != 0 and mfusepy.fuse_get_context()[2] == self.token_writer
 
     def _stat(self, kind: int, at: Attributes, links: int, size: int) -> dict[str, Any]:
         return {
@@ -232,10 +231,12 @@ class CgroupFs(mfusepy.Operations):  # type: ignore[misc]  # mfusepy has no type
             if name is None:
                 raise OSError(errno.EISDIR, path)
             at = self._tree.attributes(cgroup, name)
-        own = self._is_announcer()
+        own = self._is_token_writer()
+        if own:
+            self._lending = False  # its next look is for others to see the true mode
         if not own and flags & os.O_ACCMODE != os.O_RDONLY and not at.mode & _WRITABLE:
             uid, _, _ = mfusepy.fuse_get_context()
-            if uid:  # the kernel may know the mode that was lent to the announcer
+            if uid:  # the kernel may know the mode that was lent for tokens
                 raise OSError(errno.EACCES, path)
         handle, self._next = self._next, self._next + 1
         self._files[handle] = _File(cgroup, name, own)
@@ -291,16 +292,6 @@ class CgroupFs(mfusepy.Operations):  # type: ignore[misc]  # mfusepy has no type
             reventsp[0] = _ALWAYS | _CHANGED if changed else _ALWAYS
             self._drop_handle(file)
             file.handle = ph or None
-
-    def open_token(self, root: str, path: str, name: str) -> int:
-        """Called by the announcer: a descriptor of the file under mount point ``root``, for tokens."""
-        where = f"{root}{path.rstrip('/')}/{name}"
-        self._lending = True
-        try:
-            return os.open(where, os.O_WRONLY | os.O_CLOEXEC)
-        finally:
-            self._lending = False
-            _libc.statx(_AT_FDCWD, os.fsencode(where), _AT_STATX_FORCE_SYNC, _STATX_BASIC_STATS, _statx)
 
     def wake(self, path: str, name: str) -> None:
         """The file changed, or its cgroup is gone (no name): wake who polls.

@@ -4,7 +4,7 @@ Threads, and what each may touch:
 
 * this one (main): ptrace, the round of `live.tracer`, starting commands;
 * fuse: the tree of cgroups, under World.lock;
-* announcer: wakes pollers and watchers, writes tokens through the mount;
+* announcer: wakes pollers and watchers, the latter through a process of its own;
 * control and one a client: only read messages and send signals;
 * outsiders: the end of processes that are not traced.
 
@@ -34,6 +34,7 @@ from epcgroup import epc
 from epcgroup.cgroupfs import state
 from epcgroup.cgroupfs.announce import Announcer
 from epcgroup.cgroupfs.mirror import MirroredTree
+from epcgroup.cgroupfs.tokens import TokenWriter
 from epcgroup.errors import BadInput, EpcgroupError, Refused
 from epcgroup.host import mounts
 from epcgroup.live import Supervisor
@@ -156,12 +157,17 @@ class Server:
         """Serve until SIGTERM, SIGINT or SIGHUP, or until the tree is unmounted."""
         for number in _END_SIGNALS:
             signal.signal(number, self._stop)  # before libfuse, which leaves handlers alone
-        fs = self._mount()
-        announcer = Announcer(fs.wake, functools.partial(fs.open_token, str(self._options.mount)))
+        tokens = TokenWriter(str(self._options.mount))
+        try:
+            fs = self._mount()
+        except BaseException:
+            tokens.end()
+            raise
+        fs.token_writer = tokens.pid
+        announcer = Announcer(fs.wake, tokens)
         self._announcer = announcer
         self.tree.announce = announcer.changed
         announcer.start()
-        fs.announcer = announcer.native_id or 0
         self._outsiders.start()
         if isinstance(self.tree, MirroredTree):
             self.tree.watcher.start()

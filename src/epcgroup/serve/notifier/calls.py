@@ -60,9 +60,7 @@ class Notifier:
         ``hide``: do not show programs that place, they have another one.
         """
         self._tree = tree
-        self._mount = mount
         name, hidden = texts.escaped(source), texts.escaped(mount) if hide else b""
-        self._device: int | None = None
         self._lock = world.lock
         self._namespaces = CgroupNamespaces(tree)
         self._places = Places(name)
@@ -119,7 +117,7 @@ class Notifier:
         if command in (_BPF_PROG_ATTACH, _BPF_PROG_DETACH, _BPF_PROG_QUERY):
             with contextlib.suppress(OSError):
                 fd = int.from_bytes(memory.read(task.pid, attributes, 4), "little")
-                if self._is_ours(task, fd):
+                if self._places.cgroup_of(task, fd) is not None:
                     if command == _BPF_PROG_QUERY:
                         for at in (_QUERY_FLAGS_AT, _QUERY_COUNT_AT):
                             memory.write(task.pid, attributes + at, bytes(4))
@@ -197,11 +195,6 @@ class Notifier:
         if cgroup is not None and child.tid == child.pid:
             with self._lock, contextlib.suppress(EpcgroupError):
                 self._tree.enter(child.pid, self._tree.lookup(cgroup))
-
-    def _is_ours(self, task: Task, fd: int) -> bool:
-        if self._device is None:
-            self._device = os.stat(self._mount).st_dev
-        return os.stat(f"/proc/{task.pid}/fd/{fd}").st_dev == self._device
 
 
 def _says_cgroup2(task: Task, address: int) -> bool:

@@ -72,6 +72,8 @@ class MountNamespace:
 
     def _child(self, said: int) -> None:
         try:
+            os.closerange(3, said)  # among them the server's end of the mount (see cgroupfs.tokens)
+            os.closerange(said + 1, 1 << 20)
             self._arrange()
             os.write(said, b"\n")
             os.dup2(os.open(os.devnull, os.O_RDONLY), said)  # the parent reads to the end
