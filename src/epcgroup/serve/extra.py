@@ -34,9 +34,8 @@ class MachineExtra(threading.Thread):
         super().__init__(name="pressure", daemon=True)
         self.modes: Mapping[str, int] = {"misc.pressure": 0o444, "misc.reclaim": 0o200, "misc.stat": 0o444}
         self._world = world
-        self._averages: dict[Group, psi.Averages] = {}
+        self._averages: dict[Group, psi.Averages] = {}  # under World.lock
         self._ending = threading.Event()
-        self._lock = threading.Lock()  # of the averages
 
     def read(self, group: Group, name: str) -> bytes:
         """misc.stat and misc.pressure."""
@@ -81,14 +80,13 @@ class MachineExtra(threading.Thread):
 
     def _update(self, group: Group) -> psi.Averages | None:
         faults, _, some, full = self._world.stalls.read(group)
-        with self._lock:
-            averages = self._averages.get(group)
-            now = time.monotonic()
-            if averages is None:
-                if not faults and not some:
-                    return None
-                averages = self._averages[group] = psi.Averages(now)
-            averages.update(now, some, full)
+        averages = self._averages.get(group)
+        now = time.monotonic()
+        if averages is None:
+            if not faults and not some:
+                return None
+            averages = self._averages[group] = psi.Averages(now)
+        averages.update(now, some, full)
         return averages
 
     def end(self) -> None:
@@ -99,9 +97,9 @@ class MachineExtra(threading.Thread):
     def run(self) -> None:
         """A step of every average each period; groups that are gone are forgotten."""
         while not self._ending.wait(psi.PERIOD):
-            for group in self._world.stalls.groups():
-                if group.released:
-                    with self._lock:
+            with self._world.lock:  # who takes it has the page services tell what they did
+                for group in self._world.stalls.groups():
+                    if group.released:
                         self._averages.pop(group, None)
-                else:
-                    self._update(group)
+                    else:
+                        self._update(group)
