@@ -13,6 +13,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -47,29 +48,31 @@ def build() -> Path:
     """
     if shutil.which("gcc") is None or shutil.which("ld") is None:
         raise BuildError("the SGX test programs need gcc and binutils: apt install gcc libc6-dev")
+    version = subprocess.run(["gcc", "-v"], capture_output=True, check=True).stderr
+    return cached(version, _sources(), _compile)
+
+
+def cached(version: bytes, sources: list[Path], compile_into: Callable[[Path], None]) -> Path:
+    """The directory that ``compile_into`` filled for these sources and this compiler, now or before."""
     root = cache_root()
     root.mkdir(parents=True, exist_ok=True)
-    target = root / _fingerprint()
+    digest = hashlib.sha256(version)
+    for path in sources:
+        digest.update(f"{path.relative_to(HERE)}\0".encode() + path.read_bytes())
+    target = root / digest.hexdigest()[:20]
     with (root / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.exists():
             work = root / f"{target.name}.{os.getpid()}"
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir()
-            _compile(work)
+            compile_into(work)
             work.rename(target)
     return target
 
 
 def _sources() -> list[Path]:
-    return sorted(p for p in HERE.rglob("*") if p.suffix in {".c", ".h", ".S", ".ld", ".py"})
-
-
-def _fingerprint() -> str:
-    digest = hashlib.sha256(subprocess.run(["gcc", "-v"], capture_output=True, check=True).stderr)
-    for path in _sources():
-        digest.update(f"{path.relative_to(HERE)}\0".encode() + path.read_bytes())
-    return digest.hexdigest()[:20]
+    return sorted(p for p in HERE.rglob("*") if p.suffix in {".c", ".h", ".S", ".ld", ".py"} and p.name != "package.py")
 
 
 def _run(work: Path, *command: str | Path) -> None:
