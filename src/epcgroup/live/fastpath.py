@@ -34,7 +34,19 @@ import struct
 from typing import TYPE_CHECKING
 
 from epcgroup.errors import EpcgroupError
-from epcgroup.live import enclu, fastcode, fastsites, leaves, memory, procfs, ptrace, scratch, syscalls, vdso
+from epcgroup.live import (
+    enclu,
+    fastcode,
+    fastsites,
+    leaves,
+    memory,
+    procfs,
+    ptrace,
+    room,
+    scratch,
+    syscalls,
+    vdso,
+)
 from epcgroup.live.fastspace import ExitPage, Exits, FastSpace, StubPage, free_page
 from epcgroup.live.fasttable import SIZE, Table
 from epcgroup.live.task import Inside, Trap
@@ -197,7 +209,7 @@ def mapped(tracer: Tracer, task: Task, device: Device) -> None:
 
 def _share_table(tracer: Tracer, task: Task, fast: FastSpace, at: int = 0) -> None:
     """Make a table, for this process and its children."""
-    with scratch.page(tracer, task) as name:
+    with scratch.page(tracer, task) as name, room.in_program(task.pid):
         memory.write(task.pid, name, b"sgx-tcs")
         fd = tracer.inject(task, _SYS_MEMFD_CREATE, name, _MFD_CLOEXEC)
     ours = procfs.take_fd(task.pid, fd)

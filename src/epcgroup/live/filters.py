@@ -6,11 +6,14 @@ import errno
 from typing import TYPE_CHECKING
 
 from epcgroup.errors import Refused
-from epcgroup.live import memory, scratch, seccomp
+from epcgroup.live import memory, procfs, scratch, seccomp
 
 if TYPE_CHECKING:
     from epcgroup.live.task import Task
     from epcgroup.live.tracer import Tracer
+
+_EXACT = 8  # filters for single enclaves
+_END = 1 << 47  # of user addresses
 
 
 def add(tracer: Tracer, task: Task, program: bytes) -> None:
@@ -38,10 +41,30 @@ def _install(tracer: Tracer, task: Task, page: int) -> int:
 
 
 def watch_range(tracer: Tracer, task: Task, start: int, size: int) -> None:
-    """Have calls about ``[start, start + size)``, and calls made from there, reported; once."""
-    if (start, size) not in task.mm.trap_ranges:
-        add(tracer, task, seccomp.enclave_filter(start, size))
-        task.mm.trap_ranges.add((start, size))
+    """Have calls about ``[start, start + size)``, and calls made from there, reported; once.
+
+    Filters only ever get more, and a process may have some 500 like these. So one that makes
+    enclaves at ever new places gets filters for whole gaps between its host code.
+    """
+    ranges = task.mm.trap_ranges
+    if any(low <= start and start + size <= low + length for low, length in ranges):
+        return
+    if len(ranges) >= _EXACT:
+        start, size = _gap(task, start, size)
+    add(tracer, task, seccomp.enclave_filter(start, size))
+    ranges.add((start, size))
+
+
+def _gap(task: Task, start: int, size: int) -> tuple[int, int]:
+    """The largest range around this one with no code in it that may make system calls of its own."""
+    low, high = 0, _END
+    for mapping in procfs.maps(task.pid):
+        if mapping.executable and task.mm.find(mapping.start) is None:
+            if mapping.end <= start:
+                low = max(low, mapping.end)
+            elif mapping.start >= start + size:
+                high = min(high, mapping.start)
+    return low, high - low
 
 
 __all__ = ["add", "watch_range"]

@@ -20,7 +20,7 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from epcgroup.live import memory, procfs, scratch
+from epcgroup.live import memory, procfs, room, scratch
 
 if TYPE_CHECKING:
     from epcgroup.live.devices import Device
@@ -54,7 +54,12 @@ def give(tracer: Tracer, task: Task, device: Device, flags: int) -> int:
     """
     opened = os.open(f"/proc/self/fd/{device.memfd}", flags & os.O_ACCMODE | os.O_CLOEXEC)
     try:
-        return hand(tracer, task, opened, bool(flags & os.O_CLOEXEC))
+        with room.in_program(task.pid) as limit:
+            fd = hand(tracer, task, opened, bool(flags & os.O_CLOEXEC))
+            if fd >= limit:
+                tracer.inject(task, _SYS_CLOSE, fd)
+                raise OSError(errno.EMFILE, f"process {task.pid} has no room for another descriptor")
+        return fd
     finally:
         os.close(opened)
 
@@ -68,11 +73,12 @@ def hand(tracer: Tracer, task: Task, fd: int, cloexec: bool = True) -> int:
 def replace(tracer: Tracer, task: Task, at: int, fd: int) -> None:
     """Put our ``fd``'s file in the place of descriptor ``at`` of ``task``; OSError as `give`."""
     cloexec = procfs.fd_flags(task.pid, at) & os.O_CLOEXEC
-    received = hand(tracer, task, fd)
-    try:
-        tracer.inject(task, _SYS_DUP3, received, at, cloexec)
-    finally:
-        tracer.inject(task, _SYS_CLOSE, received)
+    with room.in_program(task.pid):
+        received = hand(tracer, task, fd)
+        try:
+            tracer.inject(task, _SYS_DUP3, received, at, cloexec)
+        finally:
+            tracer.inject(task, _SYS_CLOSE, received)
 
 
 def _send(tracer: Tracer, task: Task, page: int, fd: int, cloexec: bool) -> int:

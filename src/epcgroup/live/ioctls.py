@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from epcgroup.driver import Ioctl
 from epcgroup.errors import Interrupted
-from epcgroup.live import answers, cpuid, fastpath, filters, guests, mappings, procfs, threads
+from epcgroup.live import answers, cpuid, fastpath, filters, guests, mappings, procfs, room, threads
 from epcgroup.live.devices import Kind
 from epcgroup.live.mm import PROT_EXEC
 from epcgroup.live.user_memory import ProcessMemory
@@ -52,6 +52,9 @@ def _answer(tracer: Tracer, task: Task, regs: UserRegs, device: Device) -> Job:
     world, file = tracer.world, device.file
     assert file is not None
     command, arg, fd = regs.rsi & 0xFFFFFFFF, regs.rdx, regs.rdi & 0xFFFFFFFF
+    if command & 0xFF == _CREATE and not room.left_in(task.pid):
+        answers.emulate(tracer, task, regs, -errno.EMFILE)
+        return
     if command & 0xFF == _CREATE:
         tracer.release_closed()  # an enclave just closed frees its pages first
     user = ProcessMemory(task.pid, task.mm, world.devices)

@@ -11,7 +11,7 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
-from epcgroup.live import attach, fastpath, handover, loader, procfs, ptrace, threads, uffd
+from epcgroup.live import attach, fastpath, handover, loader, procfs, ptrace, room, threads, uffd
 from epcgroup.live.mm import AddressSpace
 from epcgroup.live.service import PageService
 from epcgroup.live.task import Phase, Task
@@ -91,12 +91,13 @@ class Lifecycle:
         """Start the page service of the mm of ``task``, which is stopped here."""
         space = task.mm
         if space.uffd < 0:
-            space.uffd, kernel_faults = uffd.create_in(
-                task.tid,
-                self._tracer.injector,
-                task.syscall_insn(),
-                lambda fd: handover.hand(self._tracer, task, fd),
-            )
+            with room.in_program(task.pid):
+                space.uffd, kernel_faults = uffd.create_in(
+                    task.tid,
+                    self._tracer.injector,
+                    task.syscall_insn(),
+                    lambda fd: handover.hand(self._tracer, task, fd),
+                )
             if not kernel_faults and not self._warned:
                 self._warned = True
                 self._world.log(

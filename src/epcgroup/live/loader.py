@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -95,6 +96,7 @@ def _child(
         for target, source in enumerate(stdio):
             if source is not None:
                 os.dup2(source, target)
+        resource.setrlimit(resource.RLIMIT_NOFILE, inherited_files)
         if enter is not None:
             enter()
         if cwd is not None:
@@ -108,6 +110,8 @@ def _child(
     os._exit(126)
 
 
+#: The limit of descriptors this process had before the supervisor raised its own.
+inherited_files = resource.getrlimit(resource.RLIMIT_NOFILE)
 #: The signal mask this process had before the supervisor blocked anything.
 inherited_mask: set[int | signal.Signals] = set(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from epcgroup.live import answers, fastpath, guests, procfs, traps
+from epcgroup.live import answers, fastpath, guests, procfs, room, traps
 from epcgroup.live.devices import Kind
 from epcgroup.live.mm import PROT_EXEC, EnclaveVma
 from epcgroup.live.task import Trap
@@ -66,6 +66,8 @@ def mmap(tracer: Tracer, task: Task, regs: UserRegs) -> None:
         answers.emulate(tracer, task, regs, -errno.EINVAL)
     elif not device.file.created:
         tracer.resume(task)  # adopted at ECREATE
+    elif task.mm.uffd < 0 and not room.left_in(task.pid):
+        answers.emulate(tracer, task, regs, -errno.ENFILE)
     else:
         _map_enclave(tracer, task, regs, device, addr, length, prot, flags)
 

@@ -29,7 +29,7 @@ from epcgroup.driver import Driver
 from epcgroup.driver import inject as injection
 from epcgroup.errors import BadInput, Refused
 from epcgroup.live import attach as attaching
-from epcgroup.live import fastpath, loader, members, platform, seccomp
+from epcgroup.live import fastpath, loader, members, platform, room, seccomp
 from epcgroup.live import paranoid as suspicion
 from epcgroup.live.devices import DeviceTable
 from epcgroup.live.express import Express
@@ -88,6 +88,7 @@ class Supervisor:
         if epc_pages < 1:
             raise BadInput(f"an EPC of {epc_pages} pages cannot hold an enclave")
         platform.require()
+        room.all_of_ours()
         chosen = epc.by_name(policy) if isinstance(policy, str) else policy
         plan = injection.parse(inject) if inject else None
         spoilt = plan.at("sigbus") if plan is not None else None

@@ -29,6 +29,7 @@ from epcgroup.live import (
     mappings,
     memory,
     ptrace,
+    room,
     sandbox,
 )
 from epcgroup.live.answers import emulate
@@ -129,6 +130,7 @@ def _open(tracer: Tracer, task: Task, regs: UserRegs, path: int, flags: int) -> 
 
 def new_device(tracer: Tracer, task: Task, kind: Kind) -> Device:
     """What an open of a device file gives ``task``; OSError when *we* have no descriptors left."""
+    room.require()
     with tracer.world.lock:
         file = tracer.world.driver.open() if kind is Kind.ENCLAVE else None
     device = Device(kind, file, task.pid, task.command, task.caller.group.path)

@@ -104,7 +104,12 @@ static long fds(long n)
 	while (count < 64 && (held[count] = open("/dev/sgx_enclave", O_RDWR)) >= 0)
 		count++;
 	CHECK_EQ(errno, EMFILE);
-	CHECK_EQ(count, n + 1);
+	CHECK(count == n + 1 || count == n, "%d devices with room for %ld", count, n + 1);
+	close(held[--count]);	/* one is left, for the enclave, and none for anybody else */
+	if (!enclave_load(&e, (struct spec){ .heap = 4 }))
+		return must(by_enclu(&e, 0), OP_GET, e.heap, 0, 0, 0);	/* whoever can raise limits did */
+	CHECK(e.error == EMFILE || e.error == ENFILE, "%s: %s", e.step, strerror(e.error));
+	enclave_unload(&e);
 	close(held[--count]);
 	e = load((struct spec){ .heap = 4 });
 	must(by_enclu(&e, 0), OP_FILL, e.heap, 4, 3, 0);
