@@ -164,10 +164,16 @@ def _prepare(tracer: Tracer, task: Task, fast: FastSpace, device: Device) -> Non
     # Jumps reach 2 GiB: what lies deeper inside a larger enclave has no way out but the trap.
     base, end = device.base, device.base + device.size
     edges = [(base, end)] if device.size <= 1 << 30 else [(base, end), (base, 1 << 47)]
-    found = {_map_code(tracer, task, low, high) for low, high in edges}
-    pages = [ExitPage(start) for start in found if start is not None]
-    for page in pages:
-        _add_exit(task, fast, page)
+    pages: list[ExitPage] = []
+    for low, high in edges:
+        page = next((p for p in fast.exits if p.free and p.reaches(low, high)), None)
+        if page is not None:
+            page.clear()
+            page.install(task.pid, fast.table.address)
+            pages.append(page)
+        elif (start := _map_code(tracer, task, low, high)) is not None:
+            pages.append(ExitPage(start))
+            _add_exit(task, fast, pages[-1])
     asked = leaves.LEAVES if leaves.listen(tracer, task) else ()
     device.exits = Exits(fast.table, pages, [Enclu.EEXIT, *asked])
 

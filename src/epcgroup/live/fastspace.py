@@ -67,8 +67,18 @@ class ExitPage:
 
     def __init__(self, start: int) -> None:
         self.start = start
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin anew, for another enclave."""
+        self.free = False  # its enclave is gone: another one may have it
         self.code = bytearray(fastcode.EXIT)
         self.sites: list[int] = []  # addresses of the ENCLUs that are served
+
+    def reaches(self, start: int, end: int) -> bool:
+        """Whether it lies outside of ``[start, end)`` and near enough for jumps from either end."""
+        outside = not start - PAGE_SIZE < self.start < end
+        return outside and max(abs(self.start - start), abs(self.start - end)) < _REACH
 
     @property
     def trap(self) -> int:
@@ -109,6 +119,11 @@ class Exits:
         self.pages = pages
         self._table = table
         self._leaves = leaves
+
+    def give_back(self) -> None:
+        """The enclave is gone, and nobody in it."""
+        for page in self.pages:
+            page.free = True
 
     def patch(self, address: int, contents: bytes) -> bytes:
         """The page to be at ``address``, with jumps in the place of these leaves of ENCLU."""

@@ -141,4 +141,6 @@ class World:
         if device.guest is not None:
             with self.lock:
                 guests.release(self, device.guest)
+        if device.exits is not None:
+            device.exits.give_back()
         device.close()
