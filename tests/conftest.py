@@ -94,6 +94,7 @@ CAPABILITIES: dict[str, tuple[Callable[[], bool], str]] = {
     "sqlite3": _installed("sqlite3", "sqlite3"),
     "promtool": _installed("promtool", "prometheus"),
     "chromium": _installed("chromedriver", "chromium chromium-driver"),
+    "strace": _installed("strace", "strace"),
     "go": _installed("go", "golang-go"),
     "rustc": _installed("rustc", "rustc"),
     "userfaultfd": (

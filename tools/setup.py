@@ -119,6 +119,7 @@ def missing_for_tests() -> list[tuple[str, str]]:
         ("promtool", "prometheus", "checks the exporter's output"),
         ("chromium", "chromium", "shows the web page in a test"),
         ("chromedriver", "chromium-driver", "drives the browser in a test"),
+        ("strace", "strace", "is a tracer that gets in our way in a test"),
         ("go", "golang-go", "builds a static program in a test"),
         ("rustc", "rustc", "builds a static program in a test"),
         ("git", "git", "lists the files that the house tests look through"),

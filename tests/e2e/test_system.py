@@ -259,6 +259,7 @@ def test_real_devices_and_other_servers_are_left_alone(directory: Path) -> None:
         assert "sgx_enclave" not in listed
 
 
+@pytest.mark.needs("strace")
 def test_a_process_with_another_tracer_is_refused_and_told(directory: Path) -> None:
     """One tracer a process: its open fails with EPERM, and the server says who has it."""
     with serving(directory) as server:

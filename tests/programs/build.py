@@ -72,7 +72,9 @@ def cached(version: bytes, sources: list[Path], compile_into: Callable[[Path], N
 
 
 def _sources() -> list[Path]:
-    return sorted(p for p in HERE.rglob("*") if p.suffix in {".c", ".h", ".S", ".ld", ".py"} and p.name != "package.py")
+    return sorted(
+        p for p in HERE.rglob("*") if p.suffix in {".c", ".h", ".S", ".ld", ".py"} and p.name != "package.py"
+    )
 
 
 def _run(work: Path, *command: str | Path) -> None:

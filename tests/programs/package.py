@@ -1,7 +1,7 @@
 """An enclave as a file that a small loader in any language can read: that of `epcgroup stress`.
 
-    u64 size, threads, segments; per segment u64 offset, length, SECINFO flags, measured, bytes of contents
-    SECS (BASE to be filled in); contents of the segments; SIGSTRUCT
+u64 size, threads, segments; per segment u64 offset, length, SECINFO flags, measured, bytes of contents
+SECS (BASE to be filled in); contents of the segments; SIGSTRUCT
 """
 
 from __future__ import annotations
@@ -34,7 +34,17 @@ def loader(language: str) -> Path:
     """The static loader in "go" or "rust", built once per source."""
     build = {
         "go": ["env", "CGO_ENABLED=0", "go", "build", "-trimpath", "-o", "{}", "."],
-        "rust": ["rustc", "--edition", "2021", "-O", "-C", "target-feature=+crt-static", "-o", "{}", "main.rs"],
+        "rust": [
+            "rustc",
+            "--edition",
+            "2021",
+            "-O",
+            "-C",
+            "target-feature=+crt-static",
+            "-o",
+            "{}",
+            "main.rs",
+        ],
     }[language]
 
     def compile_into(work: Path) -> None:

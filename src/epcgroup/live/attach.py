@@ -103,11 +103,11 @@ def seize(tracer: Tracer, pid: int, adopt: Adopt, options: int) -> list[Task]:
             except ProcessLookupError:
                 continue
             except PermissionError:
-                if _tracer_of(tid) == os.getpid():
+                if procfs.tracer_of(tid) == os.getpid():
                     continue  # born of one that we had already; its parent's event tells of it
                 for task in found.values():
                     leave(task)
-                raise Refused(_why_not(tid), 1) from None
+                raise Refused(why_not(tid), 1) from None
             if caller is None:
                 caller = adopt(pid)
                 tracer.life.joined.add(pid)
@@ -127,16 +127,16 @@ def _must_be_possible(tracer: Tracer, pid: int) -> None:
     except FileNotFoundError:
         raise Refused(f"there is no process {pid} with a program", 3) from None
     except PermissionError:
-        raise Refused(_why_not(pid), 1) from None
+        raise Refused(why_not(pid), 1) from None
     if leader != pid:
         raise BadInput(f"{pid} is a thread; its process is {leader}")
     if pid in tracer.tasks:
         raise Refused(f"process {pid} is in this machine already", 16)
     if state.startswith(("Z", "X")):
         raise Refused(f"process {pid} has ended (or its first thread has, which cannot be joined)", 3)
-    other = _tracer_of(pid)
+    other = procfs.tracer_of(pid)
     if other and other != os.getpid():
-        raise Refused(_why_not(pid), 1)
+        raise Refused(why_not(pid), 1)
     if not vdso.supported(pid):
         raise Refused(f"process {pid} ({image}) is no 64-bit program with a vDSO: it cannot use SGX", 8)
 
@@ -148,15 +148,9 @@ def _threads(pid: int) -> list[int]:
         return []
 
 
-def _tracer_of(tid: int) -> int:
-    try:
-        return int(procfs.status(tid)["TracerPid"])
-    except (OSError, KeyError):
-        return 0
-
-
-def _why_not(tid: int) -> str:
-    other = _tracer_of(tid)
+def why_not(tid: int) -> str:
+    """Why ptrace refuses thread ``tid``."""
+    other = procfs.tracer_of(tid)
     if other:
         with contextlib.suppress(OSError):
             return f"process {tid} is traced by process {other} ({procfs.command(other)}) already"

@@ -7,10 +7,12 @@ reported before its parent's event: whichever comes second begins its life here.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from typing import TYPE_CHECKING
 
+from epcgroup.errors import Refused
 from epcgroup.live import attach, fastpath, handover, loader, procfs, ptrace, room, threads, uffd
 from epcgroup.live.mm import AddressSpace
 from epcgroup.live.service import PageService
@@ -41,8 +43,15 @@ class Lifecycle:
         self._warned = False
 
     def adopt(self, pid: int, caller: Caller) -> Task:
-        """Take over a freshly forked child that waits to be traced."""
-        ptrace.seize(pid, ptrace.OPTIONS)
+        """Take over a freshly forked child that waits to be traced. Raises Refused, and ends it."""
+        try:
+            ptrace.seize(pid, ptrace.OPTIONS)
+        except PermissionError:
+            why = attach.why_not(pid)
+            os.kill(pid, signal.SIGKILL)
+            raise Refused(
+                f"{why}: programs cannot be run in a machine that is itself traced", errno.EPERM
+            ) from None
         task = Task(pid, pid, AddressSpace(pid), self._world.caller_at(caller, pid))
         task.mm.users.add(pid)
         task.phase = Phase.RUNNING

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import platform as host
 import sys
 
 from epcgroup.errors import MissingCapability
-from epcgroup.live import cpuid, uffd
+from epcgroup.live import cpuid, procfs, uffd
 from epcgroup.sgx.platform import Platform
 
 
@@ -19,6 +20,12 @@ def require() -> None:
         raise MissingCapability(
             "running SGX programs needs userfaultfd with write-protection of shared memory "
             "(Linux 5.19 or newer, CONFIG_USERFAULTFD); this kernel has no such thing"
+        )
+    supervisor = procfs.tracer_of(os.getpid())
+    if supervisor and procfs.is_ours(supervisor):
+        raise MissingCapability(
+            f"this process is itself in the emulated machine of process {supervisor}: what starts here has "
+            "SGX already; start the program directly, or a second machine outside of the first"
         )
 
 

@@ -124,6 +124,23 @@ def flags(pid: int) -> int:
     return int(stat.rpartition(b")")[2].split()[6])
 
 
+def tracer_of(tid: int) -> int:
+    """The process that traces thread ``tid``; 0 if none does, or none that we can see."""
+    try:
+        return int(status(tid)["TracerPid"])
+    except (OSError, KeyError):
+        return 0
+
+
+def is_ours(pid: int) -> bool:
+    """Whether ``pid`` runs epcgroup."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return any(word.rpartition(b"/")[2] == b"epcgroup" or word.startswith(b"epcgroup.") for word in words[:4])
+
+
 def pending_signals(tid: int) -> int:
     """Unblocked signals that wait for the thread: bit n-1 stands for signal n."""
     fields = status(tid)

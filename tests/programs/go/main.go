@@ -13,6 +13,7 @@ import (
 )
 
 func enter(tcs, call uintptr)
+func aep()
 func sgx() uint32
 
 const (
