@@ -55,7 +55,7 @@ def test_a_process_owns_32_enclaves_at_once() -> None:
 
 @pytest.mark.parametrize(("times", "places"), [(1000, 1), (600, 600)], ids=["same place", "new places"])
 def test_enclaves_may_be_closed_and_made_again_and_again(times: int, places: int) -> None:
-    """Each costs a millisecond or so and leaves nothing: no page, no filter, no descriptor (nor do 10,000)."""
+    """Each costs a millisecond or so and leaves nothing: no page, no filter, no descriptor."""
     ended = run("many", "again", str(times), str(places), epc=64)
     assert ended.output == f"again {times} 0\n", ended.errors
     assert ended.report is not None
@@ -64,7 +64,7 @@ def test_enclaves_may_be_closed_and_made_again_and_again(times: int, places: int
 
 @pytest.mark.parametrize("enclu", ["fast", "trap"])
 def test_a_full_table_of_descriptors_is_an_error_for_the_program(enclu: str) -> None:
-    """What we open in it is beyond its limit for a moment, where we may raise that; else EMFILE, never an end."""
+    """What we open in it is above its limit, where we may raise that; else EMFILE, never its end."""
     ended = run("many", "fds", "3", epc=64, options=("--enclu", enclu))
     assert ended.output == "fds 3 0\n", ended.errors
 
