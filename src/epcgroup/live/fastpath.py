@@ -34,19 +34,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from epcgroup.errors import EpcgroupError
-from epcgroup.live import (
-    enclu,
-    fastcode,
-    fastsites,
-    leaves,
-    memory,
-    procfs,
-    ptrace,
-    room,
-    scratch,
-    syscalls,
-    vdso,
-)
+from epcgroup.live import enclu, fastcode, fastsites, leaves, memory, procfs, ptrace, scratch, syscalls, vdso
 from epcgroup.live.fastspace import ExitPage, Exits, FastSpace, StubPage, free_page
 from epcgroup.live.fasttable import SIZE, Table
 from epcgroup.live.task import Inside, Trap
@@ -166,10 +154,7 @@ def _prepare(tracer: Tracer, task: Task, fast: FastSpace, device: Device) -> Non
     edges = [(base, end)] if device.size <= 1 << 30 else [(base, end), (base, 1 << 47)]
     pages: list[ExitPage] = []
     for low, high in edges:
-        page = next((p for p in fast.exits if p.free and p.reaches(low, high)), None)
-        if page is not None:
-            page.clear()
-            page.install(task.pid, fast.table.address)
+        if (page := fast.spare_exit(task.pid, low, high)) is not None:
             pages.append(page)
         elif (start := _map_code(tracer, task, low, high)) is not None:
             pages.append(ExitPage(start))
@@ -215,7 +200,7 @@ def mapped(tracer: Tracer, task: Task, device: Device) -> None:
 
 def _share_table(tracer: Tracer, task: Task, fast: FastSpace, at: int = 0) -> None:
     """Make a table, for this process and its children."""
-    with scratch.page(tracer, task) as name, room.in_program(task.pid):
+    with scratch.page(tracer, task) as name:
         memory.write(task.pid, name, b"sgx-tcs")
         fd = tracer.inject(task, _SYS_MEMFD_CREATE, name, _MFD_CLOEXEC)
     ours = procfs.take_fd(task.pid, fd)

@@ -190,6 +190,14 @@ class FastSpace:
         if self.table is not None:
             self.table.forget(tid, ended=True)
 
+    def spare_exit(self, pid: int, start: int, end: int) -> ExitPage | None:
+        """A page of an enclave that is gone, made ready for one at ``[start, end)``."""
+        page = next((page for page in self.exits if page.free and page.reaches(start, end)), None)
+        if page is not None and self.table is not None:
+            page.clear()
+            page.install(pid, self.table.address)
+        return page
+
     def entering(self, address: int) -> bool:
         """Whether a thread at ``address`` is on its way into an enclave."""
         return self.enter <= address < self.enter_end or any(p.start <= address < p.end for p in self.stubs)

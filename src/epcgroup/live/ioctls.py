@@ -106,7 +106,8 @@ def _created(tracer: Tracer, task: Task, device: Device, fd: int) -> None:
     mappings.adopt_early(tracer, task, device, fd)
     task.mm.ignored = int(procfs.status(task.pid)["SigIgn"], 16) & threads.FORCED
     filters.watch_range(tracer, task, device.base, device.size)
-    fastpath.created(tracer, task, device)
+    with room.in_program(task.pid):
+        fastpath.created(tracer, task, device)
     _look_at_xfrm(tracer.world, device)
 
 
