@@ -47,7 +47,7 @@ COMMANDS = {
     "conform": "replay recorded kernel behaviour against the engine",
     "sim": "run a scenario in virtual time: tenants, limits, events, what they cost",
     "calibrate": "time enclaves on this machine and write its cost profile",
-    "report": "show the result of a simulation: a table and a picture",
+    "report": "what was limited, what it cost, who paid: of a run or a simulation",
     "trace": "look into, convert, cut, merge and sample traces of page accesses",
 }
 

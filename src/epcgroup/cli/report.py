@@ -1,37 +1,134 @@
-"""``epcgroup report DIR``: the result of a simulation, as a table and a picture."""
+"""`epcgroup report RUN…`: what was limited, what it cost, who paid, who should get more or less."""
 
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from epcgroup.errors import BadInput
+
+if TYPE_CHECKING:
+    from epcgroup.observe.study import Study
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the command line."""
     parser = subparsers.add_parser(
         "report",
-        help="show the result of a simulation: a table and a picture",
-        description="Shows what 'epcgroup sim -o DIR' wrote.",
+        help="what was limited, what it cost, who paid: of a run or a simulation, or of two",
+        description="Look back at what 'epcgroup sim -o DIR' wrote, at the directory of an 'epcgroup serve', "
+        "or at the file of 'epcgroup run --report json'.",
     )
-    parser.add_argument("folder", metavar="DIR", type=Path)
-    parser.add_argument("--plot", metavar="PNG", type=Path, help="draw it (needs the extra plot)")
+    parser.add_argument(
+        "runs", metavar="RUN", type=Path, nargs="+", help="a directory or file; two to compare"
+    )
+    parser.add_argument(
+        "--html", metavar="FILE", type=Path, help="write a page that needs nothing but itself"
+    )
+    parser.add_argument("--csv", metavar="FILE", type=Path, help="write every sample of one run")
+    parser.add_argument("--plot", metavar="PNG", type=Path, help="draw one run (needs the extra plot)")
+    parser.add_argument(
+        "--last", metavar="SECONDS", type=float, help="of a server's history, only the last seconds"
+    )
     parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Show it; the exit status."""
+    if len(args.runs) > 1 and (args.csv or args.plot):
+        raise BadInput("--csv and --plot are of one run; name one")
+    if args.last is not None and not args.last > 0:
+        raise BadInput(f"--last {args.last}: must be more than 0")
+    if args.plot is not None:
+        _plot(args.runs[0], args.plot)
+    studies = [_study(path, args.last) for path in args.runs]
+    if args.csv is not None:
+        from epcgroup.observe.study import to_csv
+
+        _write(args.csv, to_csv(studies[0]))
+    if args.html is not None:
+        from epcgroup.observe.page import render
+
+        _write(args.html, render(studies))
+    for path, study in zip(args.runs, studies, strict=True):
+        _print(path, study)
+    return 0
+
+
+def _is_simulation(path: Path) -> bool:
+    return (path / "summary.json").is_file()
+
+
+def _study(path: Path, last: float | None) -> Study:
+    """The run at a path. Raises BadInput naming it."""
+    from epcgroup.observe import codec
+    from epcgroup.observe.store import Store
+    from epcgroup.observe.study import of_snapshots, of_store
+
+    if _is_simulation(path):
+        from epcgroup.serve.sources.simulated import snapshots
+
+        return of_snapshots(str(path), snapshots(_simulation(path)))
+    history = path / "history" if path.is_dir() else path
+    if not history.is_file():
+        raise BadInput(
+            f"{path}: neither a simulation's result, nor a server's directory, nor a report in JSON"
+        )
+    if history.read_bytes()[:6] == b"SQLite":
+        store = Store(history, read_only=True)
+        try:
+            kept = store.span()
+            begin = 0.0 if last is None or kept is None else kept[1] - last
+            return of_store(str(path), store, begin)
+        finally:
+            store.close()
+    try:
+        return of_snapshots(str(path), [codec.snapshot_from_json(json.loads(history.read_text()))])
+    except (ValueError, OSError) as error:
+        raise BadInput(f"{path}: no report in JSON: {error}") from error
+
+
+def _simulation(path: Path):  # type: ignore[no-untyped-def]  # a Result, which needs an extra
     from epcgroup.sim import require
 
     require()
-    from rich.console import Console
-
-    from epcgroup.sim.report import render
     from epcgroup.sim.result import Result
 
-    result = Result.read(args.folder)
-    if args.plot is not None:
-        from epcgroup.sim.plot import plot
+    return Result.read(path)
 
-        plot(result, args.plot)
-    Console().print(render(result))
-    return 0
+
+def _plot(path: Path, output: Path) -> None:
+    if not _is_simulation(path):
+        raise BadInput(f"{path}: --plot draws simulations; of other runs take --html")
+    result = _simulation(path)
+    from epcgroup.sim.plot import plot
+
+    plot(result, output)
+
+
+def _print(path: Path, study: Study) -> None:
+    from rich.console import Console
+
+    from epcgroup.observe.printable import printable
+
+    console = Console(highlight=False)
+    if _is_simulation(path):
+        from epcgroup.sim.report import render
+
+        console.print(render(_simulation(path)))
+    else:
+        for course in study.limited:
+            advice = course.advice()
+            print(f"{printable(course.path)}: {advice.kind}: {printable(advice.why)}")
+    print(printable(study.sentence()))
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        file.write_text(text)
+    except OSError as error:
+        raise BadInput(f"{file}: {error.strerror}") from error
+    print(f"epcgroup: wrote {file}", file=sys.stderr)
