@@ -24,7 +24,7 @@ HOSTILE = "/<script>alert(1)</script>\x1b[2J"
 
 
 def moment(at: float, **changes: float) -> Snapshot:
-    """Cgroups: one that pages, one with a loose limit, one that fits, one without; counters rise with time."""
+    """Cgroups: one that pages, one with room to spare, one that fits, one without a limit; counters rise."""
     paging = {
         "events": int(10 * at),
         "pages_in": int(500 * at),
