@@ -52,7 +52,7 @@ def test_a_cgroup_that_was_slow_is_told_so_from_the_servers_history(tmp_path: Pa
     with served(tmp_path) as server:
         server.path("slow").mkdir()
         server.write("slow/misc.max", f"sgx_epc {4 << 20}")
-        assert server.exec("slow", EPCGROUP, "stress", "--seconds", "3", "--heap", "8M").returncode == 0
+        assert server.exec("slow", EPCGROUP, "stress", "--seconds", "1.5", "--heap", "8M").returncode == 0
         eventually(lambda: "hit its limit" in why("--dir", str(tmp_path), "/slow"))
         said = why("--dir", str(tmp_path), "/slow")
         assert "/slow waited for pages" in said

@@ -5,7 +5,7 @@ order. A page that reclaim finds young is one too: it was touched after it was l
 at before (or loaded), nobody knows when. It is written down as early as it can have
 been, because a simulation's scans come a little earlier or later than those here:
 so its page is young for each scan that may find it so. Measured on our own load at
-twice its limit, simulated under the same one: loads differ by 0 to 4 %; with the touch
+twice its limit, simulated under the same one: loads differ by 0 to 6 %; with the touch
 just before the scan that found it, by 10 to 18 %, since each page that was wrongly old
 costs a load that never was.
 

@@ -75,7 +75,7 @@ def play(
     machine: Machine,
     scene: Callable[[Top, Pilot[None]], Awaitable[None]],
     size: tuple[int, int] = (80, 24),
-    interval: float = 0.05,
+    interval: float = 0.15,
 ) -> None:
     """Run the application on a terminal of ``size`` and play a scene in it."""
 
