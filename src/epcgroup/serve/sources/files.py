@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from epcgroup.errors import Refused
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from epcgroup.observe.model import Event
 
 _KNOWS: frozenset[str] = frozenset()
+_UNKNOWN = -1
 
 
 class FilesSource:
@@ -35,7 +37,7 @@ class FilesSource:
 
     def snapshot(self) -> Snapshot:
         """Every cgroup as its files say now."""
-        groups = tuple(self._walk("/"))
+        groups = _with_local_events(list(self._walk("/")))
         used = groups[0].current
         snapshot = Snapshot(
             time_s=time.time() - self._began,
@@ -74,15 +76,31 @@ class FilesSource:
         if used is None and path != "/":
             return None
         limit = (self._tree.keyed(path, "misc.max") or {}).get(self._tree.resource, "max")
+        local = self._value(path, "misc.events.local", ".max")
         return GroupView(
             path=path,
             limit=None if limit == "max" else int(limit),
             current=used or 0,
             peak=self._value(path, "misc.peak") or 0,
             events=self._value(path, "misc.events", ".max") or 0,
-            events_local=self._value(path, "misc.events.local", ".max") or 0,
+            events_local=_UNKNOWN if local is None else local,
         )
 
     def _value(self, path: str, name: str, suffix: str = "") -> int | None:
         text = (self._tree.keyed(path, name) or {}).get(self._tree.resource + suffix)
         return None if text is None else int(text)
+
+
+def _with_local_events(groups: list[GroupView]) -> tuple[GroupView, ...]:
+    """Fill in what a kernel before 6.11 has no file for: of all events, those that no child counted."""
+    below: dict[str, int] = {}
+    for group in groups:
+        if group.path != "/":
+            parent = group.path.rpartition("/")[0] or "/"
+            below[parent] = below.get(parent, 0) + group.events
+    return tuple(
+        replace(group, events_local=max(group.events - below.get(group.path, 0), 0))
+        if group.events_local == _UNKNOWN
+        else group
+        for group in groups
+    )
