@@ -65,7 +65,7 @@ static void registers(void)
 	static struct probe p;
 
 	asm("rdfsbase %0" : "=r"(fs));
-	for (int round = 0; round < 3000; round++) {
+	for (int round = 0; round < 800; round++) {
 		fill_random(p.leave, sizeof p.leave);
 		fill_random(p.enter, sizeof p.enter);
 		fill_random(p.enter_xmm, sizeof p.enter_xmm);
