@@ -188,6 +188,31 @@ def test_a_tree_that_mirrors_the_kernels_needs_no_cgroup_procs(directory: Path) 
         kernels.rmdir()
 
 
+def test_a_tree_over_a_real_cgroup2_charges_where_a_process_is(directory: Path) -> None:
+    """With --mirror the kernel says where; a process from outside is charged to the root and not moved."""
+    lines = Path("/proc/mounts").read_text().splitlines()
+    kernels = Path(
+        next(line.split()[1] for line in lines if " cgroup2 " in line), f"epcgroup-test-{os.getpid()}"
+    )
+    kernels.mkdir()
+    (kernels / "web").mkdir()
+    try:
+        with serving(directory, "--mirror", str(kernels)) as server:
+            with late(*server.inside()) as program, late(*server.inside()) as stranger:
+                before = Path(f"/proc/{stranger.pid}/cgroup").read_text()
+                (kernels / "web" / "cgroup.procs").write_text(str(program.pid))
+                assert program.ask("own 20") == "own 20"
+                assert int(server.value("web/misc.current")) >= 20 * 4096
+                assert stranger.ask("own 20") == "own 20"
+                assert int(server.value("misc.current")) >= int(server.value("web/misc.current")) + 20 * 4096
+                assert Path(f"/proc/{stranger.pid}/cgroup").read_text() == before
+            server.stop()
+    finally:
+        eventually(lambda: not (kernels / "web" / "cgroup.procs").read_text())
+        for place in (kernels / "web", kernels):
+            place.rmdir()
+
+
 def test_threads_that_open_at_the_same_time_all_get_a_device(directory: Path) -> None:
     """Eight threads of one process; one of them binds it, all of them own an enclave."""
     with serving(directory) as server:

@@ -127,17 +127,27 @@ class MirroredTree(CgroupTree[G]):
         assert found is not None
         return found.effective
 
-    def _place(self, pid: int) -> None:
-        """Somebody may have moved it in the real tree."""
+    def where(self, pid: int) -> Cgroup[G] | None:
+        """The cgroup that a process is really in; None when that is outside of this tree."""
         path = self.real.where(pid)
         if path is None:
-            return
+            return None
         self.sync(path)
-        cgroup, before = self.find(path), self.of(pid)
-        if cgroup is not None and cgroup is not before:
+        return self.find(path)
+
+    def found(self, pid: int, cgroup: Cgroup[G]) -> None:
+        """A process counts as ``cgroup``'s from now on; it is not moved."""
+        before = self.of(pid)
+        if cgroup is not before:
             if before is not None:
                 self._leave(pid, before)
             self._join(pid, cgroup)
+
+    def _place(self, pid: int) -> None:
+        """Somebody may have moved it in the real tree."""
+        cgroup = self.where(pid)
+        if cgroup is not None:
+            self.found(pid, cgroup)
 
     # -- owners ----------------------------------------------------------------
 

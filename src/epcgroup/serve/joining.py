@@ -3,7 +3,8 @@
 Which cgroup pays: the one that was asked for; else the one whose cgroup.procs the
 process (or an ancestor of it, for forks of outsiders are not seen) was written to; else
 the one of the same path as its cgroup in the kernel's hierarchy, where there is one;
-else the root.
+else the root. A tree over a real cgroup2 (`--mirror`) knows where each process is, and
+one that joins by itself is not moved there.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from epcgroup.cgroupfs.mirror import MirroredTree
 from epcgroup.errors import BadInput
 from epcgroup.host import placeholders
 from epcgroup.live import procfs
@@ -63,12 +65,17 @@ class Joining:
     def _adopt(self, pid: int, cgroup: Cgroup[Group] | None) -> Caller:
         with self._machine.world.lock:
             place = cgroup if cgroup is not None else self.place_of(pid)
-            self._members.entering = place
-            self._members.started(pid, place.effective)
+            if cgroup is None and isinstance(self._tree, MirroredTree):
+                self._tree.found(pid, place)
+            else:
+                self._members.entering = place
+                self._members.started(pid, place.effective)
         return caller_of(pid, place.effective)
 
     def place_of(self, pid: int) -> Cgroup[Group]:
         """The cgroup of a process that nobody named one for; the lock is held."""
+        if isinstance(self._tree, MirroredTree):
+            return self._tree.where(pid) or self._tree.root
         for ancestor in _line(pid):
             place = self._tree.of(ancestor)
             if place is not None and place is not self._tree.root:

@@ -2,8 +2,8 @@
 
 Traced programs (started by `epcgroup exec`) are followed by ptrace: forks, exits
 and threads are exact. Any other process of the machine may be put into a cgroup
-too, by its own or a runtime's write to cgroup.procs. It cannot own an enclave of
-ours; its end is seen through a pidfd, its forks are not.
+too, by its own or a runtime's write to cgroup.procs. It owns no enclave of ours
+unless it joins (`joining`); its end is seen through a pidfd, its forks are not.
 """
 
 from __future__ import annotations
