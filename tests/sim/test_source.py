@@ -50,6 +50,7 @@ def test_every_sample_is_a_snapshot_in_virtual_time_with_sums_over_subtrees(resu
     assert pods.pages_in == leaf.pages_in == result.summary["loads"] > 0
     assert root.pages_out == result.summary["evictions"] > 0
     assert root.stall_s == pytest.approx(leaf.stall_s)
+    assert last.knows == {"paging", "stall"}, "how the waits of tenants overlap is not in a result"
 
 
 def test_it_stands_at_its_end_or_plays_from_its_beginning(result: Result) -> None:

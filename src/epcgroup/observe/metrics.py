@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from epcgroup import __version__
 from epcgroup.errors import BadInput
-from epcgroup.observe.model import ENCLAVES, PAGING, STALL, UNRECLAIMABLE, GroupView, Snapshot
+from epcgroup.observe.model import ENCLAVES, PAGING, PRESSURE, STALL, UNRECLAIMABLE, GroupView, Snapshot
 from epcgroup.observe.podnames import PodNames
 from epcgroup.units import PAGE_SIZE
 
@@ -86,14 +86,14 @@ FAMILIES = (
         "counter",
         "Time in which at least one process waited for a page.",
         lambda g: g.some_s,
-        STALL,
+        PRESSURE,
     ),
     Family(
         "epc_cgroup_stall_full_seconds",
         "counter",
         "Time in which all processes with an enclave waited for a page.",
         lambda g: g.full_s,
-        STALL,
+        PRESSURE,
     ),
 )
 _CADVISOR = (

@@ -12,15 +12,10 @@ from dataclasses import dataclass
 
 from epcgroup.units import PAGE_SIZE
 
-#: Parts of a snapshot that not every source can tell.
-PAGING, STALL, UNRECLAIMABLE, ENCLAVES, PROCESSES = (
-    "paging",
-    "stall",
-    "unreclaimable",
-    "enclaves",
-    "processes",
-)
-EVERYTHING = frozenset({PAGING, STALL, UNRECLAIMABLE, ENCLAVES, PROCESSES})
+#: Parts of a snapshot that not every source can tell. STALL: stall_s, faults; PRESSURE: some_s, full_s.
+PAGING, STALL, PRESSURE, UNRECLAIMABLE = "paging", "stall", "pressure", "unreclaimable"
+ENCLAVES, PROCESSES = "enclaves", "processes"
+EVERYTHING = frozenset({PAGING, STALL, PRESSURE, UNRECLAIMABLE, ENCLAVES, PROCESSES})
 
 
 @dataclass(frozen=True, slots=True)

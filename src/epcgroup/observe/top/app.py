@@ -185,7 +185,9 @@ class Top(App[None]):
         rates = self.past.rates.get(path, Rates())
         effective, whose = _effective(snapshot, path)
         held = f" · limited by {printable(whose)}" if whose not in ("", path) else ""
-        stall = f"waits {rates.some:.0%} some, {rates.full:.0%} full" if model.STALL in snapshot.knows else ""
+        stall = (
+            f"waits {rates.some:.0%} some, {rates.full:.0%} full" if model.PRESSURE in snapshot.knows else ""
+        )
         bars = max(width - 16 - max(len(stall), 12), 8)
         used = sparkline([used for used, _ in samples], bars, float(effective or 0))
         paging = sparkline([pages for _, pages in samples], bars)

@@ -20,7 +20,7 @@ from textual.reactive import reactive
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from epcgroup.observe.model import PAGING, STALL, UNRECLAIMABLE
+from epcgroup.observe.model import PAGING, PRESSURE, UNRECLAIMABLE
 from epcgroup.observe.printable import printable
 from epcgroup.observe.top.rows import Row
 from epcgroup.units import PAGE_SIZE, format_limit, format_size
@@ -167,7 +167,7 @@ COLUMNS = (
     Column("unrecl", 6, "unreclaimable", _unreclaimable, UNRECLAIMABLE),
     Column("in/s", 5, "in", _rate(lambda row: row.rates.pages_in, _BUSY), PAGING),
     Column("out/s", 5, "out", _rate(lambda row: row.rates.pages_out, _BUSY), PAGING),
-    Column("stall", 5, "stall", _stall, STALL),
+    Column("stall", 5, "stall", _stall, PRESSURE),
     Column("hits", 5, "hits", _hits),
 )
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from epcgroup.observe.model import Event
     from epcgroup.sim.result import Result
 
-_KNOWS = frozenset({PAGING, STALL})
+_KNOWS = frozenset({PAGING, STALL})  # how waits of several tenants overlap, a result does not say
 _SUMMED = ("pages_in", "pages_out", "faults", "stall_s")
 
 
