@@ -125,8 +125,10 @@ class LeafService(threading.Thread):
                 self._world.log(f"internal error in an ENCLU of task {tid}:\n{traceback.format_exc()}")
                 answer = _EXECUTE_IT
             _REPLY.pack_into(reply, 0, number, answer, 0, 0)
-            with contextlib.suppress(OSError):  # it was killed
+            try:  # (contextlib.suppress costs as much as the request)
                 fcntl.ioctl(self._listener, _SEND, reply)
+            except OSError:
+                continue  # it was killed
             self._affinity.follow(tid)
             self._world.slice()
         with self._closing:
@@ -160,10 +162,10 @@ class LeafService(threading.Thread):
                 vma = task.mm.find(page)
                 if vma is None or vma.device.file is None or not vma.device.file.created:
                     return _EXECUTE_IT
-                access = world.processor(vma.device, task.caller)
                 try:
                     if self._shortly(task, vma.device, vma.device.file, leaf, secinfo, page):
                         return _DONE
+                    access = world.processor(vma.device, task.caller)
                     result = act(access.state, access, secinfo, page)
                     return _DONE if result is None or not result.rax else _EXECUTE_IT
                 except Busy:
