@@ -132,6 +132,26 @@ def test_what_it_execs_is_joined() -> None:
         assert output.splitlines() == ["ok cpuid", "ok threads", "ok cpuid", "ok heap"]
 
 
+def test_libraries_vfork_and_threads_that_exec_below_a_joined_shell() -> None:
+    """The traps of watched programs come and go with what they load, share and become."""
+    directory = programs()
+    script = (
+        f"cd {directory}; read x; ./dlopener; ./kinds vfork_and_exec thread_execs; ./processes fork_shares"
+    )
+    with shell(script) as process, attached("--epc", "128 pages", process.pid):
+        output, _ = process.communicate("\n", timeout=120)
+        assert "not ok" not in output
+        wanted = {
+            "in_one_thread",
+            "in_many_threads",
+            "plain",
+            "vfork_and_exec",
+            "thread_execs",
+            "fork_shares",
+        }
+        assert set(output.split()) == {"ok", *wanted}
+
+
 def test_children_that_are_there_are_joined() -> None:
     """A shell's running child is joined with it."""
     script = f"sh -c 'read x; exec {programs()}/basics cpuid heap'; echo done"
