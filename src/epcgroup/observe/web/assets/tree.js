@@ -65,7 +65,7 @@ export class Tree {
       shown(whole ? path : leafName(path)).slice(0, 400), size(root ? this.machine.used : group.current),
       root ? `(${size(this.machine.capacity)})` : size(group.limit),
       paging ? count(group.rate.in) : "-", paging ? count(group.rate.out) : "-",
-      this.machine.knows("stall") ? `${Math.round(group.rate.wait * 100)} %` : "-",
+      this.machine.knows("pressure") ? `${Math.round(group.rate.wait * 100)} %` : "-",
     ];
     texts.forEach((text, n) => { if (element.children[n].textContent !== text) element.children[n].textContent = text; });
     element.style.top = `${i * HEIGHT}px`;
