@@ -110,14 +110,24 @@ class Tracer:
             raise self.world.broken
 
     def _answer_stops(self) -> bool:
-        answered = False
+        """Answer every task that is stopped, once.
+
+        The kernel reports the youngest task first. Whoever stops again before the round is over
+        waits for the next one, or threads that make calls without end would be all that we see.
+        """
+        answered: set[int] = set()
+        again: dict[int, int] = {}
         while (stop := self._next_stop()) is not None:
-            answered = True
             tid, status = stop
+            if tid in answered:
+                again[tid] = status  # a stop that we left unanswered is void: killed, or exec took its place
+                continue
+            answered.add(tid)
             with self._guarded(tid):
                 self._answer(tid, status)
+        self.injector.events.extendleft(reversed(again.items()))
         self._deliver_kicks()
-        return answered
+        return bool(answered)
 
     def _next_stop(self) -> tuple[int, int] | None:
         if self.injector.events:
