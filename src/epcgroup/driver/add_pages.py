@@ -17,7 +17,7 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 from epcgroup.driver.numbers import ADD_PAGES, ADD_PAGES_COUNT_AT, PAGE_MEASURE, POINTER, SECINFO_SIZE
-from epcgroup.driver.refuse import WriteBack, check_range, copy_in, require
+from epcgroup.driver.refuse import WriteBack, awaited, check_range, copy_in, require
 from epcgroup.driver.seams import UserMemory
 from epcgroup.epc import Caller
 from epcgroup.errors import Interrupted, Refused
@@ -41,6 +41,7 @@ def add_pages(file: EnclaveFile, arg: int, mem: UserMemory, caller: Caller) -> G
     src, offset, length, secinfo, flags, _ = ADD_PAGES.unpack(copy_in(mem, arg, ADD_PAGES.size))
     require(not src % PAGE_SIZE, errno.EINVAL, f"source {src:#x} is not page aligned")
     check_range(offset, length, file.size)
+    yield from awaited(mem, secinfo, SECINFO_SIZE)
     info = _secinfo(copy_in(mem, secinfo, SECINFO_SIZE))
     progress = _Progress()
     with WriteBack(mem, arg + ADD_PAGES_COUNT_AT, lambda: POINTER.pack(progress.done)):
@@ -87,6 +88,8 @@ def _add(
         end = min(progress.done + BATCH * PAGE_SIZE, source.length)
         try:
             while progress.done < end:
+                while source.pending(progress.done):
+                    yield
                 _add_one(
                     file,
                     caller,
@@ -136,6 +139,11 @@ class Source:
         self._piece = b""
         self._zero = False
         self._ok_until = 0  # offset up to which the mapping is known to be good
+
+    def pending(self, offset: int) -> bool:
+        """Whether the page at ``offset`` is not there yet."""
+        held = self._at <= offset < self._at + len(self._piece)
+        return not held and self._mem.pending(self._start + offset, PAGE_SIZE)
 
     def page(self, offset: int) -> bytes:
         """The page at ``offset``. Raises Refused: EFAULT (not there), EACCES (noexec)."""

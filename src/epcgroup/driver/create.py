@@ -10,7 +10,7 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 from epcgroup.driver.numbers import POINTER
-from epcgroup.driver.refuse import copy_in, require
+from epcgroup.driver.refuse import awaited, copy_in, require
 from epcgroup.driver.seams import UserMemory
 from epcgroup.epc import Caller
 from epcgroup.errors import Refused
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 def create(file: EnclaveFile, arg: int, mem: UserMemory, caller: Caller) -> Generator[None, None, int]:
     require(not file.created, errno.EINVAL, "the enclave is already created")
     (src,) = POINTER.unpack(copy_in(mem, arg, POINTER.size))
+    yield from awaited(mem, src, PAGE_SIZE)
     image = copy_in(mem, src, PAGE_SIZE)
     size = Secs.unpack(image).size_bytes
     require(size and not size & (size - 1), errno.EINVAL, f"SECS.SIZE {size:#x} is not a power of two")
@@ -38,4 +39,3 @@ def create(file: EnclaveFile, arg: int, mem: UserMemory, caller: Caller) -> Gene
     file.bind(enclave, state)
     driver.adopt(file)
     return 0
-    yield

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from epcgroup.driver import add_pages, create, edmm, init, mapping
 from epcgroup.driver.numbers import MAP_SHARED, Ioctl
-from epcgroup.driver.refuse import copy_in, require
+from epcgroup.driver.refuse import awaited, copy_in, require
 from epcgroup.driver.seams import UserMemory
 from epcgroup.epc import Caller, Enclave
 from epcgroup.errors import InternalError, Refused
@@ -159,6 +159,7 @@ class EnclaveFile:
             self.driver.dice.ioctl(cmd)
         self._running = True
         try:
+            yield from awaited(mem, arg, cmd >> _SIZE_SHIFT & _SIZE_MASK)
             return (yield from handler(self, arg, mem, caller))
         finally:
             self._running = False
@@ -187,6 +188,7 @@ def _provision(file: EnclaveFile, arg: int, mem: UserMemory, _caller: Caller) ->
     yield
 
 
+_SIZE_SHIFT, _SIZE_MASK = 16, 0x3FFF  # of the argument, in the command (_IOC_SIZE)
 _HANDLERS: dict[int, Callable[[EnclaveFile, int, UserMemory, Caller], Steps]] = {
     Ioctl.CREATE: create.create,
     Ioctl.ADD_PAGES: add_pages.add_pages,

@@ -7,7 +7,7 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 from epcgroup.driver.numbers import POINTER, SIGSTRUCT_SIZE
-from epcgroup.driver.refuse import copy_in, require
+from epcgroup.driver.refuse import awaited, copy_in, require
 from epcgroup.driver.seams import UserMemory
 from epcgroup.epc import Caller
 from epcgroup.sgx.layouts import SigStruct
@@ -24,6 +24,7 @@ def init(file: EnclaveFile, arg: int, mem: UserMemory, _caller: Caller) -> Gener
     require(file.created and not file.initialised, errno.EINVAL, "not created yet, or already initialised")
     require(not file.disabled, errno.ENOMEM, "the enclave has lost its memory")
     (pointer,) = POINTER.unpack(copy_in(mem, arg, POINTER.size))
+    yield from awaited(mem, pointer, SIGSTRUCT_SIZE)
     raw = copy_in(mem, pointer, SIGSTRUCT_SIZE)
     sig = SigStruct.unpack(raw)
     require(sig.vendor in _VENDORS, errno.EINVAL, f"SIGSTRUCT vendor {sig.vendor:#x} is neither 0 nor 0x8086")
@@ -36,7 +37,6 @@ def init(file: EnclaveFile, arg: int, mem: UserMemory, _caller: Caller) -> Gener
     require(not error, errno.EPERM, f"EINIT: {error.name}")
     file.driver.machine.initialise(file.enclave)
     return 0
-    yield
 
 
 def _check_platform(sig: SigStruct, platform: Platform) -> None:

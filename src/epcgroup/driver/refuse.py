@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from types import TracebackType
 
 from epcgroup.driver.seams import UserMemory
@@ -23,6 +23,12 @@ def copy_in(mem: UserMemory, addr: int, length: int) -> bytes:
         return mem.read(addr, length)
     except OSError as error:
         raise Refused(f"cannot read {length} bytes at {addr:#x}", errno.EFAULT) from error
+
+
+def awaited(mem: UserMemory, addr: int, length: int) -> Generator[None]:
+    """Let go of the machine until a copy of this memory need not wait for the program itself."""
+    while mem.pending(addr, length):
+        yield
 
 
 def copy_out(mem: UserMemory, addr: int, data: bytes) -> None:

@@ -61,6 +61,12 @@ class UserMemory(Protocol):
     def write(self, addr: int, data: bytes) -> None:
         """Raises OSError(EFAULT) unless all of it can be written."""
 
+    def pending(self, addr: int, length: int) -> bool:
+        """Whether the memory is still being brought in, by somebody who may take any time; ask again.
+
+        A copy does not wait for that: it fails.
+        """
+
     def source_ok(self, addr: int, length: int) -> tuple[Source, int]:
         """State of the memory at ``addr``, and for how many bytes (at most ``length``,
         at least to the end of the page) it is the same."""

@@ -74,7 +74,7 @@ def _answer(tracer: Tracer, task: Task, regs: UserRegs, device: Device) -> Job:
                 _tell(tracer, task, device, command, refused)
             break
         world.slice()
-        yield True
+        yield not user.waits
     if file.created and not was_created:
         _created(tracer, task, device, fd)
     if command & 0xFF in (_RESTRICT, _MODIFY):

@@ -92,7 +92,7 @@ def poke_text(pid: int, addr: int, data: bytes) -> None:
 
 
 def peek_text(pid: int, addr: int, size: int) -> bytes:
-    """``size`` bytes at ``addr``, even where the mapping is execute-only."""
+    """``size`` bytes at ``addr``, even where the mapping is execute-only. Never sleeps."""
     fd = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
     try:
         data = os.pread(fd, size, addr)

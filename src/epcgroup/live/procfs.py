@@ -70,6 +70,17 @@ def maps(pid: int) -> list[Mapping]:
         return [parse_mapping(line) for line in file]
 
 
+def mapping_at(pid: int, addr: int) -> Mapping | None:
+    """The mapping that holds ``addr``; cheaper than `maps`, only one line is parsed."""
+    with Path(f"/proc/{pid}/maps").open() as file:
+        for line in file:
+            end = line[line.index("-") + 1 :].partition(" ")[0]
+            if addr < int(end, 16):
+                found = parse_mapping(line)
+                return found if found.start <= addr else None
+    return None
+
+
 def mappings_of_inode(pid: int, inode: int) -> list[Mapping]:
     """The mappings of one file; cheaper than `maps`, lines are matched as text."""
     word = f" {inode} "

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import threading
 from typing import TYPE_CHECKING
 
 from epcgroup.live import memory, procfs
 from epcgroup.live.devices import Kind
+from epcgroup.live.mm import PROT_READ, PROT_WRITE
 from epcgroup.units import PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -18,7 +21,12 @@ if TYPE_CHECKING:
 
 
 class ProcessMemory:
-    """The driver's `UserMemory` over one process. Pointers are untrusted.
+    """The driver's `UserMemory` over one process, for one ioctl. Pointers are untrusted.
+
+    Copies are made with the lock held and by the one thread that answers everybody, so they must
+    not wait for the program: it may have a userfaultfd on its buffers and never serve it. Hence
+    /proc/PID/mem, which fails instead; since it also looks past the permissions of mappings,
+    these are asked first. Who serves such faults is waited for by a thread of its own (`pending`).
 
     Arguments inside enclave memory are refused with EFAULT: to read them is to
     fault on them, and who resolves that fault waits for the lock that we hold.
@@ -28,23 +36,57 @@ class ProcessMemory:
         self._pid = pid
         self._mm = mm
         self._devices = devices
-        self._source: Mapping | None = None
+        self._known: list[Mapping] = []
+        self._bringing: threading.Thread | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether `pending` is the reason that nothing goes on."""
+        return self._bringing is not None and self._bringing.is_alive()
 
     def read(self, addr: int, length: int) -> bytes:
         """``length`` bytes; OSError(EFAULT) where they cannot be read."""
-        self._refuse_enclave(addr, length)
+        self._check(addr, length, PROT_READ)
         try:
-            return memory.read(self._pid, addr, length)
+            return memory.peek_text(self._pid, addr, length)
         except (OSError, OverflowError) as error:
             raise OSError(errno.EFAULT, f"cannot read {length} bytes at {addr:#x}") from error
 
     def write(self, addr: int, data: bytes) -> None:
         """Store ``data``; OSError(EFAULT) where that cannot be done."""
-        self._refuse_enclave(addr, len(data))
+        self._check(addr, len(data), PROT_WRITE)
         try:
-            memory.write(self._pid, addr, data)
+            memory.poke_text(self._pid, addr, data)
         except (OSError, OverflowError) as error:
             raise OSError(errno.EFAULT, f"cannot write {len(data)} bytes at {addr:#x}") from error
+
+    def pending(self, addr: int, length: int) -> bool:
+        """Whether a fault on this memory waits for a userfaultfd of the program's."""
+        if self._bringing is not None:
+            if self._bringing.is_alive():
+                return True
+            self._bringing = None
+            return False
+        try:
+            self._check(addr, length, PROT_READ)
+        except OSError:
+            return False
+        try:
+            memory.peek_text(self._pid, addr, length)
+        except OSError:
+            self._bringing = threading.Thread(
+                target=_touch, args=(self._pid, addr, length), name=f"touch-{self._pid}", daemon=True
+            )
+            self._bringing.start()
+            return True
+        return False
+
+    def _check(self, addr: int, length: int, prot: int) -> None:
+        self._refuse_enclave(addr, length)
+        for at in (addr, addr + length - 1):
+            mapping = self._mapping(at)
+            if mapping is None or not mapping.prot & prot:
+                raise OSError(errno.EFAULT, f"{at:#x} is not mapped for that")
 
     def _refuse_enclave(self, addr: int, length: int) -> None:
         if self._mm.overlapping(addr, addr + length):
@@ -52,10 +94,8 @@ class ProcessMemory:
 
     def source_ok(self, addr: int, length: int) -> tuple[Source, int]:
         """What ADD_PAGES asks of its source mapping (spec 6.5)."""
-        mapping = self._source
-        if mapping is None or not mapping.start <= addr < mapping.end:
-            mapping = self._source = self._mapping(addr)
-        if mapping is None or not mapping.prot & 1:
+        mapping = self._mapping(addr)
+        if mapping is None or not mapping.prot & PROT_READ:
             return "fault", min(length, PAGE_SIZE)
         usable = min(length, mapping.end - addr)
         return ("noexec" if self._noexec(mapping) else "ok"), usable
@@ -66,10 +106,14 @@ class ProcessMemory:
         return device is not None and device.kind is Kind.PROVISION
 
     def _mapping(self, addr: int) -> Mapping | None:
-        for mapping in procfs.maps(self._pid):
+        """The mapping at ``addr`` as this ioctl found it first."""
+        for mapping in self._known:
             if mapping.start <= addr < mapping.end:
                 return mapping
-        return None
+        found = procfs.mapping_at(self._pid, addr)
+        if found is not None:
+            self._known.append(found)
+        return found
 
     def _noexec(self, mapping: Mapping) -> bool:
         """A file on a noexec mount can never be mapped executable (VM_MAYEXEC)."""
@@ -80,3 +124,9 @@ class ProcessMemory:
         except OSError:
             return False
         return bool(found.f_flag & os.ST_NOEXEC)
+
+
+def _touch(pid: int, addr: int, length: int) -> None:
+    """Wait until the memory is there, or can never be."""
+    with contextlib.suppress(OSError):
+        memory.read(pid, addr, length)

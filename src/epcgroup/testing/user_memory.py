@@ -54,6 +54,9 @@ class FakeMemory:
                 raise OSError(errno.EFAULT, "read-only")
         self._store(addr, data)
 
+    def pending(self, addr: int, length: int) -> bool:  # noqa: ARG002 - what is there is there
+        return False
+
     def source_ok(self, addr: int, length: int) -> tuple[Source, int]:
         state = self._source(addr)
         end = addr - addr % PAGE_SIZE + PAGE_SIZE
