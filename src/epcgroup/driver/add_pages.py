@@ -122,7 +122,13 @@ def _add_one(
         if isinstance(error, Refused):
             raise
         raise Refused(str(error), errno.EIO) from error
-    driver.frames.add(enclave.id, index, contents, state.epcm[index])
+    try:
+        driver.frames.add(enclave.id, index, contents, state.epcm[index])
+    except OSError as error:  # no memory for the page: it is not there
+        state.epcm.pop(index)
+        driver.frames.drop(enclave.id, index)
+        driver.machine.cancel_page(enclave, index)
+        raise Refused(f"no memory for an enclave page: {error.strerror}", errno.ENOMEM) from error
     file.set_maximum(index, R | W if flags & TYPE_MASK == _TCS else flags & PROT_MASK)
 
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class BusError(EpcgroupError):
     """The page at ``addr`` cannot be had: a SIGBUS for the thread (#PF first)."""
 
-    def __init__(self, addr: int) -> None:
-        super().__init__(f"enclave page at {addr:#x} cannot be had")
+    def __init__(self, addr: int, why: str = "") -> None:
+        super().__init__(f"enclave page at {addr:#x} cannot be had{why and f': {why}'}")
         self.addr = addr
 
 
@@ -48,7 +48,7 @@ class EnclaveMemory:
         if outcome is Fault.RETRY:
             raise Busy(f"enclave page at {addr:#x} cannot be had now")
         if outcome is not Fault.RESIDENT:
-            raise BusError(addr)
+            raise BusError(addr, self._file.refusal)
         return self._file.state.epcm[(addr - self._file.base) >> PAGE_SHIFT]
 
     def set_word(self, addr: int, word: int) -> None:

@@ -24,7 +24,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from epcgroup.driver.vepc import FILE_SIZE as VEPC_SIZE
-from epcgroup.errors import MissingCapability
+from epcgroup.errors import MissingCapability, Refused
 from epcgroup.live import procfs
 from epcgroup.live.fasttable import Enterable
 
@@ -137,7 +137,13 @@ class Device:
 
     def fix_size(self, size: int) -> None:
         """Give the memfd its size in bytes, for good: the program cannot change it."""
-        os.ftruncate(self.memfd, size)
+        try:
+            os.ftruncate(self.memfd, size)
+        except OSError as error:
+            raise Refused(
+                f"an enclave's memory of {size} bytes is more than the supervisor's `ulimit -f` allows",
+                error.errno,
+            ) from error
         fcntl.fcntl(self.memfd, fcntl.F_ADD_SEALS, _F_SEAL_SIZE)
 
     def path(self) -> bytes:

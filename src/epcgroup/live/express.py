@@ -21,6 +21,7 @@ Without llvmlite, on a machine that watches itself (`paranoid`) or under attack
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -32,8 +33,8 @@ from typing import TYPE_CHECKING, TypeAlias
 from epcgroup.driver import BackingStore, Evicted
 from epcgroup.driver.mover import PlainMover
 from epcgroup.epc import headroom
-from epcgroup.errors import BadInput, MissingCapability
-from epcgroup.live import uffd
+from epcgroup.errors import BadInput, MissingCapability, Refused
+from epcgroup.live import room, uffd
 from epcgroup.sgx import epcm
 from epcgroup.sgx.seal import MAC_SIZE
 from epcgroup.units import PAGE_SHIFT
@@ -357,7 +358,8 @@ class Express:
             return Lane(self._world, lock, space, self._code, self._mover)
         if self._waiting and faults >= _ENOUGH:
             self._waiting = False
-            threading.Thread(target=self._begin_quietly, name="compiler", daemon=True).start()
+            with contextlib.suppress(Refused):  # no room for a thread: Python goes on
+                room.begin(threading.Thread(target=self._begin_quietly, name="compiler", daemon=True))
         return None
 
     def _begin_quietly(self) -> None:

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING
 
 from epcgroup.driver import BusError
 from epcgroup.errors import Busy, EpcgroupError
-from epcgroup.live import affinity, memory, procfs, scratch, seccomp
+from epcgroup.live import affinity, memory, procfs, room, scratch, seccomp
 from epcgroup.live.service import END_SIGNAL
 from epcgroup.sgx import enclu
 from epcgroup.sgx.epcm import allows
@@ -234,7 +234,7 @@ def listen(tracer: Tracer, task: Task) -> bool:
         for other in tracer.tasks.values():
             if other.pid == task.pid:
                 other.leaves = service
-        service.start()
+        room.begin(service)
     return True
 
 

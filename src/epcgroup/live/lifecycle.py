@@ -113,8 +113,14 @@ class Lifecycle:
                     "system calls that are given evicted enclave pages fail with EFAULT; "
                     "run as root or set vm.unprivileged_userfaultfd=1"
                 )
-            space.service = PageService(self._world, space, task.caller)
-            space.service.start()
+            service = PageService(self._world, space, task.caller)
+            try:
+                room.begin(service)
+            except Refused:
+                os.close(space.uffd)
+                space.uffd = -1
+                raise
+            space.service = service
 
     def execed(self, task: Task) -> None:
         """A new image: the old mm is left, the new one prepared at the exit of the execve."""

@@ -18,7 +18,7 @@ import sys
 from typing import TYPE_CHECKING, NoReturn
 
 from epcgroup.errors import BadInput
-from epcgroup.live import fastpath, procfs, seccomp, traps, vdso
+from epcgroup.live import fastpath, procfs, room, seccomp, traps, vdso
 from epcgroup.live.task import Trap
 
 if TYPE_CHECKING:
@@ -96,7 +96,8 @@ def _child(
         for target, source in enumerate(stdio):
             if source is not None:
                 os.dup2(source, target)
-        resource.setrlimit(resource.RLIMIT_NOFILE, inherited_files)
+        for limit, values in room.inherited.items():
+            resource.setrlimit(limit, values)
         if enter is not None:
             enter()
         if cwd is not None:
@@ -110,8 +111,6 @@ def _child(
     os._exit(126)
 
 
-#: The limit of descriptors this process had before the supervisor raised its own.
-inherited_files = resource.getrlimit(resource.RLIMIT_NOFILE)
 #: The signal mask this process had before the supervisor blocked anything.
 inherited_mask: set[int | signal.Signals] = set(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
 

@@ -1,4 +1,4 @@
-"""Room for descriptors: in a program whose table is full, and in ourselves."""
+"""Room for descriptors, files and threads: in a program whose table is full, and in ourselves."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import contextlib
 import errno
 import os
 import resource
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from epcgroup.errors import Refused
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,10 +64,28 @@ def left_in(pid: int) -> bool:
     return True
 
 
+#: The limits this process had before the supervisor raised its own.
+inherited = {what: resource.getrlimit(what) for what in (resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE)}
+
+
 def all_of_ours() -> None:
-    """Raise our own limit as far as it goes; programs that we start get it as it was (`loader`)."""
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    """Raise our own limits as far as they go; programs that we start get them as they were (`loader`).
+
+    The limit of a file's size holds for the memfds of enclaves too.
+    """
+    for what in inherited:
+        hard = resource.getrlimit(what)[1]
+        resource.setrlimit(what, (hard, hard))
+
+
+def begin(thread: threading.Thread) -> None:
+    """Start a thread of ours. Refused (EAGAIN), in words, where there is no room for one."""
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise Refused(
+            "the supervisor cannot start a thread: raise its `ulimit -v`, `-d` or `-u`", errno.EAGAIN
+        ) from error
 
 
 def require() -> None:
@@ -82,4 +103,4 @@ def require() -> None:
             os.close(fd)
 
 
-__all__ = ["all_of_ours", "in_program", "left_in", "limits_of", "require"]
+__all__ = ["all_of_ours", "begin", "in_program", "inherited", "left_in", "limits_of", "require"]

@@ -64,6 +64,14 @@ class PageService(threading.Thread):
         self._affinity = affinity.Follower()
 
     def run(self) -> None:
+        """Serve. Without us the program would wait for ever: it ends with us."""
+        try:
+            self._run()
+        except Exception:
+            if self._mm.alive:
+                self._kill(f"nobody serves its pages any more\n{traceback.format_exc()}")
+
+    def _run(self) -> None:
         """Read events and answer them, one by one."""
         mm, world = self._mm, self._world
         fd, tasks, stalls = mm.uffd, world.tasks, world.stalls
@@ -211,6 +219,9 @@ class PageService(threading.Thread):
                 return
         except OSError:
             pass
-        self._world.log(f"page {page:#x} cannot be poisoned; process {self._mm.pid} is ended")
+        self._kill(f"page {page:#x} cannot be poisoned")
+
+    def _kill(self, why: str) -> None:
+        self._world.log(f"process {self._mm.pid} is ended: {why}")
         with contextlib.suppress(OSError):
             signal.pidfd_send_signal(self._mm.open_pidfd(), signal.SIGKILL)

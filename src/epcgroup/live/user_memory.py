@@ -8,7 +8,8 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
-from epcgroup.live import memory, procfs
+from epcgroup.errors import Refused
+from epcgroup.live import memory, procfs, room
 from epcgroup.live.devices import Kind
 from epcgroup.live.mm import PROT_READ, PROT_WRITE
 from epcgroup.units import PAGE_SIZE
@@ -74,11 +75,13 @@ class ProcessMemory:
         try:
             memory.peek_text(self._pid, addr, length)
         except OSError:
-            self._bringing = threading.Thread(
+            bringing = threading.Thread(
                 target=_touch, args=(self._pid, addr, length), name=f"touch-{self._pid}", daemon=True
             )
-            self._bringing.start()
-            return True
+            with contextlib.suppress(Refused):
+                room.begin(bringing)
+                self._bringing = bringing
+                return True
         return False
 
     def _check(self, addr: int, length: int, prot: int) -> None:
