@@ -14,6 +14,7 @@
 
 #define HEAP 60
 #define BUFFER (16 * PAGE)
+#define FILL 8
 #define WORKERS 2
 #define CALLERS 3
 #define INTRUDERS 2
@@ -206,12 +207,14 @@ static void *enter_round(void *number)
 	while (!over) {
 		u64 tcs = next_random(&state) % 3 ? prey.tcs[(u64)number] : wild_pointer(&state);
 		u64 op = PICK(&state, OP_NOP, OP_GET, OP_PUT, OP_COPY, OP_FILL, OP_CHECK, OP_ENCLU, OP_RAISE, OP_ACCEPT, OP_EXTEND);
-		u64 at = next_random(&state) % 2 ? prey.heap : wild_pointer(&state);
+		int writes = op == OP_PUT || op == OP_COPY || op == OP_FILL;	/* must not reach beyond what is theirs */
+		u64 near = PICK(&state, prey.heap + next_random(&state) % (HEAP - FILL) * PAGE, (u64)buffer, 0, -PAGE);
+		u64 at = writes || next_random(&state) % 2 ? near : wild_pointer(&state);
 
 		armed = 1;
 		if (!sigsetjmp(escape, 1)) {
 			c = call_new(tcs, next_random(&state) % 2 ? vdso : NULL);
-			ask(c, &out, op, at, op == OP_FILL || op == OP_CHECK ? next_random(&state) % HEAP : wild_word(&state), PAGE,
+			ask(c, &out, op, at, op == OP_FILL || op == OP_CHECK ? next_random(&state) % FILL : wild_word(&state), PAGE,
 			    wild_word(&state));
 		}
 		armed = 0;
