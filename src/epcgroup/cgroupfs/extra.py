@@ -1,8 +1,9 @@
 """Files beyond the kernel's, which the machine behind the tree fills (`serve --extensions`).
 
-They lie beside the misc.* files of every cgroup that has a misc group, the root
-too. The tree only knows their names and modes; what they say comes from whoever
-owns the machine, through :class:`Extra`.
+They lie beside the misc.* files of cgroups that have a misc group. The tree only
+knows their names and modes; where they are and what they say comes from whoever owns
+the machine, through :class:`Extra`. One that brings files of another controller
+(memory.*) makes the tree name that controller beside misc: it goes along with misc.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ class Extra(Protocol[G_contra]):
     @property
     def modes(self) -> Mapping[str, int]:
         """The files by name, with their permission bits."""
+
+    def has(self, group: G_contra, name: str) -> bool:
+        """Whether the group has that file."""
 
     def read(self, group: G_contra, name: str) -> bytes:
         """Contents of a file; the tree's lock is held. Raises Refused (EINVAL: not readable)."""

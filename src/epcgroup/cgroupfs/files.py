@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from epcgroup.cgroupfs import names as core
 from epcgroup.cgroupfs.access import Credentials
 from epcgroup.cgroupfs.cgroup import NO_LIMIT, Cgroup
+from epcgroup.cgroupfs.extra import Extra
 from epcgroup.cgroupfs.tree import MISC, CgroupTree
 from epcgroup.errors import OutOfRange, Refused
 from epcgroup.misc import files as misc_files
@@ -47,32 +48,32 @@ def names(tree: CgroupTree[G], cgroup: Cgroup[G]) -> list[str]:
             found |= core.BELOW_ROOT.keys()
     if cgroup.group is not None:
         found |= {f"misc.{name}" for name in misc_files.names(tree.misc, cgroup.group)}
-        if tree.extra is not None:
-            found |= tree.extra.modes.keys()
+        found |= {name for extra in tree.extras for name in extra.modes if extra.has(cgroup.group, name)}
     return sorted(found)
 
 
 def exists(tree: CgroupTree[G], cgroup: Cgroup[G], name: str) -> bool:
     """Whether a cgroup's directory has a file of that name."""
+    extra = extra_of(tree, name)
+    if extra is not None:
+        return cgroup.group is not None and extra.has(cgroup.group, name)
     if name.startswith("misc."):
-        return cgroup.group is not None and (
-            name[5:] in misc_files.names(tree.misc, cgroup.group) or is_extra(tree, name)
-        )
+        return cgroup.group is not None and name[5:] in misc_files.names(tree.misc, cgroup.group)
     if tree.real is not None:
         return tree.real.is_file(cgroup.path, name)
     return name in core.EVERYWHERE or (name in core.BELOW_ROOT and cgroup is not tree.root)
 
 
-def is_extra(tree: CgroupTree[G], name: str) -> bool:
-    """Whether a file of that name would be one beyond the kernel's."""
-    return tree.extra is not None and name in tree.extra.modes
+def extra_of(tree: CgroupTree[G], name: str) -> Extra[G] | None:
+    """Who answers for a file of that name that is beyond the kernel's, if anybody."""
+    return next((extra for extra in tree.extras if name in extra.modes), None)
 
 
 def is_elsewhere(tree: CgroupTree[G], name: str) -> bool:
     """Whether a write to a file of that name is not the tree's business: use write_elsewhere."""
     if tree.real is not None and not name.startswith("misc."):
         return name not in _SHARED
-    return is_extra(tree, name)
+    return extra_of(tree, name) is not None
 
 
 def read(tree: CgroupTree[G], cgroup: Cgroup[G], name: str, reader: int = 0) -> bytes:
@@ -81,9 +82,10 @@ def read(tree: CgroupTree[G], cgroup: Cgroup[G], name: str, reader: int = 0) -> 
     Raises OutOfRange (ENOENT: no such file here), Refused (EINVAL: not readable).
     """
     _must_exist(tree, cgroup, name)
+    extra = extra_of(tree, name)
+    if extra is not None and cgroup.group is not None:
+        return extra.read(cgroup.group, name)
     if name.startswith("misc.") and cgroup.group is not None:
-        if tree.extra is not None and name in tree.extra.modes:
-            return tree.extra.read(cgroup.group, name)
         return misc_files.read(tree.misc, cgroup.group, name[5:])
     if tree.real is not None:
         return _real_text(tree, cgroup, name, reader, tree.real.read(cgroup.path, name))
@@ -120,9 +122,10 @@ def write_elsewhere(tree: CgroupTree[G], cgroup: Cgroup[G], name: str, data: byt
         return 0
     if len(data) > PAGE_SIZE:
         raise Refused("more than 4096 bytes in one write", errno.E2BIG)
-    if cgroup.group is None or tree.extra is None:
+    extra = extra_of(tree, name)
+    if cgroup.group is None or extra is None:
         raise OutOfRange(f"no file {name} in {cgroup.path}", errno.ENOENT)
-    tree.extra.write(cgroup.group, name, data)
+    extra.write(cgroup.group, name, data)
     return len(data)
 
 
@@ -136,9 +139,9 @@ def _must_exist(tree: CgroupTree[G], cgroup: Cgroup[G], name: str) -> None:
 
 def _core_text(tree: CgroupTree[G], cgroup: Cgroup[G], name: str, reader: int) -> str:
     if name == "cgroup.controllers":
-        return f"{MISC}\n" if cgroup.group is not None else ""
+        return f"{' '.join(tree.controllers)}\n" if cgroup.group is not None else ""
     if name == "cgroup.subtree_control":
-        return f"{MISC}\n" if cgroup.delegates else ""
+        return f"{' '.join(tree.controllers)}\n" if cgroup.delegates else ""
     if name == "cgroup.procs":
         return _lines(tree, reader, cgroup.members)
     if name == "cgroup.threads":
@@ -206,9 +209,11 @@ def _write_control(tree: CgroupTree[G], cgroup: Cgroup[G], text: bytes, _: Write
         if tree.real is not None and word[1:] != MISC.encode():
             others.append(word)
             continue
-        if word[:1] not in (b"+", b"-") or word[1:] != MISC.encode():
-            raise Refused(f"{word!r}: there is only +misc and -misc", errno.EINVAL)
-        wanted = word[:1] == b"+"
+        name = word[1:].decode(errors="replace")
+        if word[:1] not in (b"+", b"-") or (name != MISC and name not in tree.controllers):
+            raise Refused(f"{word!r}: there is only + and - {' '.join(tree.controllers)}", errno.EINVAL)
+        if name == MISC:  # the others go along
+            wanted = word[:1] == b"+"
     before = cgroup.delegates
     if wanted is not None:
         tree.control(cgroup, wanted)

@@ -80,7 +80,7 @@ class CgroupTree(Generic[G]):
         self.auto_delegate = auto_delegate
         self.moved: Callable[[int, G], None] | None = None
         self.announce: Callable[[str, str], None] | None = None
-        self.extra: Extra[G] | None = None  # files beyond the kernel's
+        self.extras: list[Extra[G]] = []  # files beyond the kernel's
         self.real: RealCgroups | None = None  # the cgroup2 that this tree mirrors
         self.changes = 0  # of what is kept over a restart
         self.root: Cgroup[G] = Cgroup(None, "", misc.root, owner)
@@ -319,6 +319,12 @@ class CgroupTree(Generic[G]):
                     self.processes.stop(pid, frozen)
                 self._tell(level.path, "cgroup.events")
 
+    @property
+    def controllers(self) -> list[str]:
+        """The controllers that go along, in the kernel's order."""
+        others = {name.partition(".")[0] for extra in self.extras for name in extra.modes}
+        return [*sorted(others - {MISC}), MISC]
+
     # -- owners --------------------------------------------------------------
 
     def directory(self, cgroup: Cgroup[G]) -> Attributes:
@@ -329,8 +335,8 @@ class CgroupTree(Generic[G]):
         """Owner and mode of a file."""
         found = cgroup.attributes.get(file)
         if found is None:
-            extra = self.extra.modes.get(file) if self.extra is not None else None
-            mode = names.mode(file) if extra is None else extra
+            modes = (extra.modes[file] for extra in self.extras if file in extra.modes)
+            mode = next(modes, None) or names.mode(file)
             return Attributes(cgroup.maker.uid, cgroup.maker.gid, mode)
         return found
 

@@ -8,6 +8,7 @@ import shlex
 import sys
 import tempfile
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from epcgroup.units import format_size
 if TYPE_CHECKING:
     from epcgroup.host import Hierarchy
     from epcgroup.selftest import Outcome
+    from epcgroup.selftest.play import Program
 
 EXIT_SKIPPED = 4  # as the series' script: nothing could be tested here
 _MARKS = {True: "pass", False: "FAIL", None: "not run"}
@@ -91,11 +93,12 @@ def _play(args: argparse.Namespace, tree: Hierarchy, capacity: int) -> int:
     with tempfile.TemporaryDirectory(prefix="epcgroup-selftest-") as directory:
         logs = Path(directory)
         if args.program:
-            argv = shlex.split(args.program)
+            words = shlex.split(args.program)
+            program: Program = lambda _: words  # noqa: E731
         else:
             key = logs / "key.pem"
             make_key(key)
-            argv = ours(capacity, key)
+            program = partial(ours, capacity, key)
         if not args.json:
             print(f"{form.name} on {hierarchy.printable(str(tree.root))}, {format_size(capacity)} of EPC")
             if capacity < TRUSTED_EPC:
@@ -104,7 +107,7 @@ def _play(args: argparse.Namespace, tree: Hierarchy, capacity: int) -> int:
                 )
         try:
             with TestGroups(tree, form, capacity) as groups:
-                outcomes = play(groups, argv, logs, args.seed, _silent if args.json else _tell)
+                outcomes = play(groups, program, logs, args.seed, _silent if args.json else _tell)
         except (Refused, MissingCapability) as error:
             print(f"epcgroup: nothing tested: {error}", file=sys.stderr)
             return EXIT_SKIPPED

@@ -45,6 +45,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="make the device files, and have every process that opens one join, with no wrapper (root)",
     )
     parser.add_argument(
+        "--memory",
+        action="store_true",
+        help="a memory controller for what enclaves evict: memory.max, memory.current, memory.events",
+    )
+    parser.add_argument(
         "--extensions",
         action="store_true",
         help="files that no kernel has: misc.low, misc.high, misc.reclaim, misc.stat, misc.pressure",
@@ -108,6 +113,8 @@ def _views(args: argparse.Namespace) -> list[Callable[[Server], View]]:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal comes."""
+    if args.memory and args.mirror is not None:
+        raise BadInput("--memory and --mirror: the mirrored tree has a memory controller of its own")
     resources = dict(parse_resource(spec) for spec in args.resource)
     parsed = parse_sections(args.epc)
     try:
@@ -133,6 +140,7 @@ def run(args: argparse.Namespace) -> int:
             resources=resources,
             auto_delegate=args.auto_delegate,
             extensions=args.extensions,
+            memory=args.memory,
             inject=tuple(args.inject),
             enclu=args.enclu,
             system=args.system,

@@ -23,7 +23,7 @@ from epcgroup.sgx.leaves import eblock
 from epcgroup.sgx.seal import MacCompareFail
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from epcgroup.driver.mover import Mover
     from epcgroup.driver.seams import Frames, Log
@@ -36,6 +36,10 @@ _WORDS: dict[int, int] = {}  # one object for each word that occurs, not one for
 _ENCLAVE = attrgetter("enclave")
 
 
+def _nothing(_: EpcPage) -> None:
+    pass
+
+
 class SealingPager:
     """Pages of every enclave of one machine. Implements ``epc.Pager``."""
 
@@ -44,6 +48,7 @@ class SealingPager:
         self._log = log
         self.sealer = sealer
         self.store = store
+        self.on_store: Callable[[EpcPage], None] = _nothing  # who pays for backing store hears of it
         self.mover: Mover = PlainMover(frames, sealer, store)
         self._states: dict[int, EnclaveState] = {}
         self._slots: dict[int, VaSlots] = {}
@@ -75,6 +80,7 @@ class SealingPager:
         return self._frames.young(pages)
 
     def reserve(self, page: EpcPage) -> bool:
+        self.on_store(page)
         return self.store.reserve(page.enclave.id, page.index)
 
     def block(self, pages: Sequence[EpcPage]) -> None:

@@ -73,19 +73,23 @@ class Tracer:
         WAKE_SIGNAL to this thread ends a wait: the next round begins at once.
         """
         next_tick = time.monotonic() + interval
+        next_release = 0.0
         while (more := serving()) or self.tasks:
             self._stop_if_broken()
             progress = self._answer_stops()
             progress |= self._run_jobs() | self._do_posted()
             progress |= self.world.slice()
-            self.watch.look(self.tasks.values(), time.monotonic())
+            now = time.monotonic()
+            self.watch.look(self.tasks.values(), now)
+            if now >= next_release:  # however busy: what waits for EPC may wait for just these pages
+                self.release_closed()
+                next_release = now + _POLL
             if on_tick is not None and time.monotonic() >= next_tick:
                 on_tick()
                 next_tick = time.monotonic() + interval
             if not progress and (more or self.tasks):
                 signal.sigtimedwait(_WAITED, _BLOCKED_PAUSE if self._jobs else _POLL)
                 self._deliver_kicks()
-                self.release_closed()
         self.release_closed()
         while self.world.slice():
             pass

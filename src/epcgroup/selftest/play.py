@@ -12,6 +12,7 @@ from epcgroup.selftest.groups import TestGroups
 from epcgroup.selftest.programs import Race, killed
 from epcgroup.selftest.scenarios import Form, Step
 
+Program = Callable[[float], Sequence[str]]
 TIMEOUT = 300.0  # s for the programs of one step
 
 
@@ -33,17 +34,18 @@ class Outcome:
 
 
 def play(
-    groups: TestGroups, argv: Sequence[str], logs: Path, seed: int, told: Callable[[Outcome], None]
+    groups: TestGroups, program: Program, logs: Path, seed: int, told: Callable[[Outcome], None]
 ) -> list[Outcome]:
     """All steps, then that nothing is left charged; ``told`` hears each outcome at once.
 
+    ``program`` gives the words of one, from the seconds that it is to keep its enclave.
     ``seed`` decides who is killed and when. ``logs``: a directory for what the programs print.
     """
     chance = random.Random(seed)
     found: list[Outcome] = []
     form = groups.form
     for number, step in enumerate(form.steps, 1):
-        found.append(_step(groups, number, step, argv, logs, chance))
+        found.append(_step(groups, number, step, program(step.keep), logs, chance))
         told(found[-1])
     found.append(_zero(groups, form))
     told(found[-1])

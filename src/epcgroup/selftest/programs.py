@@ -22,10 +22,11 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 _JOIN = 'echo 0 > "$1" || exit 126; read -r _ <&3; exec 3<&-; shift; exec "$@"'
 
 
-def ours(capacity: int, key: Path) -> list[str]:
-    """Our own client: an enclave with a heap of all EPC, of which a little is touched."""
+def ours(capacity: int, key: Path, keep: float = 0.0) -> list[str]:
+    """Our own client: a heap of all EPC, of which a little is touched, once or for ``keep`` seconds."""
     heap, touch = str(capacity), str(min(capacity, 64 << 10))
-    words = ["stress", "--heap", heap, "--touch", touch, "--passes", "1", "--key", str(key)]
+    words = ["stress", "--heap", heap, "--touch", touch, "--key", str(key)]
+    words += ["--seconds", str(keep)] if keep else ["--passes", "1"]
     return [sys.executable, "-m", "epcgroup.cli.main", *words]
 
 

@@ -37,6 +37,10 @@ class MachineExtra(threading.Thread):
         self._averages: dict[Group, psi.Averages] = {}  # under World.lock
         self._ending = threading.Event()
 
+    def has(self, group: Group, name: str) -> bool:  # noqa: ARG002 - every group has them all
+        """Every group, the root too."""
+        return name in self.modes
+
     def read(self, group: Group, name: str) -> bytes:
         """misc.stat and misc.pressure."""
         if name == "misc.stat":

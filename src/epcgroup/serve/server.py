@@ -41,6 +41,7 @@ from epcgroup.live import Supervisor
 from epcgroup.live.world import WAKE_SIGNAL
 from epcgroup.serve import places as places_
 from epcgroup.serve import trees
+from epcgroup.serve.backing import BackingMemory
 from epcgroup.serve.control import Control, Job
 from epcgroup.serve.conversation import Conversation
 from epcgroup.serve.extra import MachineExtra
@@ -90,6 +91,7 @@ class Options:
     resources: dict[str, int] = field(default_factory=dict)
     auto_delegate: bool = False
     extensions: bool = False  # files beyond the kernel's
+    memory: bool = False  # a memory controller for what enclaves evict
     inject: tuple[str, ...] = ()  # faults to have, see Supervisor
     enclu: str = "fast"  # or "trap", see Supervisor
     system: bool = False  # any process of this system that opens a device joins
@@ -128,7 +130,8 @@ class Server:
             options.follow(self.source.journal)
         self.tree = trees.make(self._world, options.mirror, auto_delegate=options.auto_delegate)
         self._extra = MachineExtra(self._world) if options.extensions else None
-        self.tree.extra = self._extra
+        self.tree.extras += [self._extra] if self._extra is not None else []
+        self.tree.extras += [BackingMemory(self._world)] if options.memory else []
         self._outsiders = Outsiders(self._world.lock)
         self._outsiders.tree = self.tree
         self._members = CgroupMembers(self._world, self.tree, self._outsiders)
