@@ -259,8 +259,6 @@ static void storm(void)
 	struct itimerspec every = { { 0, 1000000 }, { 0, 1000000 } };
 	timer_t timer;
 
-	signal(SIGALRM, count_signal);
-	signal(SIGUSR1, count_signal);
 	CHECK(!timer_create(CLOCK_MONOTONIC, &event, &timer) && !timer_settime(timer, 0, &every, NULL), "no timer");
 }
 
@@ -288,6 +286,8 @@ int main(int argc, char **argv)
 	prey = load((struct spec){ .heap = HEAP, .threads = INTRUDERS });
 	for (const int *sig = (int[]){ SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGSYS, 0 }; *sig; sig++)
 		sigaction(*sig, &action, NULL);
+	signal(SIGALRM, count_signal);
+	signal(SIGUSR1, count_signal);
 	for (u64 i = 0; i < WORKERS; i++)
 		workers[i] = begin(work_round, i);
 	for (u64 i = 0; i < INTRUDERS; i++)
