@@ -10,6 +10,7 @@ tenant found wrong contents, when an invariant broke, or when anything is charge
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import random
 import signal
@@ -50,7 +51,7 @@ class Soak:
         now = time.monotonic()
         if now >= self.until:
             for pid in self.alive:
-                os.kill(pid, signal.SIGKILL)
+                _kill(pid)
             return False
         if now >= self._next:
             self._next = now + self.chance.expovariate(1 / _PAUSE)
@@ -90,8 +91,13 @@ class Soak:
 
     def _kill(self) -> None:
         if self.alive:
-            os.kill(self.chance.choice(sorted(self.alive)), signal.SIGKILL)
+            _kill(self.chance.choice(sorted(self.alive)))
             self.done["kills"] += 1
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it has just ended
+        os.kill(pid, signal.SIGKILL)
 
 
 def soak(seconds: float, seed: int, epc_pages: int, policy: str) -> list[str]:

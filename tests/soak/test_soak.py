@@ -12,8 +12,8 @@ pytestmark = pytest.mark.needs(*NEEDS)
 
 @pytest.mark.parametrize("policy", ["standard", "v5", "v17"])
 def test_random_tenants_break_no_invariant(policy: str) -> None:
-    assert soak(seconds=6, seed=1, epc_pages=200, policy=policy) == []
+    assert soak(seconds=4, seed=1, epc_pages=200, policy=policy) == []
 
 
 def test_kills_at_random_moments_leave_nothing() -> None:
-    assert kill_many(times=12, seed=2) == 0
+    assert kill_many(times=8, seed=2) == 0
