@@ -31,8 +31,8 @@ from tests.programs.build import build  # noqa: E402 - the path first
 
 EPCGROUP = str(Path(sys.executable).parent / "epcgroup")
 LIMITS = {  # times the peer
-    "compiled": {"load": 1.5, "pair": 3.5},  # a pair should cost 2
-    "python": {"load": 3.0, "pair": 4.0},
+    "compiled": {"load": 1.5, "pair": 2.0},
+    "python": {"load": 3.0, "pair": 3.0},
 }
 PAGES, RESIDENT, TOUCHES, SEED = 2048, 1024, 20_000, 88172645463325252
 NO_FAULT = 5.0  # µs; an access to a page that is there takes less, a load takes more
