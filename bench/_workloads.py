@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from epcgroup.epc import by_name
-from epcgroup.sim.machine import CompiledMachine
+from epcgroup.sim.kernel.machine import CompiledMachine
 from epcgroup.units import PAGE_SIZE
 
 ACCESSES = 400_000  # in one pass of a recorded workload

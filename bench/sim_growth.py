@@ -120,7 +120,7 @@ def _busy() -> int:
 def starting() -> None:
     """A new process to its first result, compiling and from the cache; wall and processor time."""
     program = (
-        "import numpy as np\nfrom epcgroup.epc import V17\nfrom epcgroup.sim.machine import CompiledMachine\n"
+        "import numpy as np\nfrom epcgroup.epc import V17\nfrom epcgroup.sim import CompiledMachine\n"
         "m = CompiledMachine(1000, V17); e = m.create_enclave(m.mkdir('/a'), 100)\n"
         "m.add_pages(e, 0, 100); m.initialise(e); m.access(e, np.arange(100)); print(m.free)"
     )

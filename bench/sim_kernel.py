@@ -24,8 +24,8 @@ import numpy.typing as npt
 from _workloads import in_c, limited, passes
 from epcgroup.conform.epc_replay import EpcReplay
 from epcgroup.epc import by_name
-from epcgroup.sim import columns as c
-from epcgroup.sim.machine import CompiledMachine
+from epcgroup.sim.kernel import columns as c
+from epcgroup.sim.kernel.machine import CompiledMachine
 from epcgroup.testing import touch
 
 PAGES = 1_000_000

@@ -21,8 +21,8 @@ import numpy as np
 
 from _workloads import ACCESSES, SEED, limited, passes, xorshift
 from epcgroup.epc import by_name
-from epcgroup.sim import columns as c
-from epcgroup.sim.machine import CompiledMachine
+from epcgroup.sim.kernel import columns as c
+from epcgroup.sim.kernel.machine import CompiledMachine
 from sim_kernel import InC
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from epcgroup.sim.convert import convert
-from epcgroup.sim.generate import pattern
-from epcgroup.sim.trace import Trace, Writer
+from epcgroup.sim.traces.convert import convert
+from epcgroup.sim.traces.generate import pattern
+from epcgroup.sim.traces.trace import Trace, Writer
 
 MIXED = {  # a server: a hot loop, popular pages, a window that drifts, now and then a scan
     "pattern": "phases",

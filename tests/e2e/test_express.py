@@ -19,13 +19,13 @@ import pytest
 from epcgroup import epc
 from epcgroup.driver import Driver, EnclaveFile
 from epcgroup.epc.reclaim import reclaim
-from epcgroup.live import uffd
 from epcgroup.live.devices import Device, DeviceTable, Kind
-from epcgroup.live.express import Express
-from epcgroup.live.frames import MemfdFrames
-from epcgroup.live.mm import AddressSpace, EnclaveVma
-from epcgroup.live.service import END_SIGNAL, PageService
-from epcgroup.live.task import Task
+from epcgroup.live.paging import uffd
+from epcgroup.live.paging.express import Express
+from epcgroup.live.paging.frames import MemfdFrames
+from epcgroup.live.paging.mm import AddressSpace, EnclaveVma
+from epcgroup.live.paging.service import END_SIGNAL, PageService
+from epcgroup.live.tracing.task import Task
 from epcgroup.live.world import WAKE_SIGNAL, World
 from epcgroup.sgx import leaves
 from epcgroup.sgx.layouts import Secs

@@ -13,7 +13,7 @@ from tests.e2e.machine import NEEDS, PAGE, programs
 
 from epcgroup.driver import Driver
 from epcgroup.live import Supervisor
-from epcgroup.live import syscalls as live_syscalls
+from epcgroup.live.tracing import syscalls as live_syscalls
 
 pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(60)]
 

@@ -22,19 +22,9 @@ from pathlib import Path
 import pytest
 from tests.e2e.traced import Traced, compile_c
 
-from epcgroup.live import (
-    cpuid,
-    enter_enclave,
-    inject,
-    memory,
-    pagemap,
-    procfs,
-    ptrace,
-    seccomp,
-    traps,
-    uffd,
-    vdso,
-)
+from epcgroup.live.enclave import cpuid, enter_enclave, traps, vdso
+from epcgroup.live.paging import pagemap, uffd
+from epcgroup.live.tracing import inject, memory, procfs, ptrace, seccomp
 
 pytestmark = [pytest.mark.needs("x86-64", "gcc", "ptrace", "userfaultfd"), pytest.mark.timeout(60)]
 

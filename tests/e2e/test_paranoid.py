@@ -13,11 +13,11 @@ pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(180)]
 # What breaks the machine, and the invariant that must notice.
 BREAKS = {
     "an evicted page stays in the memfd": (
-        "import epcgroup.live.frames as frames; frames._punch = lambda device, index, count=1: None",
+        "import epcgroup.live.paging.frames as frames; frames._punch = lambda device, index, count=1: None",
         "LIVE-",
     ),
     "a page is hidden and shown at once": (
-        "import epcgroup.live.frames as frames; put = frames.MemfdFrames.put\n"
+        "import epcgroup.live.paging.frames as frames; put = frames.MemfdFrames.put\n"
         "def both(self, enclave, index, contents, word):\n"
         "    put(self, enclave, index, contents, word)\n"
         "    self._devices[enclave].hidden[index] = bytearray(contents)\n"

@@ -14,9 +14,10 @@ import pytest
 from tests.e2e.machine import NEEDS, PAGE, command, programs
 
 from epcgroup.driver.store import Arena
-from epcgroup.live import Supervisor, uffd
-from epcgroup.live.express import Express
-from epcgroup.live.service import PageService
+from epcgroup.live import Supervisor
+from epcgroup.live.paging import uffd
+from epcgroup.live.paging.express import Express
+from epcgroup.live.paging.service import PageService
 
 pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(120)]
 

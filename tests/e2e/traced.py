@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from epcgroup.live import inject, ptrace, seccomp
+from epcgroup.live.tracing import inject, ptrace, seccomp
 
 Stop = tuple[int, int]  # (signal, event)
 

@@ -37,7 +37,7 @@ from epcgroup import epc
 from epcgroup.driver import BusError, Driver, EnclaveFile, Ioctl, debug, numbers
 from epcgroup.epc import invariants
 from epcgroup.errors import Refused
-from epcgroup.live.processor import Processor
+from epcgroup.live.enclave.processor import Processor
 from epcgroup.sgx import thread
 from epcgroup.sgx.faults import LeafFault
 from epcgroup.sgx.layouts import SecInfo, Secs, SigStruct, Tcs

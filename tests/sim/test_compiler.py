@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+import epcgroup.sim
 from epcgroup.errors import InternalError
-from epcgroup.sim import jit
-from epcgroup.sim.compiler import Program
-from epcgroup.sim.dialect import INT, lowest, view
+from epcgroup.sim.compiler import jit
+from epcgroup.sim.compiler.compiler import Program
+from epcgroup.sim.compiler.dialect import INT, lowest, view
 
 TABLE = view("table", "i64")
 
@@ -121,19 +123,25 @@ def test_a_changed_source_never_meets_old_machine_code(
 ) -> None:
     """The cache's folder is a hash of every source that can change the result."""
     before = jit.cache_dir()
-    folder = Path(jit.__file__).parent
+    folder = Path(epcgroup.sim.__file__).parent
     for name in jit.SOURCES:
-        shutil.copy(folder / f"{name}.py", tmp_path)
-    monkeypatch.setattr(jit, "__file__", str(tmp_path / "jit.py"))
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(folder / name, tmp_path / name)
+    monkeypatch.setattr(jit, "_SIM", tmp_path)
     assert jit.cache_dir() == before
-    with (tmp_path / "reclaim.py").open("a") as file:
+    with (tmp_path / "kernel" / "reclaim.py").open("a") as file:
         file.write("# changed")
     assert jit.cache_dir() != before
 
 
 def test_every_module_with_compiled_parts_is_hashed() -> None:
-    folder = Path(jit.__file__).parent
-    with_parts = {path.stem for path in folder.glob("*.py") if "import part" in path.read_text()}
+    folder = Path(epcgroup.sim.__file__).parent
+    with_parts = {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*.py")
+        if re.search(r"import .*\bpart\b", path.read_text())
+    }
+    assert "kernel/reclaim.py" in with_parts
     assert with_parts <= set(jit.SOURCES)
 
 

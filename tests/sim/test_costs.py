@@ -14,9 +14,9 @@ import pytest
 from epcgroup.conform.epc_replay import EpcReplay
 from epcgroup.epc import STANDARD, V5, V17, Policy, by_name
 from epcgroup.errors import BadInput
-from epcgroup.sim import columns as c
 from epcgroup.sim import costs
-from epcgroup.sim.machine import CompiledMachine
+from epcgroup.sim.kernel import columns as c
+from epcgroup.sim.kernel.machine import CompiledMachine
 
 SIZES_MB = (1, 10, 80, 100, 1024, 10240)
 MEASURED = {  # seconds to create an enclave of that size: VXAPPS/sgx-benchmark, data/overall.xlsx

@@ -16,8 +16,8 @@ import pytest
 from scripts import both, script, tree
 
 from epcgroup.epc import POLICIES, V17, Policy
-from epcgroup.sim import columns as c
-from epcgroup.sim.machine import CompiledMachine
+from epcgroup.sim.kernel import columns as c
+from epcgroup.sim.kernel.machine import CompiledMachine
 from epcgroup.units import PAGE_SIZE
 
 MILLIONS = int(os.environ.get("EPCGROUP_MILLIONS", "1"))

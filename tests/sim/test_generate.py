@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from epcgroup.sim.draw import Weighted
-from epcgroup.sim.generate import pattern
+from epcgroup.sim.kernel.draw import Weighted
+from epcgroup.sim.traces.generate import pattern
 
 SPECS = {
     "uniform": {"pattern": "uniform"},

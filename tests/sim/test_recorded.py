@@ -12,9 +12,9 @@ from scripts import both
 
 from epcgroup import sim
 from epcgroup.epc import POLICIES, Policy
-from epcgroup.sim import columns as c
-from epcgroup.sim.convert import convert
-from epcgroup.sim.trace import Trace
+from epcgroup.sim.kernel import columns as c
+from epcgroup.sim.traces.convert import convert
+from epcgroup.sim.traces.trace import Trace
 from epcgroup.units import PAGE_SIZE
 
 pytestmark = pytest.mark.needs("valgrind", "sqlite3")

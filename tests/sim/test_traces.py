@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from epcgroup.errors import BadInput
-from epcgroup.sim.convert import convert, cut, merge, sample
-from epcgroup.sim.streams import Streams
-from epcgroup.sim.trace import Trace, Writer
+from epcgroup.sim.traces.convert import convert, cut, merge, sample
+from epcgroup.sim.traces.streams import Streams
+from epcgroup.sim.traces.trace import Trace, Writer
 
 
 def accesses(trace: Trace) -> list[tuple[int, int]]:
@@ -102,7 +102,7 @@ def test_an_interrupted_conversion_leaves_what_was_there(tmp_path: Path) -> None
 def test_kill_9_leaves_nothing(tmp_path: Path) -> None:
     """The file has no name before it is whole; the kernel takes it back."""
     program = (
-        "import sys, numpy as np; from pathlib import Path; from epcgroup.sim.trace import Writer\n"
+        "import sys, numpy as np; from pathlib import Path; from epcgroup.sim.traces.trace import Writer\n"
         "with Writer(Path(sys.argv[1]), 'test') as writer:\n"
         "    while True:\n"
         "        writer.append(0, np.random.randint(0, 1000, 1 << 20)); print(flush=True)\n"

@@ -22,7 +22,7 @@ from epcgroup.epc import V17, Policy
 from epcgroup.errors import BadInput
 from epcgroup.sim.record import SAMPLES
 from epcgroup.sim.scenario import parse
-from epcgroup.sim.trace import Trace, Writer
+from epcgroup.sim.traces.trace import Trace, Writer
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples" / "sim").glob("*.toml"))
 

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
 
     require()
     from epcgroup.sim import calibrate, costs
-    from epcgroup.sim.atonce import AtOnce
+    from epcgroup.sim.traces.atonce import AtOnce
 
     if args.profile.suffix != ".toml":
         raise BadInput(f"{args.profile}: want a name that ends in .toml, so that a scenario can name it")
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _epc(given: str | None, *, emulated: bool) -> int:
     """Pages of EPC to reckon with. Raises MissingCapability on a machine whose times mean nothing."""
-    from epcgroup.live.cpuid import native
+    from epcgroup.live.enclave.cpuid import native
 
     has_sgx = bool(native(7)[1] >> 2 & 1)
     if not emulated:
@@ -125,7 +125,7 @@ def _traced() -> bool:
 
 
 def _has_sgx2() -> bool:
-    from epcgroup.live.cpuid import native
+    from epcgroup.live.enclave.cpuid import native
 
     return bool(native(0x12)[0] >> 1 & 1)
 

@@ -35,7 +35,7 @@ class File:
     """Writes FILE.parquet and, at its good end, FILE.toml. Use it in a ``with`` block."""
 
     def __init__(self, path: Path, source: str) -> None:
-        from epcgroup.sim.trace import Writer
+        from epcgroup.sim.traces.trace import Writer
 
         self._writer = Writer(path, source, clock="fault")
         self._path = path

@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     from epcgroup.errors import BadInput
 
     sim.require()
-    from epcgroup.sim.trace import Trace
+    from epcgroup.sim.traces.trace import Trace
 
     numbers = sorted(Trace(args.trace).info.enclaves)
     if not numbers:

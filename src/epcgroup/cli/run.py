@@ -161,7 +161,7 @@ def _recording(path: Path | None, machine: Supervisor) -> Iterator[list[Callable
         yield []
         return
     from epcgroup.cli import recorded
-    from epcgroup.live.recording import ENOUGH, Recording
+    from epcgroup.live.paging.recording import ENOUGH, Recording
 
     tape = Recording(machine.world)
     with recorded.File(path, "epcgroup run --record") as file:

@@ -83,7 +83,7 @@ def _trace(args: argparse.Namespace) -> array[int]:
     from epcgroup import sim
 
     sim.require()
-    from epcgroup.sim.trace import Trace
+    from epcgroup.sim.traces.trace import Trace
 
     trace = Trace(args.trace)
     numbers = sorted(trace.info.enclaves)

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     from epcgroup.sim import require
 
     require()
-    from epcgroup.sim.trace import Trace
+    from epcgroup.sim.traces.trace import Trace
 
     if args.verb == "info":
         for path in args.traces:
@@ -65,8 +65,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _make(args: argparse.Namespace, progress: Callable[[float, int], None]) -> int:
-    from epcgroup.sim import convert
-    from epcgroup.sim.trace import Trace
+    from epcgroup.sim.traces import convert
+    from epcgroup.sim.traces.trace import Trace
 
     if args.verb == "convert":
         return convert.convert(args.source, args.form, args.target, progress)
@@ -78,7 +78,7 @@ def _make(args: argparse.Namespace, progress: Callable[[float, int], None]) -> i
 
 
 def _show(trace: object) -> None:
-    from epcgroup.sim.trace import Trace
+    from epcgroup.sim.traces.trace import Trace
 
     assert isinstance(trace, Trace)
     info = trace.info

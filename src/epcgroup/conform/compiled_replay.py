@@ -16,8 +16,8 @@ from epcgroup.conform.ranges import parse_pages, ranges, run_lengths, tagged_ran
 from epcgroup.epc import Policy
 from epcgroup.errors import BadInput, Refused
 from epcgroup.misc import EventRule
-from epcgroup.sim import columns as c
-from epcgroup.sim.machine import CompiledMachine
+from epcgroup.sim.kernel import columns as c
+from epcgroup.sim.kernel.machine import CompiledMachine
 from epcgroup.units import PAGE_SIZE
 
 _LOG_ROOM = 1 << 20

@@ -25,15 +25,15 @@ from typing import TYPE_CHECKING
 
 from epcgroup.driver.vepc import FILE_SIZE as VEPC_SIZE
 from epcgroup.errors import MissingCapability, Refused
-from epcgroup.live import procfs
-from epcgroup.live.fasttable import Enterable
+from epcgroup.live.fastpath.table import Enterable
+from epcgroup.live.tracing import procfs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from epcgroup.driver import EnclaveFile, VepcFile
-    from epcgroup.live.fastspace import Exits
-    from epcgroup.live.mm import AddressSpace
+    from epcgroup.live.fastpath.space import Exits
+    from epcgroup.live.paging.mm import AddressSpace
     from epcgroup.sgx.enclave import EnclaveState
 
 _libc = ctypes.CDLL(None, use_errno=True)

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from epcgroup.driver import Fault
-from epcgroup.live import answers, filters, uffd
-from epcgroup.live.mm import EnclaveVma
+from epcgroup.live.paging import uffd
+from epcgroup.live.paging.mm import EnclaveVma
+from epcgroup.live.tracing import answers, filters
 from epcgroup.units import PAGE_SHIFT, PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -28,10 +29,10 @@ if TYPE_CHECKING:
     from epcgroup.epc import Caller
     from epcgroup.epc.group import Group
     from epcgroup.live.devices import Device
-    from epcgroup.live.mm import AddressSpace
-    from epcgroup.live.ptrace import UserRegs
-    from epcgroup.live.task import Task
-    from epcgroup.live.tracer import Tracer
+    from epcgroup.live.paging.mm import AddressSpace
+    from epcgroup.live.tracing.ptrace import UserRegs
+    from epcgroup.live.tracing.task import Task
+    from epcgroup.live.tracing.tracer import Tracer
     from epcgroup.live.world import World
 
 _SYS_MADVISE, _MADV_DONTFORK = 28, 10

@@ -15,10 +15,14 @@ from typing import TYPE_CHECKING
 
 from epcgroup.driver import Ioctl
 from epcgroup.errors import Interrupted
-from epcgroup.live import answers, cpuid, fastpath, filters, guests, mappings, procfs, room, threads
+from epcgroup.live import guests
 from epcgroup.live.devices import Kind
-from epcgroup.live.mm import PROT_EXEC
-from epcgroup.live.user_memory import ProcessMemory
+from epcgroup.live.enclave import cpuid, threads
+from epcgroup.live.enclave.user_memory import ProcessMemory
+from epcgroup.live.fastpath import programs as fastpath
+from epcgroup.live.paging import mappings
+from epcgroup.live.paging.mm import PROT_EXEC
+from epcgroup.live.tracing import answers, filters, procfs, room
 from epcgroup.observe.model import REFUSED
 from epcgroup.sgx.layouts import X
 from epcgroup.units import PAGE_SHIFT
@@ -26,9 +30,9 @@ from epcgroup.units import PAGE_SHIFT
 if TYPE_CHECKING:
     from epcgroup.driver import EnclaveFile
     from epcgroup.live.devices import Device
-    from epcgroup.live.ptrace import UserRegs
-    from epcgroup.live.task import Task
-    from epcgroup.live.tracer import Job, Tracer
+    from epcgroup.live.tracing.ptrace import UserRegs
+    from epcgroup.live.tracing.task import Task
+    from epcgroup.live.tracing.tracer import Job, Tracer
     from epcgroup.live.world import World
 
 _CREATE, _RESTRICT, _MODIFY = 0x00, 0x05, 0x06

@@ -11,7 +11,7 @@ import functools
 from typing import TYPE_CHECKING, Protocol
 
 from epcgroup.epc import Caller
-from epcgroup.live import procfs
+from epcgroup.live.tracing import procfs
 
 if TYPE_CHECKING:
     from epcgroup.epc.group import Group

@@ -7,7 +7,9 @@ import platform as host
 import sys
 
 from epcgroup.errors import MissingCapability
-from epcgroup.live import cpuid, procfs, uffd
+from epcgroup.live.enclave import cpuid
+from epcgroup.live.paging import uffd
+from epcgroup.live.tracing import procfs
 from epcgroup.sgx.platform import Platform
 
 

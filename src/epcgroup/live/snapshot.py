@@ -20,7 +20,7 @@ from epcgroup.units import U64_MAX
 if TYPE_CHECKING:
     from epcgroup.epc.group import Group
     from epcgroup.live.devices import Device
-    from epcgroup.live.task import Task
+    from epcgroup.live.tracing.task import Task
     from epcgroup.live.world import World
 
 # Of one group: limit, current, peak, events, local events; then, of itself alone, pages in, pages out, added,

@@ -28,17 +28,19 @@ from epcgroup import epc
 from epcgroup.driver import Driver
 from epcgroup.driver import inject as injection
 from epcgroup.errors import BadInput, Refused
-from epcgroup.live import attach as attaching
-from epcgroup.live import fastpath, loader, members, platform, room, seccomp
+from epcgroup.live import members, platform
 from epcgroup.live import paranoid as suspicion
 from epcgroup.live.devices import DeviceTable
-from epcgroup.live.express import Express
-from epcgroup.live.frames import MemfdFrames
+from epcgroup.live.fastpath import programs as fastpath
 from epcgroup.live.numa import Numa
-from epcgroup.live.openers import Openers
-from epcgroup.live.service import END_SIGNAL
-from epcgroup.live.spoilt import SpoiltFrames
-from epcgroup.live.tracer import Tracer
+from epcgroup.live.paging.express import Express
+from epcgroup.live.paging.frames import MemfdFrames
+from epcgroup.live.paging.service import END_SIGNAL
+from epcgroup.live.paging.spoilt import SpoiltFrames
+from epcgroup.live.tracing import attach as attaching
+from epcgroup.live.tracing import loader, room, seccomp
+from epcgroup.live.tracing.openers import Openers
+from epcgroup.live.tracing.tracer import Tracer
 from epcgroup.live.world import WAKE_SIGNAL, World
 from epcgroup.units import PAGE_SIZE
 
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 
     from epcgroup.epc import Caller
-    from epcgroup.live.view import View
+    from epcgroup.live.tracing.view import View
     from epcgroup.observe.model import Snapshot
 
 _BLOCKED = (signal.SIGCHLD, WAKE_SIGNAL)

@@ -22,11 +22,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from epcgroup.live import guests, snapshot
-from epcgroup.live.express import MachineLock
+from epcgroup.live.enclave.processor import Processor
 from epcgroup.live.guests import GuestCounts
 from epcgroup.live.members import Members, TreeMembers
-from epcgroup.live.processor import Processor
-from epcgroup.live.stall import Stalls
+from epcgroup.live.paging.express import MachineLock
+from epcgroup.live.paging.stall import Stalls
 from epcgroup.units import PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     from epcgroup.epc import Caller, Machine
     from epcgroup.errors import InternalError
     from epcgroup.live.devices import Device, DeviceTable
-    from epcgroup.live.express import Express
-    from epcgroup.live.frames import MemfdFrames
     from epcgroup.live.numa import Numa
-    from epcgroup.live.task import Kick, Task
+    from epcgroup.live.paging.express import Express
+    from epcgroup.live.paging.frames import MemfdFrames
+    from epcgroup.live.tracing.task import Kick, Task
     from epcgroup.observe.model import EnclaveView
 
 WAKE_SIGNAL = signal.SIGUSR2

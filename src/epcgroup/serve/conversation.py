@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from epcgroup.errors import Refused
-from epcgroup.live.recording import ENOUGH, Recording
+from epcgroup.live.paging.recording import ENOUGH, Recording
 from epcgroup.observe.codec import Differ
 from epcgroup.serve import tape
 

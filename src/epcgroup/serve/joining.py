@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 from epcgroup.cgroupfs.mirror import MirroredTree
 from epcgroup.errors import BadInput
 from epcgroup.host import placeholders
-from epcgroup.live import procfs
 from epcgroup.live.devices import PATHS
 from epcgroup.live.members import caller_of
+from epcgroup.live.tracing import procfs
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator

@@ -12,10 +12,10 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from epcgroup.live import procfs
+from epcgroup.live.tracing import procfs
 
 if TYPE_CHECKING:
-    from epcgroup.live.task import Task
+    from epcgroup.live.tracing.task import Task
 
 
 class Numbers:

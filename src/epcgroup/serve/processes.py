@@ -15,8 +15,8 @@ import signal
 import threading
 from typing import TYPE_CHECKING
 
-from epcgroup.live import procfs
 from epcgroup.live.members import charge_to
+from epcgroup.live.tracing import procfs
 from epcgroup.serve.numbers import Numbers
 
 if TYPE_CHECKING:

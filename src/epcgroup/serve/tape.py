@@ -17,7 +17,7 @@ from epcgroup.serve import wire
 from epcgroup.serve.client import connect
 
 if TYPE_CHECKING:
-    from epcgroup.live.recording import Seen
+    from epcgroup.live.paging.recording import Seen
     from epcgroup.serve.places import Places
 
 LONGEST = 1 << 28  # bytes of one message

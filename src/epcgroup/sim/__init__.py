@@ -22,21 +22,21 @@ from epcgroup.errors import MissingCapability
 
 if TYPE_CHECKING:
     from epcgroup.sim.costs import Profile
-    from epcgroup.sim.machine import CompiledMachine
+    from epcgroup.sim.kernel.machine import CompiledMachine
     from epcgroup.sim.result import Result
     from epcgroup.sim.scenario import Event, Scenario, Tenant
-    from epcgroup.sim.trace import Trace, Writer
+    from epcgroup.sim.traces.trace import Trace, Writer
     from epcgroup.sim.virtual import run
 
 _HOMES = {
-    "CompiledMachine": "machine",
+    "CompiledMachine": "kernel.machine",
     "Event": "scenario",
     "Profile": "costs",
     "Result": "result",
     "Scenario": "scenario",
     "Tenant": "scenario",
-    "Trace": "trace",
-    "Writer": "trace",
+    "Trace": "traces.trace",
+    "Writer": "traces.trace",
     "run": "virtual",
 }
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from epcgroup.errors import BadInput
-from epcgroup.sim import columns as c
+from epcgroup.sim.kernel import columns as c
 from epcgroup.units import PAGE_SHIFT, pages, parse_size
 
 _HERE = Path(__file__).with_name("profiles")

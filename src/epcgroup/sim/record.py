@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from epcgroup.sim import columns as c
+from epcgroup.sim.kernel import columns as c
 from epcgroup.sim.result import Result
 from epcgroup.units import PAGE_SIZE
 
 if TYPE_CHECKING:
-    from epcgroup.sim.machine import CompiledMachine
+    from epcgroup.sim.kernel.machine import CompiledMachine
     from epcgroup.sim.scenario import Scenario
     from epcgroup.sim.virtual import Running
 

@@ -17,9 +17,9 @@ from epcgroup.epc import Policy, by_name
 from epcgroup.errors import BadInput
 from epcgroup.sim.costs import Profile
 from epcgroup.sim.costs import load as load_profile
-from epcgroup.sim.generate import pattern
 from epcgroup.sim.schema import Fault, located, validate
-from epcgroup.sim.trace import Info, Trace
+from epcgroup.sim.traces.generate import pattern
+from epcgroup.sim.traces.trace import Info, Trace
 from epcgroup.units import page_ceil, pages, parse_limit, parse_size
 
 _TIMES = {"ns": 1.0, "us": 1e3, "ms": 1e6, "s": 1e9, "min": 60e9, "h": 3600e9, "": 1e9}

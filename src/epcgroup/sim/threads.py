@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from epcgroup.sim import columns as c
-from epcgroup.sim.generate import pattern
+from epcgroup.sim.kernel import columns as c
+from epcgroup.sim.traces.generate import pattern
 
 if TYPE_CHECKING:
-    from epcgroup.sim.machine import CompiledMachine
+    from epcgroup.sim.kernel.machine import CompiledMachine
     from epcgroup.sim.scenario import Scenario, Tenant
-    from epcgroup.sim.streams import Stream
+    from epcgroup.sim.traces.streams import Stream
     from epcgroup.sim.virtual import Running
 
 ENDLESS = -2

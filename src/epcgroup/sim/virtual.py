@@ -20,14 +20,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from epcgroup.errors import NoEpc
-from epcgroup.sim import columns as c
-from epcgroup.sim.machine import CompiledMachine
+from epcgroup.sim.kernel import columns as c
+from epcgroup.sim.kernel.machine import CompiledMachine
 from epcgroup.sim.record import Recorder
 from epcgroup.sim.result import Result
 from epcgroup.sim.scenario import Event, Scenario, Tenant, parse, read
-from epcgroup.sim.streams import Streams
 from epcgroup.sim.threads import Crew, Thread
-from epcgroup.sim.trace import Trace
+from epcgroup.sim.traces.streams import Streams
+from epcgroup.sim.traces.trace import Trace
 
 Progress = Callable[[float, int], None]
 """Called now and then with the share that is done and the accesses so far."""

@@ -8,7 +8,7 @@ from epcgroup.epc import STANDARD, V5, V17, Policy, with_soft_limits
 from epcgroup.epc.invariants import check
 from epcgroup.errors import BadInput, Refused
 from epcgroup.misc import files
-from epcgroup.sim.store import Store
+from epcgroup.sim.kernel.store import Store
 from epcgroup.testing import World
 from epcgroup.units import PAGE_SIZE
 

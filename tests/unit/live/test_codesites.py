@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from epcgroup.live import codesites
+from epcgroup.live.enclave import codesites
 
 pytestmark = pytest.mark.needs("x86-64", "gcc")
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from epcgroup.live import cpuid
+from epcgroup.live.enclave import cpuid
 from epcgroup.sgx.platform import Platform
 
 pytestmark = pytest.mark.needs("x86-64")

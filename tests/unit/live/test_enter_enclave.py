@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-import epcgroup.live
-from epcgroup.live import enter_enclave
+from epcgroup.live.enclave import enter_enclave
 
-SOURCE = Path(epcgroup.live.__file__).with_name("enter_enclave.S")
+SOURCE = Path(enter_enclave.__file__).with_name("enter_enclave.S")
 
 
 @pytest.mark.needs("gcc")

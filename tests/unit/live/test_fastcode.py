@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-import epcgroup.live
-from epcgroup.live import fastcode, fasttable
+from epcgroup.live.fastpath import code as fastcode
+from epcgroup.live.fastpath import table as fasttable
 
-HERE = Path(epcgroup.live.__file__).parent
+HERE = Path(fastcode.__file__).parent
 
 
 @pytest.mark.needs("gcc")

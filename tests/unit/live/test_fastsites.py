@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from epcgroup.live import fastsites
-from epcgroup.live.fastsites import Site
+from epcgroup.live.fastpath import sites as fastsites
+from epcgroup.live.fastpath.sites import Site
 
 USUAL = bytes.fromhex("4889c8 4889d1 4889fe 4889c8 4889d1 4889fe 4889c8 4889d1 4889fe")
 ENCLU = fastsites.ENCLU

@@ -6,8 +6,8 @@ from typing import Any, cast
 
 import pytest
 
-from epcgroup.live import fasttable
-from epcgroup.live.fasttable import BusyTcs, Enterable, Entry, Table
+from epcgroup.live.fastpath import table as fasttable
+from epcgroup.live.fastpath.table import BusyTcs, Enterable, Entry, Table
 
 DEVICE = cast(Any, object())
 ADDRESS = 0x7F0000000000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from epcgroup.live.illegal import illegal_inside
+from epcgroup.live.enclave.illegal import illegal_inside
 
 ILLEGAL = {
     "in al, 0x80": "e480", "out dx, eax": "ef", "rep insb": "f36c", "outsd": "6f", "int 0x21": "cd21",

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epcgroup.live.mm import AddressSpace, EnclaveVma
+from epcgroup.live.paging.mm import AddressSpace, EnclaveVma
 from epcgroup.units import PAGE_SIZE
 
 PAGES = 24

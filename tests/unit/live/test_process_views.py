@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epcgroup.live import inject, memory, pagemap, procfs, ptrace
+from epcgroup.live.paging import pagemap
+from epcgroup.live.tracing import inject, memory, procfs, ptrace
 
 PAGE = 4096
 

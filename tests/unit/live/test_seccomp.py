@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epcgroup.live import seccomp
-from epcgroup.live.seccomp import RET_ALLOW, RET_TRACE, SYS
+from epcgroup.live.tracing import seccomp
+from epcgroup.live.tracing.seccomp import RET_ALLOW, RET_TRACE, SYS
 
 I386 = 0x40000003
 MAP_SHARED, MAP_PRIVATE, MAP_SHARED_VALIDATE, MAP_FIXED, MAP_ANONYMOUS = 1, 2, 3, 0x10, 0x20

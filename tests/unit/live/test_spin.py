@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from epcgroup.live import spin
+from epcgroup.live.enclave import spin
 from epcgroup.sgx.faults import VECTOR_GP, VECTOR_PF, VECTOR_UD
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from epcgroup.epc.group import Group
-from epcgroup.live.stall import Stalls
+from epcgroup.live.paging.stall import Stalls
 
 ROOT = Group(0, None, "", 1)
 A = Group(1, ROOT, "a", 1)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from epcgroup.live.stores import writes_memory
+from epcgroup.live.paging.stores import writes_memory
 
 STORES = [
     "mov %rax, (%rbx)", "movb $1, (%rbx)", "mov %r9d, 8(%r12,%r13,4)", "add %rax, (%rbx)", "lock incl (%rbx)",

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from epcgroup.errors import EpcgroupError
-from epcgroup.live import answers, memory, scratch
-from epcgroup.live.seccomp import SYS
+from epcgroup.live.tracing import answers, memory, scratch
+from epcgroup.live.tracing.seccomp import SYS
 from epcgroup.serve.notifier import texts
 from epcgroup.serve.notifier.procfiles import MEMFD, ProcFiles
 from epcgroup.serve.notifier.where import CgroupNamespaces, Places
@@ -21,10 +21,10 @@ from epcgroup.serve.numbers import Numbers
 if TYPE_CHECKING:
     from epcgroup.cgroupfs import CgroupTree
     from epcgroup.epc.group import Group
-    from epcgroup.live.ptrace import UserRegs
-    from epcgroup.live.task import Task
-    from epcgroup.live.tracer import Tracer
-    from epcgroup.live.view import Handler
+    from epcgroup.live.tracing.ptrace import UserRegs
+    from epcgroup.live.tracing.task import Task
+    from epcgroup.live.tracing.tracer import Tracer
+    from epcgroup.live.tracing.view import Handler
     from epcgroup.live.world import World
 
 _STATFS_SIZE = 56  # of what `texts.statfs` looks at

@@ -17,15 +17,15 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from epcgroup.live import answers, handover, procfs
+from epcgroup.live.tracing import answers, handover, procfs
 from epcgroup.serve.notifier import texts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from epcgroup.live.ptrace import UserRegs
-    from epcgroup.live.task import Task
-    from epcgroup.live.tracer import Tracer
+    from epcgroup.live.tracing.ptrace import UserRegs
+    from epcgroup.live.tracing.task import Task
+    from epcgroup.live.tracing.tracer import Tracer
     from epcgroup.serve.notifier.where import CgroupNamespaces
     from epcgroup.serve.numbers import Numbers
 

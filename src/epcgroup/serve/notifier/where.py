@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from epcgroup.cgroupfs import CgroupTree
     from epcgroup.epc.group import Group
-    from epcgroup.live.task import Task
+    from epcgroup.live.tracing.task import Task
 
 
 class CgroupNamespaces:

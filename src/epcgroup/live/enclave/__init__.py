@@ -1,0 +1,1 @@
+"""The processor's part for real threads: ENCLU, CPUID, exceptions, enclave memory for debuggers."""

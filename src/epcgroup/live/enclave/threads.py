@@ -1,0 +1,123 @@
+"""A real thread as the processor's rules see it: registers, retries, signal mask."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+from dataclasses import fields
+from typing import TYPE_CHECKING, TypeVar
+
+from epcgroup.driver import BusError
+from epcgroup.errors import Busy
+from epcgroup.live.tracing import ptrace
+from epcgroup.live.tracing.task import Inside
+from epcgroup.sgx import thread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from epcgroup.live.devices import Device
+    from epcgroup.live.tracing.inject import Injector
+    from epcgroup.live.tracing.ptrace import UserRegs
+    from epcgroup.live.tracing.task import Task
+    from epcgroup.live.world import World
+
+T = TypeVar("T")
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_SYS_TGKILL = 234
+_SIGNAL_LOOK = 64
+_PATIENCE = 4096
+
+_RAISED_BY_INSTRUCTIONS = (signal.SIGILL, signal.SIGTRAP, signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV)
+FORCED = sum(1 << (sig - 1) for sig in _RAISED_BY_INSTRUCTIONS)
+_NAMES = [field.name for field in fields(thread.Registers) if field.name != "rflags"]
+
+
+def to_registers(regs: UserRegs) -> thread.Registers:
+    """The processor's registers as `sgx.thread` wants them."""
+    return thread.Registers(**{name: getattr(regs, name) for name in _NAMES}, rflags=regs.eflags)
+
+
+def from_registers(values: thread.Registers, regs: UserRegs) -> None:
+    """Back into what ptrace sets; no system call is to be restarted."""
+    for name in _NAMES:
+        setattr(regs, name, getattr(values, name))
+    regs.eflags = values.rflags
+    regs.orig_rax = ptrace.NO_SYSCALL
+
+
+class Restart(Exception):
+    """The instruction cannot complete yet, and a signal waits: execute it again later."""
+
+
+def attempt(
+    world: World, task: Task, action: Callable[[], T], *, restartable: bool = True
+) -> Generator[bool, None, T]:
+    """``action`` under the lock, again after background work while it is Busy.
+
+    An instruction that needs more pages at once than the limit allows would be
+    tried for ever, as on hardware; a signal ends that (Restart), and a policy
+    that gives up ends it with a SIGBUS (BusError).
+    """
+    tries = 0
+    while True:
+        with world.lock:
+            try:
+                return action()
+            except Busy:
+                pass
+        tries += 1
+        if restartable and not tries % _SIGNAL_LOOK and task.caller.signal_pending():
+            raise Restart
+        if tries == _PATIENCE and world.machine.policy.give_up:
+            world.log(
+                f"task {task.tid}: the limit of {task.caller.group.path} does not hold the pages that one "
+                "instruction needs at once; it gets a SIGBUS"
+            )
+            raise BusError(0)
+        yield world.slice()
+
+
+def enter(task: Task, device: Device, entry: thread.Inside) -> None:
+    """The thread is inside: the signals that instructions raise are let through."""
+    task.inside = Inside(device, entry)
+    device.threads += 1
+    mask = ptrace.getsigmask(task.tid)
+    if mask & FORCED:
+        task.saved_mask = mask
+        ptrace.setsigmask(task.tid, mask & ~FORCED)
+
+
+def leave(task: Task, injector: Injector) -> None:
+    """The thread is outside again: its own signal mask is back, and blocked signals wait for it."""
+    assert task.inside is not None
+    task.inside.device.threads -= 1
+    task.inside = None
+    if task.saved_mask is not None:
+        ptrace.setsigmask(task.tid, task.saved_mask)
+        task.saved_mask = None
+    if task.held:
+        held, task.held = task.held, []
+        injector.send_again(task.tid, held)
+
+
+def send(task: Task, sig: int) -> None:
+    """Send ``sig`` to this very thread."""
+    _libc.syscall(_SYS_TGKILL, task.pid, task.tid, sig)
+
+
+def abandon(world: World, task: Task) -> None:
+    """The thread ends or execs, perhaps inside an enclave: its TCS is free again."""
+    if task.mm.fast is not None:
+        with world.lock:
+            task.mm.fast.ended(task.inner_tid)
+    if task.inside is None:
+        return
+    with world.lock:
+        state = task.inside.device.state
+        if state is not None:
+            state.busy.discard(state.index(task.inside.entry.tcs))
+    task.inside.device.threads -= 1
+    task.inside = None
+    task.saved_mask = None

@@ -1,0 +1,1 @@
+"""Entering and leaving enclaves without a trap."""

@@ -1,0 +1,80 @@
+"""fast_enter.S and fast_exit.S, assembled, and the stubs that lead to them and to us."""
+
+from __future__ import annotations
+
+from epcgroup.live.fastpath.sites import ENCLU
+from epcgroup.live.tracing import seccomp
+
+#: Assemble fast_enter.S and copy its .text here; a test compares the two.
+ENTER = bytes.fromhex(
+    "505152565741504151415241530f90c09f506a006a00837c2458020f855a0100004c8b0da0010000"
+    "4d85c90f844a0100004885db0f84410100004889df48c1ef0c69ffb179379ec1ef12c1e7064d8d84"
+    "3900000400493918741f4983c04049391874164983c040493918740d4983c0404939180f85020100"
+    "0031ff31f64889e241ba08000000b80e0000000f0585c00f85e6000000f70424d80400000f85d900"
+    "0000b8ba0000000f0585c00f88ca00000089c225ff0f0000c1e0064d8d1401493912740d31c0f049"
+    "0fb1120f85aa00000049837a08000f859f0000004d8942084c89542408488b44245049894210f348"
+    "0faec049894218f3480faec84989422031c0f0490fb150087571493918756c488d8c24e800000049"
+    "8b40184889084889680849c7403001000000488b4424604883c0034889442450498b401048894424"
+    "60498b4020f3480faed0498b4028f3480faed84883c41058047f9e415b415a415941585f5e5a59b8"
+    "00000000488da42490000000ffa42478ffffff4c8b5424084d85d2741d4d8b4208498b1249395008"
+    "750849c740080000000049c74208000000004883c41058047f9e415b415a415941585f5e5a595848"
+    "8da42488000000ffa42478ffffff66900000000000000000"
+)
+#: Offsets in it: where going back becomes possible and where it ends, the way back, the table's address.
+ENTER_BODY, ENTER_COMMIT, ENTER_BAIL, ENTER_TABLE = 0x16, 0x122, 0x17B, 0x1C8
+
+#: The same of fast_exit.S.
+EXIT = bytes.fromhex(
+    "0f90c09f89c14889d848c1e82f0f858b00000089c8047f9ef3490faedbf3480faed2b8ba0000000f"
+    "0589c20f90c09f89d181e1ff0f0000c1e1064c8b1d6f0000004901cb4939137546498b53084885d2"
+    "743d047f9e498b4b1048c7420800000000498b5318498b432049c7430800000000f3490faecbf348"
+    "0faed8f3480faec0f3480faed24889c2b804000000ffe3047f9ef3490faecbf3480faec2eb0589c8"
+    "047f9eb804000000cd800f0b0f1f40000000000000000000"
+)
+#: Offsets in it: the two instructions that may raise #GP, the trap, the table's address.
+EXIT_PARK, EXIT_PARKED, EXIT_TRAP, EXIT_TABLE = 0x18, 0x22, 0xA8, 0xB0
+
+JMP_LENGTH = 5
+_OVER_THE_RED_ZONE = bytes.fromhex("488d642480")  # lea -128(%rsp), %rsp
+_INT80 = b"\xcd\x80"
+_MOV_EEXIT = bytes.fromhex("b804000000")  # mov $4, %eax
+
+
+def jmp(at: int, target: int) -> bytes:
+    """``jmp target`` to be put at address ``at``; OverflowError if it is too far."""
+    return b"\xe9" + (target - at - JMP_LENGTH).to_bytes(4, "little", signed=True)
+
+
+def enter_stub(before: bytes, place: int, enter: int) -> bytes:
+    """Code that does ``before`` and goes on at ``enter``, on behalf of the ENCLU at ``place``.
+
+    ``before`` are the instructions that the jump to this stub replaced, up to the ENCLU.
+    """
+    # push 6(%rip); jmp *8(%rip): the two words behind them.
+    tail = b"\xff\x35" + (6).to_bytes(4, "little") + b"\xff\x25" + (8).to_bytes(4, "little")
+    words = place.to_bytes(8, "little") + enter.to_bytes(8, "little")
+    return before + _OVER_THE_RED_ZONE + tail + words
+
+
+def exit_stub(between: bytes, at: int, leave: int) -> bytes:
+    """``mov $4, %eax``, the instructions that stood between it and the ENCLU, and on to ``leave``."""
+    code = _MOV_EEXIT + between
+    return code + jmp(at + len(code), leave)
+
+
+def leaf_stub(leaf: int, between: bytes, at: int, enclu: int, *, reports: bool) -> bytes:
+    """A leaf that stays inside: ask for it (`leaves`), go on behind the ENCLU at address ``enclu``.
+
+    RAX is not 0 after the question: execute the ENCLU instead. ``reports``: the leaf tells in
+    RAX that it succeeded, and clears the status flags; others leave both alone.
+    """
+    mov_leaf = b"\xb8" + leaf.to_bytes(4, "little")
+    ask = b"\xb8" + (seccomp.LEAF_CALL + leaf).to_bytes(4, "little") + _INT80
+    # xchg %rax, %rcx; jrcxz over the next three; xchg %rax, %rcx: a look at RAX that keeps the flags.
+    refused = b"\x48\x91" + mov_leaf
+    look = b"\x48\x91\xe3" + bytes([len(refused) + JMP_LENGTH])
+    code = between + ask + look + refused
+    code += jmp(at + len(code), enclu)
+    # add $1, %eax (of 0); mov $0, %eax: all status flags are 0 then.
+    code += b"\x48\x91" + (b"\x83\xc0\x01\xb8\0\0\0\0" if reports else mov_leaf)
+    return code + jmp(at + len(code), enclu + len(ENCLU))

@@ -1,0 +1,1 @@
+"""Enclave pages of real processes: frames, page tables, faults and the service that answers them."""

@@ -1,0 +1,375 @@
+"""The express lane: loads that need no decision, answered in machine code, booked later.
+
+A fault on an evicted page needs a decision only where a limit or the end of the EPC is
+near. So the engine is asked once how many loads can do without one (`headroom`), and
+that many are granted to a loop in machine code (`compiled`): it reads the fault, opens
+the sealed page, fills it and notes it in a log. Whoever takes `World.lock` next closes
+all lanes first: the grants end, and every noted load is put through the engine, in the
+order in which they happened and by the very code that serves faults without a lane,
+except that the contents are there already. So nobody who holds the lock can tell the
+two apart: same charges, same order of the lists, same counters, same versions.
+
+What a lane must be sure of while it is open (all of it changes under the lock alone):
+one address space maps the enclave, all its threads are in one cgroup, the SECS is
+resident, no background work waits, the backing store is honest. What it finds
+else (a page of zeros, one that may not be written, a MAC that does not match) it
+leaves to Python, with the event.
+
+Without llvmlite, on a machine that watches itself (`paranoid`) or under attack
+(`--inject`), there is no lane, and the page service does the same in Python.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import mmap
+import os
+import struct
+import threading
+import traceback
+from typing import TYPE_CHECKING, TypeAlias
+
+from epcgroup.driver import BackingStore, Evicted
+from epcgroup.driver.mover import PlainMover
+from epcgroup.epc import headroom
+from epcgroup.errors import BadInput, MissingCapability, Refused
+from epcgroup.live.paging import uffd
+from epcgroup.live.tracing import room
+from epcgroup.sgx import epcm
+from epcgroup.sgx.seal import MAC_SIZE
+from epcgroup.units import PAGE_SHIFT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import ModuleType
+
+    from epcgroup.epc import Caller, Enclave
+    from epcgroup.live.devices import Device
+    from epcgroup.live.paging.frames import MemfdFrames
+    from epcgroup.live.paging.mm import AddressSpace, EnclaveVma
+    from epcgroup.live.paging.stall import Stall
+    from epcgroup.live.world import World
+    from epcgroup.sgx.seal import PageSealer
+
+_MAP_NORESERVE = 0x4000
+_LARGEST = 1 << 36  # bytes of enclave that get a table: 400 MiB of addresses, hardly any memory
+_MOST_THREADS = 64  # in an address space with a lane: all of them are looked at when it opens
+_LEAST = 4  # loads; for fewer it does not pay to open a lane
+_ENOUGH = 4096  # faults of a process after which "auto" loads the compiled code
+WHEN = ("auto", "python", "compiled")
+_THREE = struct.Struct("<QQQ")
+_NOTE = struct.Struct("<QQQQ")
+
+#: A load that has happened: its lane, page, thread, start and end (ns of CLOCK_MONOTONIC).
+Note: TypeAlias = "tuple[Lane, int, int, int, int]"
+
+
+class MachineLock:
+    """`World.lock`: one operation at a time, and no lane open meanwhile."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open: list[Lane] = []
+
+    def __enter__(self) -> bool:
+        self._lock.acquire()
+        if self._open:
+            try:
+                self._close_lanes()
+            except BaseException:
+                self._lock.release()
+                raise
+        return True
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def open(self, lane: Lane, vma: EnclaveVma, caller: Caller, stall: Stall) -> None:
+        """Open ``lane`` beside those that are open, if it would have something to do."""
+        with self._lock:
+            granted = sum(other.granted for other in self._open)
+            if lane not in self._open and lane.grant(vma, caller, stall, granted):
+                self._open.append(lane)
+
+    def _close_lanes(self) -> None:
+        lanes, self._open = self._open, []
+        notes = [note for lane in lanes for note in lane.close()]
+        if len(lanes) == 1:
+            lanes[0].book(notes)
+            return
+        for note in sorted(notes, key=_end):
+            note[0].book([note])
+
+
+def _end(note: Note) -> int:
+    return note[4]
+
+
+class LaneMover(PlainMover):
+    """The plain mover, which also keeps the tables that lanes read."""
+
+    def __init__(
+        self, frames: MemfdFrames, sealer: PageSealer, store: BackingStore, code: ModuleType
+    ) -> None:
+        super().__init__(frames, sealer, store)
+        self._memfds = frames
+        self._entry = code.ENTRY
+        self._maximum_shift = code.MAXIMUM_SHIFT
+        self._tables: dict[int, mmap.mmap] = {}
+        self._code = code
+        self._versions = sealer.versions
+        self._job = code.new_block(code.JOB_SIZE)
+        self._job_bytes = memoryview(self._job).cast("B")
+        self._job_words = self._job_bytes.cast("Q")
+        self._job_page = uffd.PageBuffer()
+        self._job_words[code.CIPHER >> 3] = code.new_cipher(sealer.key, sealing=True)
+        self._job_words[code.PAGE >> 3] = self._job_page.address
+        self.arrived = False  # the page that is being loaded is in its frame already
+
+    def table(self, enclave: int) -> int:
+        """Address of an enclave's table; 0 if it has none (yet)."""
+        table = self._tables.get(enclave)
+        return 0 if table is None else ctypes.addressof(ctypes.c_char.from_buffer(table))
+
+    def forget(self, enclave: int) -> None:
+        super().forget(enclave)
+        self._tables.pop(enclave, None)
+
+    def out(
+        self, enclave: int, base: int, indices: Sequence[int], flags: Sequence[int]
+    ) -> list[tuple[int, Evicted]]:
+        device = self._memfds.leaving(enclave, indices)
+        spaces = [space for space in device.mms if space.uffd >= 0]
+        hidden = device.hidden and not device.hidden.keys().isdisjoint(indices)
+        if len(spaces) != 1 or hidden or len(indices) > self._code.JOB_LENGTH:
+            moved = super().out(enclave, base, indices, flags)
+        else:
+            moved = self._evict(device, spaces[0], enclave, base, indices, flags)
+        table = self._tables.get(enclave) or self._make_table(enclave)
+        if table is None:
+            return moved
+        maximum = self._memfds.file(enclave).maximum
+        address, entry_size, shift = self._arena.address, self._entry, self._maximum_shift
+        for index, word, (version, entry) in zip(indices, flags, moved, strict=True):
+            if entry.place >= 0 and not epcm.hidden(word):
+                allowed = word | maximum.get(index, 0) << shift
+                _THREE.pack_into(table, index * entry_size, address(entry.place), version, allowed)
+        return moved
+
+    def _evict(
+        self,
+        device: Device,
+        space: AddressSpace,
+        enclave: int,
+        base: int,
+        indices: Sequence[int],
+        flags: Sequence[int],
+    ) -> list[tuple[int, Evicted]]:
+        code, words, arena = self._code, self._job_words, self._arena
+        count = len(indices)
+        version = self._versions(count)
+        for offset, value in (
+            (code.COUNT, count),
+            (code.VERSION, version),
+            (code.MEMFD, device.memfd),
+            (code.UFFD, space.uffd),
+            (code.BASE, base),
+            (code.ENCLAVE, enclave),
+        ):
+            words[offset >> 3] = value
+        places = [arena.free.pop() for _ in indices]
+        at = code.PAGES
+        for index, word, place in zip(indices, flags, places, strict=True):
+            _THREE.pack_into(self._job_bytes, at, index, word, arena.address(place))
+            at += code.JOB_ENTRY
+        error = code.evict(ctypes.addressof(self._job))
+        if error:
+            arena.free += places
+            raise OSError(error, f"taking out pages of enclave {enclave}: {os.strerror(error)}")
+        moved = []
+        zero = (code.PAGES + 24) >> 3
+        for word, place in zip(flags, places, strict=True):
+            if words[zero]:
+                entry = Evicted(arena, word, -1, bytes(arena.view(place)[:MAC_SIZE]))
+                arena.free.append(place)
+            else:
+                entry = Evicted(arena, word, place, b"")
+            moved.append((version, entry))
+            version += 1
+            zero += code.JOB_ENTRY >> 3
+        return moved
+
+    def back(self, enclave: int, base: int, index: int, entry: Evicted, version: int) -> None:
+        if self.arrived:
+            self._memfds.filled(enclave, index)
+            return
+        super().back(enclave, base, index, entry, version)
+        table = self._tables.get(enclave)
+        if table is not None:
+            _THREE.pack_into(table, index * self._entry, 0, 0, 0)
+
+    def _make_table(self, enclave: int) -> mmap.mmap | None:
+        size = self._memfds.file(enclave).size
+        if not 0 < size <= _LARGEST:
+            return None
+        length = (size >> PAGE_SHIFT) * self._entry
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+        try:
+            table = self._tables[enclave] = mmap.mmap(-1, length, flags=flags)
+        except OSError:
+            return None
+        return table
+
+
+class Lane:
+    """The express lane of one address space, used by its page service."""
+
+    def __init__(
+        self, world: World, lock: MachineLock, space: AddressSpace, code: ModuleType, mover: LaneMover
+    ) -> None:
+        self._world = world
+        self._lock = lock
+        self._space = space
+        self._code = code
+        self._mover = mover
+        self._block = code.new_block(code.SIZE)
+        self._address = ctypes.addressof(self._block)
+        self._bytes = memoryview(self._block).cast("B")
+        self._words = self._bytes.cast("Q")
+        self._page = uffd.PageBuffer()
+        self._cipher = code.new_cipher(world.driver.pager.sealer.key)
+        self._set(code.UFFD, space.uffd)
+        self._set(code.CIPHER, self._cipher)
+        self._set(code.PAGE, self._page.address)
+        self.message = self._bytes[code.MESSAGE : code.MESSAGE + uffd.MSG_SIZE]
+        self.granted = 0
+        # Whose faults it answers while it is open.
+        self._enclave: Enclave
+        self._caller: Caller
+        self._stall: Stall
+
+    def serve(self) -> bool:
+        """Answer what can be answered here; True: the event in ``message`` could not be."""
+        return bool(self._code.serve(self._address))
+
+    def open(self, vma: EnclaveVma, caller: Caller, stall: Stall) -> None:
+        """Have faults of ``caller``'s group in ``vma`` answered here, if that can be."""
+        self._lock.open(self, vma, caller, stall)
+
+    def discard(self) -> None:
+        """The service ends; nobody opens the lane any more."""
+        self._code.free_cipher(self._cipher)
+
+    def grant(self, vma: EnclaveVma, caller: Caller, stall: Stall, others: int) -> bool:
+        """Begin, if there is room beside the ``others`` granted already. Hold the lock."""
+        device, machine, space, tasks = vma.device, self._world.machine, self._space, self._world.tasks
+        enclave = device.file.held if device.file is not None else None
+        if enclave is None or enclave.disabled or enclave.secs is None or machine.pending:
+            return False
+        credit = min(headroom(machine, caller.group) - others, self._code.LOG_LENGTH)
+        if credit < _LEAST or len(device.mms) != 1 or not space.alive or space.find(vma.start) is not vma:
+            return False
+        table = self._mover.table(enclave.id)
+        users = tuple(space.users)
+        if not table or len(users) > _MOST_THREADS:
+            return False
+        for tid in users:
+            task = tasks.get(tid)
+            if task is None or task.caller.group is not caller.group:
+                return False
+        self._enclave, self._caller, self._stall, self.granted = enclave, caller, stall, credit
+        code = self._code
+        self._set(code.START, vma.start)
+        self._set(code.END, vma.end)
+        self._set(code.BASE, device.base)
+        self._set(code.ENCLAVE, enclave.id)
+        self._set(code.TABLE, table)
+        self._set(code.PROT, vma.prot)
+        self._set(code.CREDIT, credit)
+        return True
+
+    def close(self) -> list[Note]:
+        """End the grant; what was loaded on it."""
+        code = self._code
+        code.acquire(self._address)
+        count = self._words[code.NOTED >> 3]
+        notes = bytes(self._bytes[code.LOG : code.LOG + count * code.LOG_ENTRY])
+        self._set(code.CREDIT, 0)
+        self._set(code.NOTED, 0)
+        self._set(code.LOCK, 0)
+        self.granted = 0
+        return [(self, *note) for note in _NOTE.iter_unpack(notes)]
+
+    def book(self, notes: Sequence[Note]) -> None:
+        """Put loads that have happened through the engine. Hold the lock."""
+        tasks, mover, fault = self._world.tasks, self._mover, self._world.machine.fault
+        waits = []
+        mover.arrived = True
+        try:
+            for _, index, tid, start, end in notes:
+                fault(self._caller, self._enclave, index)
+                began, ended = start * 1e-9, end * 1e-9
+                waits.append((began, ended))
+                task = tasks.get(tid)
+                if task is not None:
+                    task.faults += 1
+                    task.stall_s += ended - began
+        finally:
+            mover.arrived = False
+        self._world.stalls.passed(self._stall, waits)
+
+    def _set(self, offset: int, value: int) -> None:
+        self._words[offset >> 3] = value
+
+
+class Express:
+    """Gives the page services of one machine lanes: when, and with which code."""
+
+    def __init__(self, world: World, when: str = "auto") -> None:
+        """``when``: one of WHEN. Raises MissingCapability for "compiled" where that cannot be."""
+        if when not in WHEN:
+            raise BadInput(f"page service {when!r}: there are {', '.join(WHEN)}")
+        self._world = world
+        self._code: ModuleType | None = None
+        self._mover: LaneMover | None = None
+        self._waiting = when == "auto"
+        if when == "compiled":
+            self.begin()
+
+    def begin(self) -> None:
+        """Compile, or load what was compiled once, and give lanes from now on.
+
+        Raises MissingCapability.
+        """
+        from epcgroup.live.paging import compiled  # takes half a second, and is optional
+
+        world, pager = self._world, self._world.driver.pager
+        if not isinstance(world.lock, MachineLock) or type(pager.store) is not BackingStore:
+            return
+        compiled.load()
+        with world.lock:
+            self._mover = pager.mover = LaneMover(world.frames, pager.sealer, pager.store, compiled)
+            self._code = compiled
+
+    def lane(self, space: AddressSpace, faults: int) -> Lane | None:
+        """The lane for an address space that had so many faults; None: not yet, or never."""
+        lock = self._world.lock
+        if self._code is not None and self._mover is not None and isinstance(lock, MachineLock):
+            return Lane(self._world, lock, space, self._code, self._mover)
+        if self._waiting and faults >= _ENOUGH:
+            self._waiting = False
+            with contextlib.suppress(Refused):  # no room for a thread: Python goes on
+                room.begin(threading.Thread(target=self._begin_quietly, name="compiler", daemon=True))
+        return None
+
+    def _begin_quietly(self) -> None:
+        try:
+            self.begin()
+        except MissingCapability:
+            pass
+        except Exception:
+            self._world.log(f"page faults go on being served by Python:\n{traceback.format_exc()}")
+
+
+__all__ = ["WHEN", "Express", "Lane", "LaneMover", "MachineLock"]

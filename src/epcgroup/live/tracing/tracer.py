@@ -1,0 +1,315 @@
+"""The tracer: every stop of every traced thread, answered by one thread.
+
+ptrace(2) calls are only valid from the thread that attached, so all of them are
+made here. The loop is driven by signals that are blocked and waited for:
+SIGCHLD says that somebody stopped, WAKE_SIGNAL that the page service left a
+kick. Blocked signals stay pending, so nothing is lost between a look and the
+wait (a self-pipe or a time-out would be the alternatives).
+
+Work that takes long (ADD_PAGES of a gigabyte, an EENTER that must first load
+its TCS under a full limit) is a *job*: a generator that does one slice per
+`next()` and resumes its thread at the end. Between slices other threads' stops
+are answered and background reclaim gets its turn.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+
+from epcgroup.errors import EpcgroupError
+from epcgroup.live.enclave import faults, spin, threads
+from epcgroup.live.tracing import attach, memory, ptrace, syscalls, watched
+from epcgroup.live.tracing.guard import Guard
+from epcgroup.live.tracing.inject import Injector
+from epcgroup.live.tracing.lifecycle import Lifecycle
+from epcgroup.live.tracing.task import Phase, Task
+from epcgroup.live.world import WAKE_SIGNAL, World
+from epcgroup.units import PAGE_SIZE
+
+# A job says whether it got anywhere since its last slice.
+Job = Generator[bool, None, None]
+
+_SIGTRAP_SYSCALL = signal.SIGTRAP | 0x80
+_GROUP_STOPS = {signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
+_NEW_TASK = {ptrace.EVENT_FORK, ptrace.EVENT_VFORK, ptrace.EVENT_CLONE}
+_WAITED = {signal.SIGCHLD, WAKE_SIGNAL}
+_POLL = 0.05  # s; how late the close of an enclave file may be noticed
+_BLOCKED_PAUSE = 0.0005
+_SYS_SIGACTION = 13
+_SIG_IGN_ACTION = (1).to_bytes(8, "little") + bytes(24)  # struct sigaction of the kernel
+_SCRATCH = 64  # bytes of the last page of our part of the vDSO, by thread
+
+
+class Tracer:
+    """Runs traced programs against one World."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.tasks = world.tasks
+        self.injector = Injector()
+        self.life = Lifecycle(self)
+        self.guard = Guard()
+        self.watch = spin.Watch(world.log)
+        self._jobs: list[tuple[Task, Job]] = []
+        self._posted: deque[Callable[[], None]] = deque()
+        self._told = False  # that an invariant broke
+
+    # ---- the loop -------------------------------------------------------
+
+    def run(
+        self,
+        on_tick: Callable[[], None] | None = None,
+        interval: float = 0.25,
+        serving: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Serve until no traced task is left and ``serving``, called every round, says no.
+
+        Raises InternalError if an invariant broke (`paranoid`).
+        WAKE_SIGNAL to this thread ends a wait: the next round begins at once.
+        """
+        next_tick = time.monotonic() + interval
+        next_release = 0.0
+        while (more := serving()) or self.tasks:
+            self._stop_if_broken()
+            progress = self._answer_stops()
+            progress |= self._run_jobs() | self._do_posted()
+            progress |= self.world.slice()
+            now = time.monotonic()
+            self.watch.look(self.tasks.values(), now)
+            if now >= next_release:  # however busy: what waits for EPC may wait for just these pages
+                self.release_closed()
+                next_release = now + _POLL
+            if on_tick is not None and time.monotonic() >= next_tick:
+                on_tick()
+                next_tick = time.monotonic() + interval
+            if not progress and (more or self.tasks):
+                signal.sigtimedwait(_WAITED, _BLOCKED_PAUSE if self._jobs else _POLL)
+                self._deliver_kicks()
+        self.release_closed()
+        while self.world.slice():
+            pass
+        self._stop_if_broken()
+
+    def post(self, action: Callable[[], None]) -> None:
+        """Have ``action`` done by the tracer's thread, soon; from any thread. It raises nothing."""
+        self._posted.append(action)
+        with contextlib.suppress(ProcessLookupError):
+            signal.pthread_kill(self.world.tracer_thread, WAKE_SIGNAL)
+
+    def _do_posted(self) -> bool:
+        done = False
+        while self._posted:
+            self._posted.popleft()()
+            done = True
+        return done
+
+    def _stop_if_broken(self) -> None:
+        if self.world.broken is not None and not self._told:
+            self._told = True
+            raise self.world.broken
+
+    def _answer_stops(self) -> bool:
+        """Answer every task that is stopped, once.
+
+        The kernel reports the youngest task first. Whoever stops again before the round is over
+        waits for the next one, or threads that make calls without end would be all that we see.
+        """
+        answered: set[int] = set()
+        again: dict[int, int] = {}
+        while (stop := self._next_stop()) is not None:
+            tid, status = stop
+            if tid in answered:
+                again[tid] = status  # a stop that we left unanswered is void: killed, or exec took its place
+                continue
+            answered.add(tid)
+            with self._guarded(tid):
+                self._answer(tid, status)
+        self.injector.events.extendleft(reversed(again.items()))
+        self._deliver_kicks()
+        return bool(answered)
+
+    def _next_stop(self) -> tuple[int, int] | None:
+        if self.injector.events:
+            return self.injector.events.popleft()
+        return ptrace.wait_any()
+
+    @contextlib.contextmanager
+    def _guarded(self, tid: int) -> Iterator[None]:
+        """An error here is one program's end at most, and never a hang."""
+        try:
+            yield
+        except ProcessLookupError:
+            pass  # killed while we looked at it; its exit status follows
+        except EpcgroupError as error:
+            self._end(tid, str(error))
+        except Exception:
+            self._end(tid, f"internal error\n{traceback.format_exc()}")
+
+    def _end(self, tid: int, why: str) -> None:
+        task = self.tasks.get(tid)
+        self.world.log(f"task {tid} ({task.command if task else '?'}) is ended: {why}")
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(task.pid if task is not None else tid, signal.SIGKILL)
+
+    def start(self, task: Task, job: Job) -> None:
+        """Do the first slice of ``job`` now, the rest between other stops."""
+        if self._advance(task, job) is not None:
+            self._jobs.append((task, job))
+
+    def _run_jobs(self) -> bool:
+        progress = False
+        for entry in list(self._jobs):
+            got = self._advance(*entry)
+            if got is None:
+                self._jobs.remove(entry)
+            progress |= got is not False
+        return progress
+
+    def _advance(self, task: Task, job: Job) -> bool | None:
+        """One slice; whether it got anywhere, None at its end."""
+        if task.tid not in self.tasks:
+            job.close()  # killed meanwhile
+            return None
+        with self._guarded(task.tid):
+            return next(job, None)
+        return None
+
+    def _deliver_kicks(self) -> None:
+        while self.world.kicks:
+            tid, kick = self.world.kicks.popleft()
+            task = self.tasks.get(tid)
+            if task is None or task.kick is not kick:
+                continue
+            with contextlib.suppress(OSError):
+                ptrace.interrupt(tid)
+
+    # ---- stops ----------------------------------------------------------
+
+    def resume(self, task: Task, sig: int = 0) -> None:
+        """Let the kernel run ``task`` again, delivering ``sig`` if not 0."""
+        task.phase = Phase.RUNNING
+        if task.leaving:
+            attach.let_go(self, task, sig)
+        elif task.watched:
+            ptrace.syscall(task.tid, sig)
+        else:
+            ptrace.cont(task.tid, sig)
+
+    def resume_to_exit(self, task: Task, then: Callable[[Task], None]) -> None:
+        """Let the current system call finish, then call ``then`` at its exit."""
+        task.on_exit = then
+        task.phase = Phase.RUNNING
+        ptrace.syscall(task.tid)
+
+    def _answer(self, tid: int, status: int) -> None:
+        if not os.WIFSTOPPED(status):
+            self.life.gone(tid, status)
+            return
+        sig, event = (status >> 8) & 0xFF, status >> 16
+        task = self.tasks.get(tid)
+        if task is None:
+            # The first stop of a child may come before its parent's report.
+            self.life.early.add(tid)
+            return
+        if task.phase is Phase.BORN:
+            self.life.first_stop(task)
+            return
+        task.phase = Phase.STOPPED
+        if event != ptrace.EVENT_STOP:
+            # This stop answers a pending PTRACE_INTERRUPT as well; the fault will come again.
+            task.kick = None
+        if event in _NEW_TASK:
+            self.life.born(task, ptrace.geteventmsg(tid))
+            if task.on_exit is not None:  # somebody waits for the end of this very call
+                self.resume_to_exit(task, task.on_exit)
+            else:
+                self.resume(task)
+        elif event == ptrace.EVENT_EXEC:
+            self.life.execed(task)
+        elif event == ptrace.EVENT_EXIT:
+            threads.abandon(self.world, task)
+            self.resume(task)
+        elif event == ptrace.EVENT_SECCOMP:
+            syscalls.answer(self, task)
+        elif event == ptrace.EVENT_STOP:
+            self._event_stop(task, sig)
+        elif sig == _SIGTRAP_SYSCALL:
+            then, task.on_exit = task.on_exit, None
+            if then is not None:
+                then(task)
+            elif task.watched:
+                watched.syscall_stop(self, task)
+            else:
+                self.resume(task)
+        else:
+            faults.signal_stop(self, task, sig)
+        if task.on_stop is not None and event != ptrace.EVENT_STOP:
+            with contextlib.suppress(OSError):
+                ptrace.interrupt(task.tid)  # this stop has answered the request
+
+    def _event_stop(self, task: Task, sig: int) -> None:
+        if sig in _GROUP_STOPS and not task.leaving:
+            ptrace.listen(task.tid)
+        elif task.kick is not None:
+            kick, task.kick = task.kick, None
+            faults.kicked(self, task, kick)
+        elif task.on_stop is not None:
+            then, task.on_stop = task.on_stop, None
+            then(task)
+        else:
+            self.resume(task)
+
+    def release_closed(self) -> None:
+        """Release the enclaves whose device file nobody holds any more."""
+        for device in self.world.devices.closed():
+            self.world.release(device)
+
+    def kill_all(self) -> None:
+        """End every traced program, let those go that were only joined, and wait until all are gone."""
+        self.let_go()
+        self.run()
+        self.guard.end()
+
+    def let_go(self) -> None:
+        """The same without waiting: what is still traced afterwards is on its way out."""
+        for task in list(self.tasks.values()):
+            if task.watched and not attach.is_bound(self, task):
+                attach.leave(task)
+            else:
+                if task.tid == task.pid and task.pid in self.life.joined:
+                    self.life.joined.discard(task.pid)
+                    self.world.log(f"process {task.pid} ({task.command}) holds an SGX device and is ended")
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(task.pid, signal.SIGKILL)
+
+    # ---- help for the answers ----------------------------------------------
+
+    def inject(self, task: Task, nr: int, *args: int) -> int:
+        """Have the stopped ``task`` make a system call; OSError if it fails."""
+        return self.injector.inject(task.tid, nr, *args, syscall_insn=task.syscall_insn())
+
+    def ignore_again(self, task: Task, sig: int) -> None:
+        """The kernel forced ``sig`` and thereby forgot that the program ignores it."""
+        action = self.scratch(task, _SIG_IGN_ACTION)
+        with contextlib.suppress(OSError):
+            self.inject(task, _SYS_SIGACTION, sig, action, 0, 8)
+
+    def scratch(self, task: Task, data: bytes) -> int:
+        """Put ``data`` where the program's next system call can read it; its address.
+
+        The vDSO stub has room for it. Elsewhere the stack has: below the red
+        zone nothing is alive.
+        """
+        if task.vdso is not None and len(data) <= _SCRATCH:
+            place = task.vdso.end - PAGE_SIZE + task.tid * _SCRATCH % PAGE_SIZE
+            memory.poke_text(task.pid, place, data)
+            return place
+        below = ptrace.getregs(task.tid, ptrace.UserRegs()).rsp - 128 - len(data)
+        memory.write(task.pid, below, data)
+        return below

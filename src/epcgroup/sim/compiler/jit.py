@@ -1,0 +1,149 @@
+"""Machine code: made once for this processor, kept on disk, found again.
+
+The cache lives in a folder named after a hash of everything that can change the
+result (all sources of the engine and of its compiler, LLVM, Python, the
+processor): old machine code is never looked at. It is written beside its place and
+renamed, and carries its own checksum, so what a crash or a full disk left of it is not run.
+
+The folder is ``$EPCGROUP_CACHE_DIR`` or ``$XDG_CACHE_HOME/epcgroup`` or
+``~/.cache/epcgroup``; where none can be written, each process compiles.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from epcgroup.errors import MissingCapability
+
+try:
+    import llvmlite
+    from llvmlite import binding as llvm
+except ImportError as missing:
+    raise MissingCapability("simulation needs llvmlite: pip install 'epcgroup[sim]'") from missing
+
+from epcgroup.sim.compiler.compiler import Program
+from epcgroup.sim.compiler.dialect import Kind, Part
+
+F = TypeVar("F", bound=Callable[..., object])
+
+_SIM = Path(__file__).parents[1]
+#: What machine code is made of, below `sim`: a change in any of them makes it anew.
+SOURCES = (
+    *(f"compiler/{name}.py" for name in ("jit", "compiler", "dialect", "expressions")),
+    *(f"kernel/{name}.py" for name in ("columns", "tables", "lists", "reclaim", "charge", "background")),
+    *(f"kernel/{name}.py" for name in ("enclaves", "release", "trim", "replay", "quantum", "entry", "draw")),
+)
+_C: dict[str, Any] = {"int": ctypes.c_int64, "real": ctypes.c_double}
+_CHECKSUM = hashlib.sha256().digest_size
+
+
+def part(function: F) -> F:
+    """``function`` for use by other compiled functions only."""
+    return cast(F, Part(function))
+
+
+def _processor() -> tuple[str, str]:
+    """Name and features of this processor, as LLVM knows them."""
+    return llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
+
+
+def cache_dir() -> Path:
+    """The folder of this version's machine code."""
+    known = (llvmlite.__version__, llvm.llvm_version_info, sys.version, *_processor())
+    digest = hashlib.sha256(repr(known).encode())
+    for name in SOURCES:
+        digest.update((_SIM / name).read_bytes())
+    base = os.environ.get("EPCGROUP_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME")
+    root = Path(base) if base else Path.home() / ".cache"
+    return root / "epcgroup" / f"kernel-{digest.hexdigest()[:16]}"
+
+
+class Entry:
+    """A function that Python calls: machine code at its first call, without the interpreter's lock."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        kinds: tuple[Kind, ...],
+        *,
+        keep: bool = True,
+        tell: bool = True,
+    ) -> None:
+        self._function = function
+        self._kinds = kinds
+        self._keep = keep  # on disk
+        self._tell = tell  # the user, when it takes a while
+        self._engine: Any = None
+        self._call: Any = None
+
+    def __call__(self, *arguments: float) -> int:
+        """Integers, reals and addresses, in the order of the function's arguments."""
+        if self._call is None:
+            self.load()
+        return self._call(*arguments)  # type: ignore[no-any-return]
+
+    def load(self) -> None:
+        """Have the machine code ready, before it is called for the first time."""
+        self._call = self._load()
+
+    def _load(self) -> Any:
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        name, features = _processor()
+        target = llvm.Target.from_default_triple().create_target_machine(
+            cpu=name, features=features, opt=3, reloc="pic", codemodel="small", jit=True
+        )
+        own = hashlib.sha256(Path(self._function.__code__.co_filename).read_bytes()).hexdigest()
+        place = cache_dir() / f"{self._function.__name__}-{own[:8]}.o"
+        image = _read(place) if self._keep else None
+        if image is None:
+            if self._keep and self._tell:
+                print(
+                    "epcgroup: compiling the engine for this processor, once …", file=sys.stderr, flush=True
+                )
+            image = self._compile(target)
+            if self._keep:
+                _write(place, image)
+        self._engine = llvm.create_lljit_compiler(target)
+        symbol = self._function.__name__
+        library = llvm.JITLibraryBuilder().add_object_img(image).add_current_process()
+        library.export_symbol(symbol)
+        self._engine = library.link(self._engine, "epcgroup"), self._engine
+        kinds = [_C.get(kind.name, ctypes.c_void_p) for kind in self._kinds]
+        return ctypes.CFUNCTYPE(ctypes.c_int64, *kinds)(self._engine[0][symbol])
+
+    def _compile(self, target: Any) -> bytes:
+        module = llvm.parse_assembly(Program().entry(self._function, self._kinds))
+        module.triple = target.triple
+        module.data_layout = str(target.target_data)
+        options = llvm.create_pipeline_tuning_options(speed_level=3)
+        builder = llvm.create_pass_builder(target, options)
+        builder.getModulePassManager().run(module, builder)
+        return bytes(target.emit_object(module))
+
+
+def _read(place: Path) -> bytes | None:
+    try:
+        kept = place.read_bytes()
+    except OSError:
+        return None
+    image = kept[_CHECKSUM:]
+    return image if hashlib.sha256(image).digest() == kept[:_CHECKSUM] else None
+
+
+def _write(place: Path, image: bytes) -> None:
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=place.parent)
+        with os.fdopen(handle, "wb") as file:
+            file.write(hashlib.sha256(image).digest() + image)
+        Path(name).replace(place)
+    except OSError:
+        return  # no room to keep it: the next process compiles again
