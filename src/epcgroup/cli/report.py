@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
 import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from epcgroup.errors import BadInput
+from epcgroup.units import PAGE_SIZE
 
 if TYPE_CHECKING:
     from epcgroup.observe.study import Study
@@ -19,8 +22,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "report",
         help="what was limited, what it cost, who paid: of a run or a simulation, or of two",
-        description="Look back at what 'epcgroup sim -o DIR' wrote, at the directory of an 'epcgroup serve', "
-        "or at the file of 'epcgroup run --report json'.",
+        description="Look back at what 'epcgroup sim -o DIR' wrote (or has come to, while it runs), at the "
+        "directory of an 'epcgroup serve', or at the file of 'epcgroup run --report json'.",
     )
     parser.add_argument(
         "runs", metavar="RUN", type=Path, nargs="+", help="a directory or file; two to compare"
@@ -59,7 +62,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _is_simulation(path: Path) -> bool:
-    return (path / "summary.json").is_file()
+    return (path / "summary.json").is_file() and not _is_unfinished(path)
+
+
+def _is_unfinished(path: Path) -> bool:
+    from epcgroup.serve.sources.running import now_of
+
+    return now_of(path).is_file()
 
 
 def _study(path: Path, last: float | None) -> Study:
@@ -72,23 +81,35 @@ def _study(path: Path, last: float | None) -> Study:
         from epcgroup.serve.sources.simulated import snapshots
 
         return of_snapshots(str(path), snapshots(_simulation(path)))
+    if _is_unfinished(path):
+        return _so_far(path)
     history = path / "history" if path.is_dir() else path
     if not history.is_file():
         raise BadInput(
             f"{path}: neither a simulation's result, nor a server's directory, nor a report in JSON"
         )
     if history.read_bytes()[:6] == b"SQLite":
-        store = Store(history, read_only=True)
-        try:
+        with contextlib.closing(Store(history, read_only=True)) as store:
             kept = store.span()
             begin = 0.0 if last is None or kept is None else kept[1] - last
             return of_store(str(path), store, begin)
-        finally:
-            store.close()
     try:
         return of_snapshots(str(path), [codec.snapshot_from_json(json.loads(history.read_text()))])
     except (ValueError, OSError) as error:
         raise BadInput(f"{path}: no report in JSON: {error}") from error
+
+
+def _so_far(path: Path) -> Study:
+    """What a simulation without a result has come to."""
+    from epcgroup.observe.store import Store
+    from epcgroup.observe.study import of_store
+    from epcgroup.serve.sources import running
+
+    now = running.last_of(path)
+    state = "still running" if running.runs(path) else "ended before it had a result"
+    with contextlib.closing(Store(running.history_of(path), read_only=True)) as store:
+        study = of_store(f"{path} ({state}, {now.time_s:.1f} s virtual)", store)
+    return dataclasses.replace(study, policy=now.policy, epc=now.epc_pages * PAGE_SIZE, started=0.0)
 
 
 def _simulation(path: Path):  # type: ignore[no-untyped-def]  # a Result, which needs an extra
@@ -120,6 +141,7 @@ def _print(path: Path, study: Study) -> None:
 
         console.print(render(_simulation(path)))
     else:
+        print(printable(study.name))
         for course in study.limited:
             advice = course.advice()
             print(f"{printable(course.path)}: {advice.kind}: {printable(advice.why)}")

@@ -6,8 +6,13 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from epcgroup.cli.progress import Progress
+
+if TYPE_CHECKING:
+    from epcgroup.sim.result import Result
+    from epcgroup.sim.scenario import Scenario
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -19,7 +24,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "cgroup's usage. Ctrl-C shows the result so far. Needs the extra sim.",
     )
     parser.add_argument("scenario", metavar="SCENARIO", nargs="?", type=Path)
-    parser.add_argument("-o", "--output", metavar="DIR", type=Path, help="write the result there (Parquet)")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="DIR",
+        type=Path,
+        help="write the result there (Parquet); top, web and exporter follow it there (--sim DIR)",
+    )
     parser.add_argument("--plot", metavar="PNG", type=Path, help="draw it (needs the extra plot)")
     parser.add_argument("--json", action="store_true", help="print the summary and the tenants as JSON")
     parser.add_argument("--schema", action="store_true", help="print the JSON schema of a scenario")
@@ -45,12 +56,7 @@ def run(args: argparse.Namespace) -> int:
     from epcgroup.sim.scenario import read
 
     scenario = read(args.scenario)  # its faults come before the wait for the compiler
-    from epcgroup.sim.virtual import run as simulate
-
-    with Progress() as progress:
-        result = simulate(scenario, progress.update)
-    if args.output is not None:
-        result.write(args.output)
+    result = _simulated(scenario, args.output)
     if args.plot is not None:
         from epcgroup.sim.plot import plot
 
@@ -64,6 +70,21 @@ def run(args: argparse.Namespace) -> int:
 
         Console().print(render(result))
     return 130 if result.summary["interrupted"] else 0
+
+
+def _simulated(scenario: Scenario, output: Path | None) -> Result:
+    """Run it; with ``output``, others may follow it there, and the result is written there."""
+    from epcgroup.sim.virtual import run as simulate
+
+    with Progress() as progress:
+        if output is None:
+            return simulate(scenario, progress.update)
+        from epcgroup.serve.sources.running import published
+
+        with published(output, lambda words: print(f"epcgroup: {words}", file=sys.stderr)) as watch:
+            result = simulate(scenario, progress.update, watch)
+            result.write(output)
+        return result
 
 
 def _profiles() -> int:

@@ -1,4 +1,4 @@
-"""Which machine a view looks at: a server, a tree of files, or a simulation's result."""
+"""Which machine a view looks at: a server, a tree of files, or a simulation, running or over."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_dir(parser)
     parser.add_argument("--root", type=Path, metavar="DIR", help="a cgroup tree's files, a kernel's or ours")
     parser.add_argument(
-        "--sim", type=Path, metavar="DIR", help="what `epcgroup sim -o DIR` wrote, played again"
+        "--sim",
+        type=Path,
+        metavar="DIR",
+        help="a simulation, `epcgroup sim -o DIR`: followed while it runs, played again when it is over",
     )
 
 
@@ -51,8 +54,23 @@ def find(args: argparse.Namespace, *, play: bool = False) -> Source:
     return server
 
 
+def history_of(source: Source, args: argparse.Namespace) -> Path | None:
+    """Where somebody else keeps the history of that source; None: nobody does."""
+    from epcgroup.serve.sources import SocketSource, running
+
+    if isinstance(source, SocketSource):
+        return places_of(args).history
+    return running.history_of(args.sim) if isinstance(source, running.RunningSource) else None
+
+
 def _simulation(folder: Path, *, play: bool) -> Source:
+    from epcgroup.serve.sources import running
     from epcgroup.sim import require
+
+    if running.runs(folder):
+        return running.RunningSource(folder)
+    if running.now_of(folder).exists():
+        raise running.killed(folder)
 
     require()
     from epcgroup.serve.sources.simulated import SimSource

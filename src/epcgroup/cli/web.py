@@ -89,13 +89,11 @@ def token_of(file: Path | None) -> str | None:
 def _history(
     args: argparse.Namespace, source: Source
 ) -> Iterator[tuple[Callable[[], Store | None], Store | None]]:
-    """History to read, and a store for the hub to fill: the server's own, else one for as long as we run."""
-    from epcgroup.cli.served import places_of
+    """History to read, and a store for the hub to fill: one that is kept, else one for as long as we run."""
     from epcgroup.observe.store import Store
-    from epcgroup.serve.sources import SocketSource
 
-    if isinstance(source, SocketSource):
-        file = places_of(args).history
+    file = sources.history_of(source, args)
+    if file is not None:
         opened: list[Store] = []
 
         def kept() -> Store | None:

@@ -159,6 +159,11 @@ class Snapshot:
         """The moment in seconds since 1970, in virtual time since its beginning."""
         return self.started + self.time_s
 
+    @property
+    def virtual(self) -> bool:
+        """Whether its time is a simulation's."""
+        return not self.started
+
     def group(self, path: str) -> GroupView | None:
         """The group at ``path``, if there is one."""
         return next((group for group in self.groups if group.path == path), None)

@@ -113,7 +113,7 @@ def machine_line(snapshot: Snapshot) -> str:
     if len(snapshot.nodes) > 1:
         by_node = (f"{format_size(node.free * PAGE_SIZE)} on node {node.node}" for node in snapshot.nodes)
         state += f" ({', '.join(by_node)})"
-    return f"{state} · policy {snapshot.policy} · {snapshot.time_s:.1f} s"
+    return f"{state} · policy {snapshot.policy} · {snapshot.time_s:.1f} s{' virtual' * snapshot.virtual}"
 
 
 def plain_line(snapshot: Snapshot) -> str:

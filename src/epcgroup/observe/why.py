@@ -56,6 +56,7 @@ def ask(target: str, events: Sequence[Event], at: float | None, span: float, now
     Raises BadInput when nothing is known of it.
     """
     begin, end = (now - span, now) if at is None else (at - span, at + span)
+    begin = max(begin, 0.0)  # virtual time begins there
     if not target.isdecimal():
         path = "/" + "/".join(part for part in target.split("/") if part)
         return Question(None, path, begin, end)
@@ -203,7 +204,10 @@ def _changes(question: Question, events: Sequence[Event]) -> Iterator[str]:
 def _waiting(
     points: Sequence[Point],
 ) -> tuple[float | None, tuple[float, float] | None, int, int]:
-    """(share of the time some process waited, worst moment and its share, pages in, pages out)."""
+    """(share of the time some process waited, worst moment and its share, pages in, pages out).
+
+    A simulation tells only the time of all threads together: where nothing waited more, that.
+    """
     steps = [
         (before, after)
         for before, after in pairwise(points)
@@ -211,13 +215,19 @@ def _waiting(
     ]
     if not steps:
         return None, None, 0, 0
-    span = sum(after.at - before.at for before, after in steps)
-    waited = sum(after.some_s - before.some_s for before, after in steps)
-    shares = [(after.at, (after.some_s - before.some_s) / (after.at - before.at)) for before, after in steps]
+    told = any(after.some_s for _, after in steps)
+    waits = [
+        (after.some_s - before.some_s) if told else (after.stall_s - before.stall_s)
+        for before, after in steps
+    ]
+    spans = [after.at - before.at for before, after in steps]
+    shares = [
+        (after.at, min(wait / span, 1.0)) for (_, after), wait, span in zip(steps, waits, spans, strict=True)
+    ]
     worst = max(shares, key=lambda share: share[1])
     loaded = sum(after.pages_in - before.pages_in for before, after in steps)
     evicted = sum(after.pages_out - before.pages_out for before, after in steps)
-    return waited / span, (worst if worst[1] >= _SLOW else None), loaded, evicted
+    return min(sum(waits) / sum(spans), 1.0), (worst if worst[1] >= _SLOW else None), loaded, evicted
 
 
 def _percent(share: float) -> str:

@@ -22,25 +22,27 @@ SAMPLES = 2001  # odd, so that the last one stays; kept of a run whose scenario 
 _SAMPLED = (c.USAGE, c.PEAK, c.EVENTS, c.EVENTS_LOCAL, c.EVICTED, c.LOADED, c.FAULTS)
 _NAMES = ("usage", "peak", "events", "events_local", "evicted", "loaded", "faults")
 
+# A moment: when, _SAMPLED of each cgroup, what its tenants stalled (both by number), its limit.
+Sample = tuple[float, npt.NDArray[np.int64], npt.NDArray[np.int64], list[int | None]]
+
 
 class Recorder:
     """Keeps samples as arrays until the end."""
 
     def __init__(self, machine: CompiledMachine) -> None:
         self._machine = machine
-        self._samples: list[tuple[float, npt.NDArray[np.int64], npt.NDArray[np.int64], list[int | None]]] = []
+        self._samples: list[Sample] = []
         self._kept: dict[str, dict[str, int]] = {}
 
     def sample(self, now: float, tenants: Iterable[Running]) -> None:
-        """Every cgroup as it is now."""
-        machine = self._machine
+        """Keep every cgroup as it is now."""
         if self._samples and self._samples[-1][0] == now:
             self._samples.pop()
-        groups = len(machine.paths)
-        stall = np.zeros(groups, np.int64)
-        for tenant in tenants:
-            stall[tenant.group] += int(tenant.stall_ns)
-        self._samples.append((now, machine.cg[:groups, _SAMPLED].copy(), stall, list(machine.max_bytes)))
+        self._samples.append(self._taken(now, tenants))
+
+    def moment(self, now: float, tenants: Iterable[Running]) -> pl.DataFrame:
+        """Every cgroup as it is now, as a result's ``groups`` has it; nothing is kept."""
+        return self._frame([self._taken(now, tenants)])
 
     def thin(self) -> bool:
         """Drop every other sample if there are too many; whether it did."""
@@ -78,11 +80,18 @@ class Recorder:
             "failed": [t["tenant"] for t in tenants if t["status"] in ("refused", "sigbus", "disabled")],
             "interrupted": interrupted,
         }
-        return Result(frame, self._groups(), summary)
+        return Result(frame, self._frame(self._samples), summary)
 
-    def _groups(self) -> pl.DataFrame:
+    def _taken(self, now: float, tenants: Iterable[Running]) -> Sample:
+        machine = self._machine
+        groups = len(machine.paths)
+        stall = np.zeros(groups, np.int64)
+        for tenant in tenants:
+            stall[tenant.group] += int(tenant.stall_ns)
+        return now, machine.cg[:groups, _SAMPLED].copy(), stall, list(machine.max_bytes)
+
+    def _frame(self, samples: list[Sample]) -> pl.DataFrame:
         # One frame, not one a sample: a frame costs more than what is in it.
-        samples = self._samples
         counts = [len(numbers) for _, numbers, _, _ in samples]
         numbers = np.concatenate([sampled for _, sampled, _, _ in samples])
         limits = [limit for _, _, _, limits in samples for limit in limits]

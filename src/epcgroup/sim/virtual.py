@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from epcgroup.errors import NoEpc
 from epcgroup.sim.kernel import columns as c
@@ -29,11 +30,19 @@ from epcgroup.sim.threads import Crew, Thread
 from epcgroup.sim.traces.streams import Streams
 from epcgroup.sim.traces.trace import Trace
 
+if TYPE_CHECKING:
+    import polars as pl
+
 Progress = Callable[[float, int], None]
 """Called now and then with the share that is done and the accesses so far."""
 
+Watch = Callable[["Simulation"], None]
+"""Called after every quantum with the simulation, to look at it: `Simulation.now`, `Simulation.moment`."""
 
-def run(scenario: Scenario | Path | str, progress: Progress | None = None) -> Result:
+
+def run(
+    scenario: Scenario | Path | str, progress: Progress | None = None, watch: Watch | None = None
+) -> Result:
     """Run a scenario (or the file at a path, or TOML text) to its end.
 
     Ctrl-C ends it early: the result so far comes back, ``summary["interrupted"]`` is true.
@@ -42,7 +51,7 @@ def run(scenario: Scenario | Path | str, progress: Progress | None = None) -> Re
         scenario = read(scenario)
     elif isinstance(scenario, str):
         scenario = parse(scenario)
-    return Simulation(scenario, progress).run()
+    return Simulation(scenario, progress, watch).run()
 
 
 class Running:
@@ -80,7 +89,9 @@ class Running:
 class Simulation:
     """One run."""
 
-    def __init__(self, scenario: Scenario, progress: Progress | None = None) -> None:
+    def __init__(
+        self, scenario: Scenario, progress: Progress | None = None, watch: Watch | None = None
+    ) -> None:
         self.scenario = scenario
         self.machine = CompiledMachine(
             scenario.epc_pages, scenario.policy, sgx2=any(tenant.dynamic for tenant in scenario.tenants)
@@ -95,6 +106,7 @@ class Simulation:
         self._waiting = sorted(enumerate(scenario.tenants), key=lambda entry: entry[1].start)
         self._events = list(scenario.events)
         self._progress = progress
+        self._watch = watch
         self._total = sum(tenant.accesses * tenant.threads for tenant in scenario.tenants)
         traces = {tenant.trace: Streams(Trace(tenant.trace)) for tenant in scenario.tenants if tenant.trace}
         self._streams = {
@@ -114,11 +126,16 @@ class Simulation:
         interrupted = False
         try:
             while self.now < self.scenario.duration and self._quantum():
-                pass
+                if self._watch is not None:
+                    self._watch(self)
         except KeyboardInterrupt:
             interrupted = True
         self._recorder.sample(self.now, self.running.values())
         return self._recorder.result(self.scenario, self.running, self.now, interrupted)
+
+    def moment(self) -> pl.DataFrame:
+        """Every cgroup as it is now, as `Result.groups` has it."""
+        return self._recorder.moment(self.now, self.running.values())
 
     def _quantum(self) -> bool:
         while self._events and self._events[0].at <= self.now:

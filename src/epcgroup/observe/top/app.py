@@ -150,7 +150,9 @@ class Top(App[None]):
             f" {len(snapshot.groups):,} cgroups, {sum(not e.ended for e in snapshot.enclaves):,} enclaves",
             " · paused" if self.paused else "",
             f" · filter {self.selection.filter!r}" if self.selection.filter else "",
-            f" · {snapshot.policy} · {fitted(printable(self.source.name), 40).rstrip()}",
+            f" · {snapshot.policy}",
+            f" · {why.clock(snapshot.at)} virtual" if snapshot.virtual else "",
+            f" · {fitted(printable(self.source.name), 40).rstrip()}",
         ]
         bar = sparkline([used], 1, 1.0)
         style = "red" if used > 0.95 else "yellow" if used > 0.8 else "green"

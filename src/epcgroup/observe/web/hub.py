@@ -42,7 +42,6 @@ class Hub:
     """
 
     def __init__(self, source: Source, interval: float = INTERVAL_S, store: Store | None = None) -> None:
-        self.name = source.name
         self._source, self._interval, self._store = source, interval, store
         self._last = Look(0, None, "the machine has not been looked at yet")
         self._events: deque[tuple[int, Event]] = deque(maxlen=KEPT)
@@ -63,6 +62,11 @@ class Hub:
             self._thread.join(10)
         self._wake()
         self._source.close()
+
+    @property
+    def name(self) -> str:
+        """Which machine it is, as the source says now."""
+        return self._source.name
 
     @property
     def last(self) -> Look:

@@ -5,6 +5,7 @@
 `remote`     `SocketSource`   the machine of an `epcgroup serve`, by its control socket
 `files`      `FilesSource`    a kernel's misc.* files, or a mounted tree of ours
 `simulated`  `SimSource`      the result of a simulation, moment by moment (extra sim)
+`running`    `RunningSource`  a simulation that has no result yet, in another process
 ===========  ===============  ======================================================
 """
 

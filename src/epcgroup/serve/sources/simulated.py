@@ -22,18 +22,19 @@ _SUMMED = ("pages_in", "pages_out", "faults", "stall_s")
 
 def snapshots(result: Result) -> Iterator[Snapshot]:
     """Every sample of a run in its order; times are virtual."""
-    summary = result.summary
+    policy, epc_pages = result.summary["policy"], result.summary["epc_pages"]
     moment: list[dict[str, Any]] = []
     for row in result.groups.iter_rows(named=True):
         if moment and row["time_s"] != moment[0]["time_s"]:
-            yield _snapshot(summary, moment)
+            yield snapshot_of(moment, policy, epc_pages)
             moment = []
         moment.append(row)
     if moment:
-        yield _snapshot(summary, moment)
+        yield snapshot_of(moment, policy, epc_pages)
 
 
-def _snapshot(summary: dict[str, Any], rows: list[dict[str, Any]]) -> Snapshot:
+def snapshot_of(rows: list[dict[str, Any]], policy: str, epc_pages: int) -> Snapshot:
+    """One moment from the rows of `Result.groups` that are of it."""
     groups = _subtrees(
         {
             row["cgroup"]: GroupView(
@@ -54,9 +55,9 @@ def _snapshot(summary: dict[str, Any], rows: list[dict[str, Any]]) -> Snapshot:
     used = groups[0].current // PAGE_SIZE if groups and groups[0].path == "/" else 0
     return Snapshot(
         time_s=rows[0]["time_s"],
-        policy=summary["policy"],
-        epc_pages=summary["epc_pages"],
-        free_pages=summary["epc_pages"] - used,
+        policy=policy,
+        epc_pages=epc_pages,
+        free_pages=epc_pages - used,
         groups=groups,
         knows=_KNOWS,
     )

@@ -36,7 +36,8 @@ function paint() {
 
 function facts() {
   const { head, used, capacity } = machine, group = machine.groups.get(chosen);
-  at("machine").textContent = `${shown(head.name)} · policy ${shown(head.policy)}`;
+  const virtual = head.started ? "" : ` · ${clock(head.at)} of virtual time`;
+  at("machine").textContent = `${shown(head.name)} · policy ${shown(head.policy)}${virtual}`;
   at("fill").value = capacity ? used / capacity : 0;
   at("total").textContent = `${size(used)} of ${size(capacity)} EPC in use`;
   document.title = `${size(used)} of ${size(capacity)} – epcgroup`;

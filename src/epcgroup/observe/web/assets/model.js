@@ -79,8 +79,9 @@ export function size(bytes) {
   return String(bytes);
 }
 
-// A moment on a clock of 24 hours; on a day that is not today, with the day.
+// A moment on a clock of 24 hours; on a day that is not today, with the day. Virtual time has no clock: seconds.
 export function clock(at, seconds = true) {
+  if (at < 1e8) return `${at.toFixed(at < 10 ? 3 : at < 1000 ? 1 : 0)} s`;
   const time = new Date(at * 1000), two = number => String(number).padStart(2, "0");
   const text = `${two(time.getHours())}:${two(time.getMinutes())}` + (seconds ? `:${two(time.getSeconds())}` : "");
   const day = `${two(time.getMonth() + 1)}-${two(time.getDate())}`;
