@@ -30,7 +30,8 @@ def _leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
         shared = {path for path in Path("/dev/shm").iterdir() if "epc" in path.name or "sgx" in path.name}
         devices = {path for path in Path("/dev").iterdir() if "sgx" in path.name}
         mounts = Path("/proc/self/mounts").read_text().splitlines()
-        return {str(path) for path in [*tmp_path.iterdir(), *shared, *devices]}, set(mounts)
+        ours = {mount for mount in mounts if str(tmp_path) in mount}
+        return {str(path) for path in [*tmp_path.iterdir(), *shared, *devices]}, ours
 
     before = traces()
     yield

@@ -145,11 +145,23 @@ class Tracer:
         try:
             yield
         except ProcessLookupError:
-            pass  # killed while we looked at it; its exit status follows
+            if self._is_left_stopped(tid):  # it was somebody else who was not found
+                self._end(tid, f"internal error\n{traceback.format_exc()}")
+            # else killed while we looked at it; its exit status follows
         except EpcgroupError as error:
             self._end(tid, str(error))
         except Exception:
             self._end(tid, f"internal error\n{traceback.format_exc()}")
+
+    def _is_left_stopped(self, tid: int) -> bool:
+        """Whether it is alive, and nobody will resume it."""
+        task = self.tasks.get(tid)
+        if task is None or task.phase is not Phase.STOPPED:
+            return False
+        with contextlib.suppress(OSError):
+            ptrace.syscall_op(tid)
+            return True
+        return False
 
     def _end(self, tid: int, why: str) -> None:
         task = self.tasks.get(tid)
