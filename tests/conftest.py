@@ -9,6 +9,8 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
+import signal
+import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
 
@@ -19,12 +21,22 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Cheap and telling first.
 ORDER = tuple(
-    f"tests/{name}" for name in ("unit", "property", "conformance", "fuzz", "e2e", "soak", "contract")
+    f"tests/{name}" for name in ("unit", "property", "conformance", "sim", "fuzz", "e2e", "soak", "contract")
 )
 
 settings.register_profile("epcgroup", deadline=None, print_blob=True)
 settings.register_profile("ci", settings.get_profile("epcgroup"), derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "epcgroup")
+
+
+def pytest_configure() -> None:
+    """The same surroundings for the programs that tests start, wherever the suite is started from."""
+    # A background job of a script ignores SIGINT, and so would whatever is to be interrupted.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Containers set this; each of a thousand interpreters would then compile all of epcgroup for itself.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
 
 
 # -- order -------------------------------------------------------------------

@@ -56,11 +56,16 @@ def test_permissions_and_processes_keep_the_invariants(program: str) -> None:
     assert set(ended.cases.values()) == {"ok"}, f"{ended.output}\n{ended.errors[-3000:]}"
 
 
-@pytest.mark.parametrize("what", BREAKS)
-def test_a_broken_invariant_ends_the_machine(what: str) -> None:
+@pytest.mark.parametrize(
+    ("what", "way"), [*((what, "option") for what in BREAKS), (next(iter(BREAKS)), "environment")]
+)
+def test_a_broken_invariant_ends_the_machine(what: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One line names the invariant, the command is killed, the status is that of a bug."""
     breaking, name = BREAKS[what]
-    words = command("load", "hold", 60, epc=128, limit=40, options=("--paranoid",))
+    if way == "environment":
+        monkeypatch.setenv("EPCGROUP_PARANOID", "1")
+    options = ("--paranoid",) if way == "option" else ()
+    words = command("load", "hold", 60, epc=128, limit=40, options=options)
     script = f"import sys\n{breaking}\nfrom epcgroup.cli.main import main\nsys.exit(main(sys.argv[1:]))"
     done = subprocess.run(
         [sys.executable, "-c", script, *words[1:]], capture_output=True, text=True, timeout=60, check=False,

@@ -77,7 +77,7 @@ class Supervisor:
 
         ``inject``: faults to have, "enomem=0.01", "tamper@5" … (see driver.inject).
         ``paranoid``: check every invariant after every operation; ``run`` raises
-        InternalError at the first that does not hold.
+        InternalError at the first that does not hold. So does EPCGROUP_PARANOID=1 in the environment.
         ``enclu``: "fast" enters and leaves enclaves without a trap where the
         processor allows it, "trap" never does.
         ``page_service``: "python", "compiled" (needs llvmlite and libcrypto), or "auto": compiled
@@ -114,6 +114,7 @@ class Supervisor:
         if enclu not in ("fast", "trap"):
             raise BadInput(f"enclu={enclu!r}: must be fast or trap")
         self.world.fast = enclu == "fast" and fastpath.supported()
+        paranoid = paranoid or bool(os.environ.get("EPCGROUP_PARANOID"))
         self.world.express = Express(self.world, "python" if paranoid else page_service)
         self.world.tracer_thread = threading.get_ident()
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)

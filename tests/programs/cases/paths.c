@@ -388,13 +388,14 @@ static void evicted_between_entries(void)
 
 static void many(void)
 {
-	static struct enclave e[16];
+	enum { ENCLAVES = 8, THREADS = 64 };
+	static struct enclave e[ENCLAVES];
 
-	for (int i = 0; i < 16; i++)
-		e[i] = load((struct spec){ .threads = MAX_THREADS });
+	for (int i = 0; i < ENCLAVES; i++)
+		e[i] = load((struct spec){ .threads = THREADS });
 	for (int round = 0; round < 2; round++)
-		for (int i = 0; i < 16; i++)
-			for (unsigned t = 0; t < MAX_THREADS; t++) {
+		for (int i = 0; i < ENCLAVES; i++)
+			for (unsigned t = 0; t < THREADS; t++) {
 				struct call *c = by_vdso(&e[i], t);
 
 				warm(c);
