@@ -25,7 +25,7 @@ def state_of(pid: int) -> str:
         return ""
 
 
-def wait_until_gone(pids: list[int], seconds: float = 5) -> dict[int, str]:
+def wait_until_gone(pids: list[int], seconds: float = 60) -> dict[int, str]:
     """Those that are still there afterwards, with their states; zombies are as good as gone."""
     deadline = time.monotonic() + seconds
     left = dict.fromkeys(pids, "?")

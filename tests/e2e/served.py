@@ -59,11 +59,11 @@ class Served:
     def stop(self, number: int = signal.SIGTERM) -> tuple[int, str]:
         """End the server; its status and what it said."""
         self.process.send_signal(number)
-        _, errors = self.process.communicate(timeout=30)
+        _, errors = self.process.communicate(timeout=90)
         return self.process.returncode, errors
 
 
-def eventually(what: object, seconds: float = 10) -> None:
+def eventually(what: object, seconds: float = 60) -> None:
     """Wait until ``what()`` is true."""
     end = time.monotonic() + seconds
     while not what():  # type: ignore[operator]

@@ -75,6 +75,7 @@ def touch(attack: str | None, changes: int, *where: str) -> Ended:
     return ended
 
 
+@pytest.mark.usefixtures("enclu")
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_attacked_ciphertext_is_a_sigbus_outside(attack: str) -> None:
     """The host's own access to the page kills it: never zeros, never old contents."""
@@ -83,6 +84,7 @@ def test_attacked_ciphertext_is_a_sigbus_outside(attack: str) -> None:
     assert f"page {PAGE_INDEX:#x} cannot be loaded" in ended.errors
 
 
+@pytest.mark.usefixtures("enclu")
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_attacked_ciphertext_is_an_exception_inside(attack: str) -> None:
     """Inside, the vDSO call returns with a page fault at that page."""
@@ -93,6 +95,7 @@ def test_attacked_ciphertext_is_an_exception_inside(attack: str) -> None:
     assert f"page {PAGE_INDEX:#x} cannot be loaded" in ended.errors
 
 
+@pytest.mark.usefixtures("enclu")
 @pytest.mark.parametrize("changes", ATTACKS.values())
 @pytest.mark.parametrize("where", [(), ("outside",)], ids=["inside", "outside"])
 def test_without_an_attack_the_same_run_is_right(changes: int, where: tuple[str, ...]) -> None:

@@ -20,7 +20,7 @@ import pytest
 from tests.e2e.machine import NEEDS, PAGE, command, run, started
 from tests.e2e.processes import tree
 
-pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.usefixtures("enclu"), pytest.mark.timeout(180)]
 
 NAME = "/memfd:/dev/sgx_enclave"
 BLOCK = 512  # bytes in a block of st_blocks, whatever the file system
@@ -53,33 +53,34 @@ def standing_still(pid: int) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
-def watch(process: subprocess.Popen[str], seconds: float) -> list[int]:
-    """Resident pages, sampled until the process ends or the time is over."""
+def watch(process: subprocess.Popen[str], bound: int) -> int:
+    """The most resident pages of a few hundred samples with more than half of ``bound``.
+
+    Fewer would prove nothing; so this waits for them.
+    """
     samples = []
-    end = time.monotonic() + seconds
-    while process.poll() is None and time.monotonic() < end:
+    end = time.monotonic() + 90
+    while sum(sample > bound // 2 for sample in samples) < 300:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, f"too little was resident in most of {len(samples)} samples"
         with standing_still(process.pid):
             samples.append(resident(process.pid))
         time.sleep(0.002)
-    return samples
+    return max(samples)
 
 
 @pytest.mark.parametrize(("epc", "limit"), [(64, None), (512, None), (1024, 100)])
 def test_resident_pages_never_exceed_the_epc_nor_the_limit(epc: int, limit: int | None) -> None:
-    with started(command("load", "hold", 1500, epc=epc, limit=limit)) as process:
-        samples = watch(process, 6)
-        assert process.poll() is None, process.communicate()
     bound = min(epc, limit or epc)
-    assert max(samples) <= bound
-    assert max(samples) > bound // 2, "hardly anything was resident: the test proves nothing"
+    with started(command("load", "hold", 1500, epc=epc, limit=limit)) as process:
+        assert watch(process, bound) <= bound
 
 
 def test_several_enclaves_share_one_epc() -> None:
-    script = "{0} hold 300 & {0} hold 300 & {0} hold 300 & sleep 4; kill %1 %2 %3".format("$LOAD")
+    script = "{0} hold 300 & {0} hold 300 & {0} hold 300 & wait".format("$LOAD")
     load = command("load", epc=1)[-1]
     with started(command("env", f"LOAD={load}", "bash", "-c", script, epc=200)) as process:
-        samples = watch(process, 10)
-    assert 100 < max(samples) <= 200
+        assert watch(process, 200) <= 200
 
 
 def final_report(path: Path) -> dict[str, Any]:
@@ -116,7 +117,7 @@ def test_usage_is_zero_after_kill_9_of_the_target(tmp_path: Path) -> None:
         assert process.stdout.readline() == "ready\n"
         (target,) = [pid for pid in tree(process.pid) if pid != process.pid]
         os.kill(target, signal.SIGKILL)
-        assert process.wait(20) == -signal.SIGKILL
+        assert process.wait(60) == -signal.SIGKILL
         expect_all_given_back(final_report(file))
 
 
@@ -128,10 +129,10 @@ def test_close_and_munmap_give_the_pages_back_at_once(tmp_path: Path) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         assert process.stdout.readline() == "closed\n"
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while resident(process.pid) and time.monotonic() < deadline:
             time.sleep(0.02)
         assert resident(process.pid) == 0
-        process.communicate("\n", timeout=20)
+        process.communicate("\n", timeout=60)
         assert process.returncode == 0
         expect_all_given_back(final_report(file))

@@ -8,6 +8,7 @@ import pytest
 from tests.e2e.machine import NEEDS, Ended, run
 
 pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(120)]
+both_ways = pytest.mark.usefixtures("enclu")
 
 SEED, OTHER = "000102030405060708090a0b0c0d0e0f", "ff" * 16
 
@@ -24,6 +25,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@both_ways
 def test_two_runs_derive_the_same_sealing_key(state: Path) -> None:
     first = seal().output
     assert len(first) == 33
@@ -31,6 +33,7 @@ def test_two_runs_derive_the_same_sealing_key(state: Path) -> None:
     assert seal().output == first
 
 
+@both_ways
 def test_another_machine_derives_another_key(state: Path) -> None:
     first = seal().output
     (state / "epcgroup" / "root.key").unlink()

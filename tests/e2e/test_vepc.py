@@ -71,10 +71,11 @@ def test_a_guest_gets_a_sigbus_when_the_machine_is_full() -> None:
     expect_guests(ended, 64)
 
 
+@pytest.mark.usefixtures("enclu")
 @POLICIES
 def test_an_enclave_pages_so_that_a_guest_of_its_group_gets_its_pages(policy: str) -> None:
     """The guest's own are never taken: the enclave is left with what the limit has beyond them."""
-    script = f"'{programs()}/load' hold 80 & sleep 2; '{programs()}/vepc' hold 50; kill %1; wait"
+    script = f"exec 3< <(exec '{programs()}/load' hold 80); read -u 3; '{programs()}/vepc' hold 50; kill $!"
     ended = run("bash", "-c", script, epc=256, limit=100, policy=policy)
     assert "50 pages\n" in ended.output, ended.errors
     expect_guests(ended, 50)
@@ -95,9 +96,9 @@ def test_a_lowered_limit_does_not_disturb_a_guest_that_has_its_pages(policy: str
 
 def test_a_killed_monitor_gives_everything_back(tmp_path: Path) -> None:
     file = tmp_path / "report.json"
-    script = f"'{programs()}/vepc' hold 30 wait & sleep 1; kill -9 %1; wait"
+    script = f"exec 3< <(exec '{programs()}/vepc' hold 30 wait); read -u 3; echo $REPLY; kill -9 $!"
     options = ("--report", "json", "--report-file", str(file))
     with started(command("bash", "-c", script, epc=64, options=options), stdin=subprocess.PIPE) as process:
-        output, errors = process.communicate(timeout=30)
+        output, errors = process.communicate(timeout=60)
     assert "30 pages" in output, errors
     expect_all_given_back(json.loads(file.read_text()))

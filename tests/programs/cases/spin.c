@@ -1,17 +1,25 @@
-/* `spin WHAT [SECONDS]`: surprise an enclave by WHAT, then compute in it for SECONDS (5) without leaving.
+/* `spin WHAT [SECONDS]`: surprise an enclave by WHAT, then compute in it for SECONDS (5) of the thread's own time,
+ * however busy the machine is, without leaving.
  *
  * ud2: an instruction that is #UD (stepped over by a nested entry, then resumed);
  * gp: an ENCLU leaf that is #GP; leaf: an EGETKEY that ends with an error; nothing. */
 #include <pthread.h>
+#include <time.h>
 #include "check.h"
 
 static volatile u64 count, stop;
-static unsigned seconds = 5;
+static double seconds = 5;
 
-static void *stopper(void *unused)
+static void *stopper(void *spinner)
 {
-	(void)unused;
-	sleep(seconds);
+	struct timespec used;
+	clockid_t clock;
+
+	CHECK(!pthread_getcpuclockid(*(pthread_t *)spinner, &clock), "pthread_getcpuclockid");
+	do {
+		usleep(20000);
+		CHECK(!clock_gettime(clock, &used), "clock_gettime");
+	} while (used.tv_sec + used.tv_nsec * 1e-9 < seconds);
 	stop = 1;
 	return NULL;
 }
@@ -22,11 +30,11 @@ int main(int argc, char **argv)
 	struct call *c = by_vdso(&e, 0), *nested = by_vdso(&e, 0);
 	const char *what = argc > 1 ? argv[1] : "nothing";
 	u8 request[512] = { [0] = 99 }, key[16];
-	pthread_t thread;
+	pthread_t thread, self = pthread_self();
 
 	if (argc > 2)
-		seconds = atoi(argv[2]);
-	pthread_create(&thread, NULL, stopper, NULL);
+		seconds = atof(argv[2]);
+	pthread_create(&thread, NULL, stopper, &self);
 	if (!strcmp(what, "ud2")) {
 		u64 rip = gprsgx_address(&e, 0, 0) + SSA_RIP;
 
