@@ -14,8 +14,8 @@ from epcgroup.live.enclave.spin import PATIENCE
 pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(120)]
 
 TOLD = (
-    r"^epcgroup: thread (\d+) of process \1 \(spin\) has computed for {patience:g} s in enclave 1 without leaving it, "
-    r"since {what} at 0x[0-9a-f]+ was answered by {answer}; "
+    r"^epcgroup: thread (\d+) of process \1 \(spin\) has computed for {patience:g} s in enclave 1 "
+    r"without leaving it, since {what} at 0x[0-9a-f]+ was answered by {answer}; "
 )
 SURPRISES = {
     "ud2": ("the instruction", "#UD"),
