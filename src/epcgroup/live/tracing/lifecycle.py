@@ -3,13 +3,21 @@
 What a thread shares with its parent and what it gets anew follows the kernel:
 CLONE_VM shares the mm, fork copies it, exec leaves it. A task's first stop may be
 reported before its parent's event: whichever comes second begins its life here.
+
+The parent's event may never come. A thread that is killed (or whose process exits or
+execs in another thread) while it waits at its report goes on to its exit, and the
+report is void; the child is there, traced, and stopped for as long as nobody knows it.
+A new thread shares that fate and only has to be let go (`unknown`). A new process
+lives on: it is looked for when its parent stops for the last time (`going`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
+import threading
 from typing import TYPE_CHECKING
 
 from epcgroup.errors import Refused
@@ -25,6 +33,10 @@ from epcgroup.observe.model import KILLED
 if TYPE_CHECKING:
     from epcgroup.epc import Caller
     from epcgroup.live.tracing.tracer import Tracer
+
+
+#: Calls that make tasks: clone, fork, vfork, clone3; clone, fork, vfork of 32-bit programs.
+_BIRTHS = {56, 57, 58, 435, 120, 2, 190}
 
 
 def _signal_name(number: int) -> str:
@@ -61,10 +73,38 @@ class Lifecycle:
         self._world.tasks[pid] = task
         return task
 
+    def unknown(self, tid: int, event: int) -> None:
+        """A task has stopped that no parent has reported yet."""
+        if event == ptrace.EVENT_EXIT:  # killed before it ran, maybe together with its parent
+            self.early.discard(tid)
+            ptrace.cont(tid)
+        else:
+            self.early.add(tid)
+
+    def going(self, task: Task) -> None:
+        """``task`` stops for the last time: children that it could not report begin their life now."""
+        if ptrace.getregs(task.tid).orig_rax not in _BIRTHS:
+            return
+        found = procfs.children(task.pid, task.tid)
+        with contextlib.suppress(OSError, KeyError):
+            above = int(procfs.status(task.pid)["PPid"])
+            for tid in procfs.tasks(above):  # CLONE_PARENT
+                found += procfs.children(above, tid)
+        for tid in found:
+            self.born(task, tid)
+
     def born(self, parent: Task, tid: int) -> None:
-        """``parent`` reports its new task ``tid``."""
-        pid = procfs.tgid(tid)
-        shares = procfs.same_mm(parent.tid, tid)
+        """``parent`` reports its new task ``tid``.
+
+        It may be known from `going`; or have been killed before it ran, and have ended for us.
+        """
+        try:
+            status = procfs.status(tid)
+        except OSError:
+            return
+        if tid in self._world.tasks or int(status["TracerPid"]) != threading.get_native_id():
+            return
+        pid, shares = int(status["Tgid"]), procfs.same_mm(parent.tid, tid)
         space = parent.mm if shares else parent.mm.forked(pid)
         space.users.add(tid)
         with self._world.lock:  # whoever moves the parent finds this task, or has moved it already
@@ -127,7 +167,9 @@ class Lifecycle:
 
     def execed(self, task: Task) -> None:
         """A new image: the old mm is left, the new one prepared at the exit of the execve."""
-        former = ptrace.geteventmsg(task.tid)
+        former = ptrace.reported(task.tid, ptrace.EVENT_EXEC)
+        if former is None:
+            return  # killed since
         if former != task.tid and former in self._world.tasks:
             # A thread that is not the leader execs: it takes over the leader's id.
             task = self._replace(self._world.tasks.pop(former), task)
@@ -161,6 +203,10 @@ class Lifecycle:
             return
         if tid == task.pid:
             self.statuses[tid] = status
+            for other in [other for other in task.mm.users if other != tid]:
+                peer = self._world.tasks.get(other)
+                if peer is not None and peer.pid == tid:  # killed in its exec, which nobody has seen
+                    self.forget(peer)
             if os.WIFSIGNALED(status):
                 with self._world.lock:
                     self._world.tell(

@@ -99,6 +99,14 @@ def tasks(pid: int) -> list[int]:
     return [int(name) for name in os.listdir(f"/proc/{pid}/task")]  # noqa: PTH208 (faster)
 
 
+def children(pid: int, tid: int) -> list[int]:
+    """Processes whose parent is thread ``tid`` of ``pid``; none where the kernel does not tell."""
+    try:
+        return [int(word) for word in Path(f"/proc/{pid}/task/{tid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
 def status(tid: int) -> dict[str, str]:
     """/proc/TID/status: field name → text."""
     with Path(f"/proc/{tid}/status").open() as file:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import signal
 import struct
 
 # Requests (linux/ptrace.h, asm/ptrace-abi.h).
@@ -56,6 +57,7 @@ _REGISTERS = (
     "orig_rax", "rip", "cs", "eflags", "rsp", "ss", "fs_base", "gs_base", "ds", "es", "fs", "gs",
 )  # fmt: skip
 _ENTRY = struct.Struct("<B3xI16xQ")  # struct ptrace_syscall_info: op, arch, entry.nr
+_SI_CODE = struct.Struct("<8xi")  # siginfo_t
 _AUDIT_ARCH_X86_64 = 0xC000003E
 _XSTATE_MAX = 1 << 14  # AMX tiles included
 _SIGINFO_SIZE = 128
@@ -248,6 +250,16 @@ def geteventmsg(tid: int) -> int:
     if _ptrace(_GETEVENTMSG, tid, None, _word_at) < 0:
         raise _fail(tid)
     return _word.value
+
+
+def reported(tid: int, event: int) -> int | None:
+    """The tid that a thread reports at ``event`` (FORK, VFORK, CLONE, EXEC); None: it has left that stop.
+
+    Only a kill makes it leave. The message is then that of its last stop, an exit status.
+    """
+    message = geteventmsg(tid)
+    code = _SI_CODE.unpack_from(getsiginfo(tid))[0]
+    return message if code == event << 8 | signal.SIGTRAP else None
 
 
 def syscall_op(tid: int) -> int:

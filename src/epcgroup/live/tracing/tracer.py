@@ -226,8 +226,7 @@ class Tracer:
         sig, event = (status >> 8) & 0xFF, status >> 16
         task = self.tasks.get(tid)
         if task is None:
-            # The first stop of a child may come before its parent's report.
-            self.life.early.add(tid)
+            self.life.unknown(tid, event)
             return
         if task.phase is Phase.BORN:
             self.life.first_stop(task)
@@ -237,7 +236,10 @@ class Tracer:
             # This stop answers a pending PTRACE_INTERRUPT as well; the fault will come again.
             task.kick = None
         if event in _NEW_TASK:
-            self.life.born(task, ptrace.geteventmsg(tid))
+            child = ptrace.reported(tid, event)
+            if child is None:
+                return  # killed since; its last stop follows
+            self.life.born(task, child)
             if task.on_exit is not None:  # somebody waits for the end of this very call
                 self.resume_to_exit(task, task.on_exit)
             else:
@@ -245,6 +247,7 @@ class Tracer:
         elif event == ptrace.EVENT_EXEC:
             self.life.execed(task)
         elif event == ptrace.EVENT_EXIT:
+            self.life.going(task)
             threads.abandon(self.world, task)
             self.resume(task)
         elif event == ptrace.EVENT_SECCOMP:

@@ -1,0 +1,145 @@
+"""A child whose parent is killed while it reports the birth is not forgotten; nor is a thread killed in exec.
+
+The kernel takes such a report back, sometimes after we have seen it. Both are brought about here:
+the parent is killed as soon as the kernel has its report, and that is kept from the tracer or not.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from tests.e2e.machine import NEEDS
+
+from epcgroup.live import Supervisor
+from epcgroup.live.tracing import procfs, ptrace
+
+pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(60)]
+
+Stop = tuple[int, int] | None
+FORK = "os.fork()"
+#: The child's parent is then the parent of who makes it, as `runc` does it.
+CLONE_PARENT = "ctypes.CDLL(None).syscall(56, 0x8000 | 17, 0, 0, 0, 0)"
+THREAD = "_thread.start_new_thread(time.sleep, (9,)) and 0"
+PROGRAM = """
+import _thread, ctypes, os, sys, time
+if {make} == 0:
+    time.sleep(0.2)
+    os.write(1, b"the child lives")
+    os._exit(0)
+time.sleep(9)
+"""
+
+
+def killed(pid: int) -> None:
+    """Kill a process that waits at a report, and wait until the thread has left that stop."""
+    info = ptrace.getsiginfo(pid)
+    os.kill(pid, signal.SIGKILL)
+    while True:
+        try:
+            if ptrace.getsiginfo(pid) != info:
+                return
+        except ProcessLookupError:
+            pass  # on its way
+
+
+class Reports:
+    """Stands between kernel and tracer: parents are killed at their first report of a birth."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, seen: bool = True) -> None:
+        self._wait, self._seen, self.met = ptrace.wait_any, seen, False
+        monkeypatch.setattr(ptrace, "wait_any", self.next)
+
+    def next(self) -> Stop:
+        stop = self._wait()
+        if self.met or stop is None or not self.wanted(*stop):
+            return stop
+        self.met = True
+        return self.birth(stop)
+
+    def wanted(self, _tid: int, status: int) -> bool:
+        """Whether this is what the parent is killed at."""
+        return status >> 16 in (ptrace.EVENT_FORK, ptrace.EVENT_CLONE)
+
+    def birth(self, stop: tuple[int, int]) -> Stop:
+        """What the tracer gets in the place of the report."""
+        killed(stop[0])
+        return stop if self._seen else self._wait()
+
+
+class ChildFirst(Reports):
+    """The child is killed, and its end seen, before its parent's report is."""
+
+    late: Stop = None
+    child = 0
+
+    def next(self) -> Stop:
+        if self.late is not None and procfs.tracer_of(self.child) == 0:
+            stop, self.late = self.late, None
+            return stop
+        return super().next()
+
+    def birth(self, stop: tuple[int, int]) -> Stop:
+        self.late, self.child = stop, ptrace.geteventmsg(stop[0])
+        os.kill(self.child, signal.SIGKILL)
+        return self._wait()
+
+
+class ExecOfThread(Reports):
+    """The one that is killed has become another program, not in its first thread."""
+
+    def wanted(self, tid: int, status: int) -> bool:
+        return status >> 16 == ptrace.EVENT_EXEC and ptrace.geteventmsg(tid) != tid
+
+
+def run(program: str, reports: Reports, tmp_path: Path) -> str:
+    """Run a Python program; what it said."""
+    output, log = tmp_path / "output", io.StringIO()
+    with output.open("wb") as file, Supervisor(16, log=log) as machine:
+        machine.spawn([sys.executable, "-S", "-E", "-c", program], stdout=file.fileno())
+        machine.run()
+    assert reports.met, "the moment did not come"
+    assert "internal error" not in log.getvalue(), log.getvalue()
+    return output.read_text()
+
+
+SEEN = pytest.mark.parametrize("seen", [True, False], ids=["seen", "unseen"])
+
+
+@SEEN
+@pytest.mark.parametrize("make", [FORK, CLONE_PARENT], ids=["fork", "clone_parent"])
+def test_a_child_lives_though_its_parent_was_killed_before_it_could_report_it(
+    make: str, seen: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    reports = Reports(monkeypatch, seen=seen)
+    assert run(PROGRAM.format(make=make), reports, tmp_path) == "the child lives"
+
+
+@SEEN
+def test_a_process_ends_though_it_was_killed_before_it_could_report_a_thread(
+    seen: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The thread that nobody knew kept the process from ending, and who waited for that waited for ever."""
+    assert run(PROGRAM.format(make=THREAD), Reports(monkeypatch, seen=seen), tmp_path) == ""
+
+
+def test_a_parent_goes_on_though_its_child_was_killed_before_it_reported_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = "import os\nos.wait() if os.fork() else 0\nos.write(1, b'on')"
+    assert run(program, ChildFirst(monkeypatch), tmp_path) == "on"
+
+
+@SEEN
+def test_a_process_ends_though_it_was_killed_before_its_thread_could_report_an_exec(
+    seen: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The thread is gone then, under a number of which no end is told; a machine waits for the end of all."""
+    program = (
+        "import _thread, os, time\n_thread.start_new_thread(os.execv, ('/bin/true', ['true']))\ntime.sleep(9)"
+    )
+    assert run(program, ExecOfThread(monkeypatch, seen=seen), tmp_path) == ""
