@@ -79,6 +79,8 @@ def augment(epc: Epc, caller: Caller, enclave: Enclave, index: int) -> EpcPage:
 
 
 def _augment(epc: Epc, caller: Caller, enclave: Enclave, index: int) -> EpcPage:
+    if enclave.secs is not None and not va_due(enclave):
+        return place_new(epc, enclave, index, [allocate_one(epc, caller)])
     rest = _secs_and(epc, caller, enclave, 1 + va_due(enclave)) if enclave.secs is None else []
     if rest:
         return place_new(epc, enclave, index, rest)

@@ -3,11 +3,10 @@
 An enclave that grows executes EACCEPT and EMODPE tens of thousands of times, each a #UD
 that stops the thread for the tracer: 100 µs. They need us (pages appear, permissions
 change), but not the thread's registers. So where the code is known (`fastpath.sites`), a
-stub executes ``int $0x80`` with a number that no system call has, and a seccomp filter
-turns that into a notification: the kernel puts the thread to sleep, hands us number,
-address and operands, and returns our answer in RAX. No stop, no SIGILL, no register is
-touched, and a signal that comes meanwhile waits (WAIT_KILLABLE_RECV), so a leaf is
-executed once or not at all.
+stub makes a system call with a number that none has, and a seccomp filter turns that
+into a notification: the kernel puts the thread to sleep, hands us number, address and
+operands, and returns our answer in RAX. No stop, no SIGILL, and a signal that comes
+meanwhile waits (WAIT_KILLABLE_RECV), so a leaf is executed once or not at all.
 
 Only success is answered here. For everything else (a fault, an error code, a limit that
 is full for long) the stub is told to execute the ENCLU, and the reference decides.
@@ -80,8 +79,9 @@ _DONE, _EXECUTE_IT = 0, 1
 _PAUSE = 0.001  # s
 _TRIES = 256  # while the limit is full
 _SYS_CLOSE = 3
-_SECINFO = 64  # bytes
-_ZERO_PAGE = bytes(PAGE_SIZE)
+_SECINFO = struct.Struct("<Q56s")
+_RESERVED = bytes(56)
+_IN_PAGE = PAGE_SIZE - 1
 _REGULAR = PageType.REG << TYPE_SHIFT
 _NEW = _REGULAR | PENDING | R | W  # what EAUG makes
 _KIND = TYPE_MASK | PENDING | MODIFIED
@@ -185,27 +185,22 @@ class LeafService(threading.Thread):
         They are EACCEPT of a page that does not exist yet (EAUG comes with it, and the page
         never hides) and EMODPE of a resident page. What they do is what `sgx.enclu` does.
         """
-        state, frames, at = file.state, self._world.frames, secinfo - file.base
+        world, base, epcm = self._world, file.base, file.state.epcm
         number = file.enclave.id
-        index = (page - file.base) >> PAGE_SHIFT
-        shown = state.epcm.get(at >> PAGE_SHIFT)
-        if page % PAGE_SIZE or secinfo % 64 or shown is None or not allows(shown, "r"):
+        index, at = (page - base) >> PAGE_SHIFT, (secinfo - base) >> PAGE_SHIFT
+        shown, word = epcm.get(at), epcm.get(index)
+        if page & _IN_PAGE or secinfo & 63 or shown is None or not allows(shown, "r"):
             return False
-        raw = frames.read(number, at >> PAGE_SHIFT, at % PAGE_SIZE, _SECINFO)
-        flags, word = int.from_bytes(raw[:8], "little"), state.epcm.get(index)
-        if any(raw[8:]):
+        flags, reserved = _SECINFO.unpack(world.frames.read(number, at, secinfo & _IN_PAGE, _SECINFO.size))
+        if reserved != _RESERVED:
             return False
         if leaf == Enclu.EACCEPT:
-            fresh = word is None and index not in file.maximum and 0 <= index << PAGE_SHIFT < file.size
-            grows = file.driver.platform.sgx2 and file.initialised and not file.disabled
-            if not (fresh and grows) or flags != _NEW:
+            if word is not None or flags != _NEW or index in file.maximum or not world.driver.platform.sgx2:
                 return False
-            file.driver.machine.augment(task.caller, file.enclave, index)
-            state.epcm[index] = _NEW & ~PENDING
+            world.machine.augment(task.caller, file.enclave, index)
+            epcm[index] = _NEW & ~PENDING
             file.set_maximum(index, PROT_MASK)
-            frames.expect(task.mm, page)
-            frames.put(number, index, _ZERO_PAGE, _NEW & ~PENDING)
-            frames.expected()
+            world.frames.zero(number, index, task.mm)
         else:
             if word is None or word & _KIND != _REGULAR or flags & ~_SECINFO_FLAGS:
                 return False
@@ -213,9 +208,13 @@ class LeafService(threading.Thread):
             if new & (R | W) == W:
                 return False
             if new != word:
-                state.epcm[index] = new
-                frames.protect(number, index, new)
-        device.touched.update((index, at >> PAGE_SHIFT))
+                epcm[index] = new
+                if (new ^ word) & (R | W):
+                    world.frames.protect(number, index, new)
+                else:  # X is looked at when a fetch faults
+                    device.enterable.changes(index)
+        device.touched.add(index)
+        device.touched.add(at)
         return True
 
 

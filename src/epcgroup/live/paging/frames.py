@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 from epcgroup.live.fastpath.table import BusyTcs
 from epcgroup.live.paging import pagemap, uffd
 from epcgroup.sgx import epcm
-from epcgroup.sgx.layouts import X
+from epcgroup.sgx.layouts import TYPE_SHIFT, PageType, R, W, X
 from epcgroup.units import PAGE_SHIFT, PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from epcgroup.live.paging.mm import AddressSpace
 
 _PUNCH = 0x1 | 0x2  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
+_ZERO_PAGE = bytes(PAGE_SIZE)
+_WRITABLE = PageType.REG << TYPE_SHIFT | R | W
 _libc = ctypes.PyDLL(None, use_errno=True)  # a punch never sleeps: keep the interpreter lock
 _fallocate = _libc.fallocate
 _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long)
@@ -123,6 +125,19 @@ class MemfdFrames:
             device.hidden[index] = bytearray(contents)
             return
         self._show(device, index, contents, epcm.allows(word, "w"))
+
+    def zero(self, enclave: int, index: int, space: AddressSpace) -> None:
+        """A new page of zeros that may be written becomes resident, for a thread of ``space``."""
+        device = self._devices[enclave]
+        if len(device.mms) == 1:
+            try:
+                uffd.zeropage(space.uffd, device.base + (index << PAGE_SHIFT))
+            except (FileNotFoundError, ProcessLookupError):
+                pass  # not mapped here; or the process has ended
+            else:
+                device.filled.add(index)
+                return
+        self.put(enclave, index, _ZERO_PAGE, _WRITABLE)
 
     def leaving(self, enclave: int, indices: Sequence[int]) -> Device:
         """These pages are about to be taken from their device."""

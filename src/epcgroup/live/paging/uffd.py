@@ -33,7 +33,7 @@ _DEVICE_NEW = 0xAA00  # USERFAULTFD_IOC_NEW
 USER_MODE_ONLY: Final = 1
 
 _API, _REGISTER = 0xC018AA3F, 0xC020AA00
-_WAKE, _COPY = 0x8010AA02, 0xC028AA03
+_WAKE, _COPY, _ZEROPAGE = 0x8010AA02, 0xC028AA03, 0xC020AA04
 _WRITEPROTECT, _POISON = 0xC018AA06, 0xC020AA08
 
 MODE_MISSING: Final = 1
@@ -171,6 +171,11 @@ def copy(fd: int, dst: int, src: int, length: int = PAGE_SIZE, mode: int = 0) ->
     ``mode``: COPY_* bits. See PageBuffer for an address.
     """
     ioctl(fd, _COPY, _COPY_ARG.pack(dst, src, length, mode, 0))
+
+
+def zeropage(fd: int, dst: int) -> None:
+    """Fill the missing page at ``dst`` with zeros, writable, and wake who waits."""
+    ioctl(fd, _ZEROPAGE, _FOUR.pack(dst, PAGE_SIZE, 0, 0))
 
 
 def writeprotect(fd: int, start: int, length: int, on: bool, *, dontwake: bool = False) -> None:
