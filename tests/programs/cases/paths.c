@@ -420,6 +420,33 @@ static void grown(void)
 	CHECK_EQ((must(c, OP_LEAVES, 5, SECINFO_PENDING | TYPE_REG << 8 | R | W, e.hole, 96), c->asked.a[5]), 96);
 }
 
+/* Registers and flags are as after the instruction; `argument`: what two threads take turns at. */
+static void *keep_registers(void *argument)
+{
+	struct { struct enclave *e; unsigned thread; } *of = argument;
+	struct call *c = by_vdso(of->e, of->thread);
+
+	for (u64 i = 0; i < 48; i++) {
+		u64 page = of->e->hole + (of->thread * 48 + i) * PAGE, flags = i & 1 ? 0xcd5 : 0;
+
+		CHECK_EQ(must(c, OP_LEAF_KEEPS, 5, SECINFO_PENDING | TYPE_REG << 8 | R | W, page, flags), 0);
+		CHECK_EQ(must(c, OP_LEAF_KEEPS, 6, TYPE_REG << 8 | R | W | X, page, flags), 0);
+	}
+	return NULL;
+}
+
+/* While one thread waits for its answer, the other one asks at the same place in the code. */
+static void leaves_keep_registers(void)
+{
+	struct enclave e = load((struct spec){ .threads = 2, .hole = 96 });
+	struct { struct enclave *e; unsigned thread; } first = { &e, 0 }, second = { &e, 1 };
+	pthread_t other;
+
+	CHECK(!pthread_create(&other, NULL, keep_registers, &second), "pthread_create");
+	keep_registers(&first);
+	CHECK(!pthread_join(other, NULL), "pthread_join");
+}
+
 /* A leaf that faults does so at its ENCLU, with the registers it had. */
 static void leaf_that_faults(void)
 {
@@ -556,6 +583,7 @@ int main(int argc, char **argv)
 		{ "evicted_between_entries", evicted_between_entries },
 		{ "many", many },
 		{ "grown", grown },
+		{ "leaves_keep_registers", leaves_keep_registers },
 		{ "leaf_that_faults", leaf_that_faults },
 		{ "signals_during_leaves", signals_during_leaves },
 		{ "descriptor_passed_on", descriptor_passed_on },

@@ -113,4 +113,49 @@ probe:
 	mov	$4, %eax
 	enclu
 	ud2
+
+/* eaccept_all(regs), emodpe_all(regs): the same with every register and the flags from regs (in the
+ * order of the SSA, RSP left out, then RFLAGS), which are as found afterwards on return. */
+	.macro	leaf_all name, leaf
+	.globl	\name
+	.hidden	\name
+\name:
+	.irp	r, rbx, rbp, r12, r13, r14, r15, rdi
+	push	%\r
+	.endr
+	push	128(%rdi)
+	popfq
+	mov	8(%rdi), %rcx
+	mov	16(%rdi), %rdx
+	mov	24(%rdi), %rbx
+	mov	40(%rdi), %rbp
+	mov	48(%rdi), %rsi
+	.irp	n, 8, 9, 10, 11, 12, 13, 14, 15
+	mov	8 * \n(%rdi), %r\n
+	.endr
+	mov	56(%rdi), %rdi
+	mov	$\leaf, %eax
+	enclu
+	push	%rdi
+	mov	8(%rsp), %rdi
+	pop	56(%rdi)
+	pushfq
+	pop	128(%rdi)
+	mov	%rax, (%rdi)
+	mov	%rcx, 8(%rdi)
+	mov	%rdx, 16(%rdi)
+	mov	%rbx, 24(%rdi)
+	mov	%rbp, 40(%rdi)
+	mov	%rsi, 48(%rdi)
+	.irp	n, 8, 9, 10, 11, 12, 13, 14, 15
+	mov	%r\n, 8 * \n(%rdi)
+	.endr
+	cld
+	.irp	r, rdi, r15, r14, r13, r12, rbp, rbx
+	pop	%\r
+	.endr
+	ret
+	.endm
+	leaf_all eaccept_all, 5
+	leaf_all emodpe_all, 6
 	.section .note.GNU-stack, "", @progbits

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -174,9 +176,19 @@ def test_other_calls_with_that_descriptor_pass(name: str) -> None:
         (seccomp.LEAF_CALL + 5, 0x40000003, seccomp.RET_USER_NOTIF),
         (seccomp.LEAF_CALL + 6, 0x40000003, seccomp.RET_USER_NOTIF),
         (20, 0x40000003, seccomp.RET_ALLOW),
-        (seccomp.LEAF_CALL + 5, 0xC000003E, seccomp.RET_ALLOW),
+        (seccomp.LEAF_CALL + 5, 0xC000003E, seccomp.RET_USER_NOTIF),
+        (SYS["mmap"], 0xC000003E, seccomp.RET_ALLOW),
     ],
-    ids=["EACCEPT", "EMODPE", "another int 0x80", "a 64-bit call"],
+    ids=["EACCEPT by int 0x80", "EMODPE by int 0x80", "another int 0x80", "EACCEPT", "another call"],
 )
 def test_leaves_are_asked_for_by_a_number_that_is_no_call(nr: int, arch: int, expected: int) -> None:
     assert seccomp.run(seccomp.leaf_filter(), nr, arch=arch) == expected
+
+
+def test_a_programs_own_filter_does_not_see_what_is_ours() -> None:
+    """Neither our traps nor questions for leaves; everything else it judges as before."""
+    longer = seccomp.PASS_OURS + struct.pack("<HBBI", 0x06, 0, 0, 0x80000000)  # a filter that kills
+    assert seccomp.run(longer, 20, arch=0x40000003) == RET_ALLOW
+    assert seccomp.run(longer, seccomp.LEAF_CALL + 6) == RET_ALLOW
+    assert seccomp.run(longer, SYS["mmap"]) == 0x80000000
+    assert seccomp.run(longer, seccomp.LEAF_CALL + 256) == 0x80000000

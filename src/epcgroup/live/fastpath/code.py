@@ -35,8 +35,11 @@ EXIT = bytes.fromhex(
 EXIT_PARK, EXIT_PARKED, EXIT_TRAP, EXIT_TABLE = 0x18, 0x22, 0xA8, 0xB0
 
 JMP_LENGTH = 5
+PARKING = 32  # bytes: a lock (0: free), RCX, R11, RSI
 _OVER_THE_RED_ZONE = bytes.fromhex("488d642480")  # lea -128(%rsp), %rsp
-_INT80 = b"\xcd\x80"
+_INT80, _SYSCALL = b"\xcd\x80", b"\x0f\x05"
+# xchg %rax, %rcx: with it and jrcxz, RAX is looked at and the flags are not touched.
+_SWAP, _JRCXZ, _JMP_SHORT = b"\x48\x91", b"\xe3", b"\xeb"
 _MOV_EEXIT = bytes.fromhex("b804000000")  # mov $4, %eax
 
 
@@ -62,19 +65,57 @@ def exit_stub(between: bytes, at: int, leave: int) -> bytes:
     return code + jmp(at + len(code), leave)
 
 
-def leaf_stub(leaf: int, between: bytes, at: int, enclu: int, *, reports: bool) -> bytes:
+def leaf_stub(leaf: int, between: bytes, at: int, enclu: int, parking: int, *, reports: bool) -> bytes:
     """A leaf that stays inside: ask for it (`leaves`), go on behind the ENCLU at address ``enclu``.
 
     RAX is not 0 after the question: execute the ENCLU instead. ``reports``: the leaf tells in
     RAX that it succeeded, and clears the status flags; others leave both alone.
+
+    SYSCALL loses RCX and R11, and inside an enclave there is no stack to keep them on. So they
+    are parked at address ``parking`` (PARKING bytes), where one thread has room at a time. While
+    another one is there, ``int $0x80`` asks: that loses nothing, but since Linux 6.7 it looks at
+    the local APIC, for which a guest has to leave for its hypervisor (6 µs).
     """
     mov_leaf = b"\xb8" + leaf.to_bytes(4, "little")
-    ask = b"\xb8" + (seccomp.LEAF_CALL + leaf).to_bytes(4, "little") + _INT80
-    # xchg %rax, %rcx; jrcxz over the next three; xchg %rax, %rcx: a look at RAX that keeps the flags.
-    refused = b"\x48\x91" + mov_leaf
-    look = b"\x48\x91\xe3" + bytes([len(refused) + JMP_LENGTH])
-    code = between + ask + look + refused
-    code += jmp(at + len(code), enclu)
+    number = b"\xb8" + (seccomp.LEAF_CALL + leaf).to_bytes(4, "little")
+    lock, rcx, r11, rsi = range(parking, parking + PARKING, 8)
+    code = _Code(at, between)
+    code += b"\xb8\x01\0\0\0"  # mov $1, %eax
+    code.reach("8705", lock)  # xchg %eax, …
+    slow = _SWAP + number + _INT80
+    fast = _Code(code.end + len(_SWAP) + 2 + len(slow) + 2)  # RCX is 0 there, and RAX what it was
+    fast.reach("488905", rcx)  # mov %rax, …
+    fast.reach("4c891d", r11)  # mov %r11, …
+    fast.reach("488935", rsi)  # mov %rsi, …
+    fast += b"\x48\x89\xc6\x48\x87\xfb" + number + _SYSCALL + b"\x48\x87\xfb"
+    # mov %rax, %rsi; xchg %rdi, %rbx; …; xchg %rdi, %rbx
+    fast.reach("488b35", rsi)  # mov …, %rsi
+    fast.reach("4c8b1d", r11)  # mov …, %r11
+    fast.reach("488b0d", rcx)  # mov …, %rcx
+    fast.reach("c705", lock, b"\0\0\0\0")  # movl $0, …
+    code += _SWAP + _JRCXZ + bytes([len(slow) + 2]) + slow + _JMP_SHORT + bytes([len(fast)]) + fast
+    refused = _SWAP + mov_leaf
+    code += _SWAP + _JRCXZ + bytes([len(refused) + JMP_LENGTH]) + refused
+    code += jmp(code.end, enclu)
     # add $1, %eax (of 0); mov $0, %eax: all status flags are 0 then.
-    code += b"\x48\x91" + (b"\x83\xc0\x01\xb8\0\0\0\0" if reports else mov_leaf)
-    return code + jmp(at + len(code), enclu + len(ENCLU))
+    code += _SWAP + (b"\x83\xc0\x01\xb8\0\0\0\0" if reports else mov_leaf)
+    code += jmp(code.end, enclu + len(ENCLU))
+    return bytes(code)
+
+
+class _Code(bytearray):
+    """Code that begins at address ``start``."""
+
+    def __init__(self, start: int, code: bytes = b"") -> None:
+        super().__init__(code)
+        self._start = start
+
+    @property
+    def end(self) -> int:
+        """Address behind it."""
+        return self._start + len(self)
+
+    def reach(self, instruction: str, address: int, immediate: bytes = b"") -> None:
+        """Add an instruction with the memory at ``address`` as its operand (RIP-relative)."""
+        self += bytes.fromhex(instruction)
+        self += (address - self.end - 4 - len(immediate)).to_bytes(4, "little", signed=True) + immediate

@@ -17,7 +17,7 @@ from epcgroup.errors import EpcgroupError
 from epcgroup.live.enclave import leaves, vdso
 from epcgroup.live.fastpath import code as fastcode
 from epcgroup.live.fastpath import sites as fastsites
-from epcgroup.live.fastpath.space import ExitPage, Exits, FastSpace, StubPage, free_page
+from epcgroup.live.fastpath.space import WAY_OUT, ExitPage, Exits, FastSpace, StubPage, free_page
 from epcgroup.live.fastpath.table import SIZE, Table
 from epcgroup.live.tracing import memory, procfs, scratch
 from epcgroup.live.tracing.task import Trap
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 AT_HWCAP2 = 26
 _FSGSBASE = 1 << 1
-_SYS_MMAP, _SYS_CLOSE, _SYS_MEMFD_CREATE = 9, 3, 319
+_SYS_MMAP, _SYS_MPROTECT, _SYS_CLOSE, _SYS_MEMFD_CREATE = 9, 10, 3, 319
 _READ, _WRITE, _EXEC = 1, 2, 4
 _SHARED, _PRIVATE_ANONYMOUS, _FIXED, _FIXED_NOREPLACE = 0x1, 0x22, 0x10, 0x100000
 _MFD_CLOEXEC = 1
@@ -93,13 +93,20 @@ def _stub_page(tracer: Tracer, task: Task, fast: FastSpace, place: int) -> StubP
     return fast.stubs[-1]
 
 
-def _map_code(tracer: Tracer, task: Task, start: int, end: int) -> int | None:
-    """Address of a new page for code near ``[start, end)``, outside of it."""
-    flags = _PRIVATE_ANONYMOUS | _FIXED_NOREPLACE
+def _map_code(tracer: Tracer, task: Task, start: int, end: int, size: int = PAGE_SIZE) -> int | None:
+    """Address of ``size`` new bytes near ``[start, end)``, outside of it: a page for code, then data."""
     for address in free_page(task.pid, start, end):
         with contextlib.suppress(OSError):
-            return tracer.inject(task, _SYS_MMAP, address, PAGE_SIZE, _READ | _EXEC, flags, _NO_FD, 0)
+            _map_at(tracer, task, address, size)
+            return address
     return None
+
+
+def _map_at(tracer: Tracer, task: Task, address: int, size: int) -> None:
+    flags = _PRIVATE_ANONYMOUS | _FIXED_NOREPLACE
+    tracer.inject(task, _SYS_MMAP, address, size, _READ | _EXEC, flags, _NO_FD, 0)
+    if size > PAGE_SIZE:
+        tracer.inject(task, _SYS_MPROTECT, address + PAGE_SIZE, size - PAGE_SIZE, _READ | _WRITE)
 
 
 def created(tracer: Tracer, task: Task, device: Device) -> None:
@@ -130,7 +137,7 @@ def _prepare(tracer: Tracer, task: Task, fast: FastSpace, device: Device) -> Non
     for low, high in edges:
         if (page := fast.spare_exit(task.pid, low, high)) is not None:
             pages.append(page)
-        elif (start := _map_code(tracer, task, low, high)) is not None:
+        elif (start := _map_code(tracer, task, low, high, WAY_OUT)) is not None:
             pages.append(ExitPage(start))
             _add_exit(task, fast, pages[-1])
     asked = leaves.LEAVES if leaves.listen(tracer, task) else ()
@@ -162,8 +169,7 @@ def mapped(tracer: Tracer, task: Task, device: Device) -> None:
         if fast.table is None:
             _share_table(tracer, task, fast)
         for page in missing:
-            flags = _PRIVATE_ANONYMOUS | _FIXED_NOREPLACE
-            tracer.inject(task, _SYS_MMAP, page.start, PAGE_SIZE, _READ | _EXEC, flags, _NO_FD, 0)
+            _map_at(tracer, task, page.start, WAY_OUT)
             _add_exit(task, fast, page)
     except OSError as error:
         raise EpcgroupError(

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _LOWEST, _HIGHEST = 0x10000, (1 << 47) - PAGE_SIZE
 _REACH = 1 << 30  # bytes; a jump reaches twice as far
 _MARGIN = 16 * PAGE_SIZE  # left free beside what is mapped already
-_STUBS_AT = len(fastcode.EXIT)
+WAY_OUT = 2 * PAGE_SIZE  # bytes mapped for an ExitPage
 
 
 def free_page(pid: int, start: int, end: int) -> Iterator[int]:
@@ -65,7 +65,7 @@ class StubPage:
 
 
 class ExitPage:
-    """fast_exit.S at ``start``, and stubs behind it."""
+    """fast_exit.S at ``start``, and stubs behind it; a page of data follows, where leaves park registers."""
 
     def __init__(self, start: int) -> None:
         self.start = start
@@ -75,11 +75,12 @@ class ExitPage:
         """Begin anew, for another enclave."""
         self.free = False  # its enclave is gone: another one may have it
         self.code = bytearray(fastcode.EXIT)
+        self._parking = 0  # bytes of the page of data in use
         self.sites: list[int] = []  # addresses of the ENCLUs that are served
 
     def reaches(self, start: int, end: int) -> bool:
         """Whether it lies outside of ``[start, end)`` and near enough for jumps from either end."""
-        outside = not start - PAGE_SIZE < self.start < end
+        outside = not start - WAY_OUT < self.start < end
         return outside and max(abs(self.start - start), abs(self.start - end)) < _REACH
 
     @property
@@ -103,7 +104,9 @@ class ExitPage:
         if leaf == Enclu.EEXIT:
             code = fastcode.exit_stub(between, at, self.start)
         else:
-            code = fastcode.leaf_stub(leaf, between, at, enclu, reports=leaf == Enclu.EACCEPT)
+            parking = self.start + PAGE_SIZE + self._parking
+            self._parking += fastcode.PARKING
+            code = fastcode.leaf_stub(leaf, between, at, enclu, parking, reports=leaf == Enclu.EACCEPT)
         if len(self.code) + len(code) > PAGE_SIZE:
             return None
         self.code += code
@@ -208,4 +211,4 @@ class FastSpace:
         return None
 
 
-__all__ = ["ExitPage", "Exits", "FastSpace", "StubPage", "free_page"]
+__all__ = ["WAY_OUT", "ExitPage", "Exits", "FastSpace", "StubPage", "free_page"]

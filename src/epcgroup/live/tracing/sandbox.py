@@ -4,9 +4,10 @@ Of two filters' verdicts the stricter counts, and ERRNO and KILL are stricter
 than our TRACE. What that would break, and what is done:
 
 * Our traps are ``int $0x80``, a 32-bit call, which filters for 64-bit programs refuse
-  or kill for. So three instructions go in front of the program's filter: 32-bit
-  calls are none of its business. They cannot be used to get around it: a task
-  under a filter of its own makes no 32-bit call but our traps (ENOSYS).
+  or kill for. So a few instructions go in front of the program's filter: 32-bit
+  calls are none of its business, nor is the number by which enclaves ask for leaves.
+  They cannot be used to get around it: a task under a filter of its own makes
+  no 32-bit call but our traps (ENOSYS), and no system call has that number.
 * Calls that we have a thread make (userfaultfd above all, which no container's
   filter allows) are made with its filters suspended (PTRACE_O_SUSPEND_SECCOMP).
   The kernel lets only CAP_SYS_ADMIN do so; others' injected calls may be refused.
@@ -45,7 +46,7 @@ def install(tracer: Tracer, task: Task, regs: UserRegs) -> None:
     except OSError:
         tracer.resume(task)  # the kernel finds what is wrong with it
         return
-    longer = seccomp.PASS_32_BIT + program
+    longer = seccomp.PASS_OURS + program
     if not 0 < len(longer) // _INSN_SIZE <= _LONGEST:
         tracer.resume(task)
         return

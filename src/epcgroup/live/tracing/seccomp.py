@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 RET_TRACE, RET_ALLOW, RET_USER_NOTIF = 0x7FF00000, 0x7FFF0000, 0x7FC00000
-#: Number of an ``int $0x80`` that asks for an ENCLU leaf, which is added to it (`leaves`).
+#: Number of a call, 64-bit or 32-bit, that asks for an ENCLU leaf, which is added to it (`leaves`).
 LEAF_CALL = 0x53470000
 FILTER_FLAG_TSYNC = 1
 #: TSYNC | NEW_LISTENER | TSYNC_ESRCH | WAIT_KILLABLE_RECV
@@ -175,10 +175,8 @@ def base_filter(
 
 
 def leaf_filter() -> bytes:
-    """The filter by which enclaves ask for ENCLU leaves: ``int $0x80`` with LEAF_CALL."""
+    """The filter by which enclaves ask for ENCLU leaves: calls with LEAF_CALL."""
     program = _Program()
-    program.op(_LD, _ARCH)
-    program.jump(_JEQ, _AUDIT_ARCH_X86_64, yes="allow")
     program.op(_LD, _NR)
     program.op(_AND_K, 0xFFFFFF00)
     program.jump(_JEQ, LEAF_CALL, no="allow")
@@ -265,17 +263,21 @@ def _overlaps(program: _Program, name: str, addr: int, length: int, base: int, e
     program.if_at_least(-1, -2, base + 1, "trace", f"not {name}")
 
 
-def _pass_32_bit() -> bytes:
+def _pass_ours() -> bytes:
     program = _Program()
     program.op(_LD, _ARCH)
-    program.jump(_JEQ, _AUDIT_ARCH_I386, no="the filter")
+    program.jump(_JEQ, _AUDIT_ARCH_I386, yes="ours")
+    program.op(_LD, _NR)
+    program.op(_AND_K, 0xFFFFFF00)
+    program.jump(_JEQ, LEAF_CALL, no="the filter")
+    program.label("ours")
     program.op(_RET, RET_ALLOW)
     program.label("the filter")
     return program.assemble()
 
 
-#: What to put in front of a filter that shall not see 32-bit calls.
-PASS_32_BIT = _pass_32_bit()
+#: What to put in front of a filter that shall see neither 32-bit calls nor questions for leaves.
+PASS_OURS = _pass_ours()
 
 
 def fprog(program: bytes, address: int) -> bytes:
