@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from tests.e2e.served import NEEDS as FUSE_NEEDS
 from tests.e2e.served import eventually, served
 
 from epcgroup.observe.log import read
+from epcgroup.observe.store import Store
 
 STRESS = (EPCGROUP, "stress", "--seconds", "1", "--heap", "8M")
 
@@ -58,5 +61,40 @@ def test_a_cgroup_that_was_slow_is_told_so_from_the_servers_history(tmp_path: Pa
         assert "/slow waited for pages" in said
         assert "/slow hit its limit of 4M" in said
         assert "waited for pages" in why("--dir", str(tmp_path), "1")
+        now = time.strftime("%H:%M:%S")
+        asked = "--dir", str(tmp_path), "slow", "--span", "60", "--at"
+        assert "/slow hit its limit of 4M" in why(*asked, now), "a moment by the clock"
+        yesterday = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() - 86400))
+        assert "hit its limit" not in why(*asked, yesterday)
         server.stop()
     assert "/slow waited for pages" in why("--dir", str(tmp_path), "slow"), "it outlives the server"
+    unknown = [EPCGROUP, "why", "--dir", str(tmp_path), "/none"]
+    done = subprocess.run(unknown, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "nothing is known of cgroup /none" in done.stderr
+
+
+@pytest.mark.needs(*FUSE_NEEDS)
+def test_an_enclave_that_was_disabled_is_told_so_and_its_program_meets_a_sigbus(tmp_path: Path) -> None:
+    """A limit below what cannot be evicted: the SECS and the version arrays of eight megabytes."""
+    with served(tmp_path) as server:
+        server.path("tight").mkdir()
+        words = server.argv("tight", EPCGROUP, "stress", "--seconds", "100", "--heap", "8M")
+        with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as program:
+            eventually(lambda: int(server.value("tight/misc.current")) > 8 << 20, 60)
+            server.write("tight/misc.max", "sgx_epc 4096")
+            output, _ = program.communicate(timeout=60)
+        assert program.returncode == 1, output
+        assert "the enclave was disabled" in output, "the program could say so itself"
+        eventually(lambda: "for good" in why("--dir", str(tmp_path), "1"), 30)
+        for target in ("1", "tight"):
+            said = why("--dir", str(tmp_path), target)
+            assert "lost its memory for good: /tight held" in said
+            assert "under a limit of 4K, and nothing of it could be evicted" in said
+            assert re.search(r"the limit of /tight was set to 4K, with 8[.0-9]*M in use", said)
+            assert "failed with SIGBUS" in said
+        server.stop()
+    store = Store(tmp_path / "history", read_only=True)
+    events = {event.kind: event for event in store.events()}
+    store.close()
+    assert events["set"].at <= events["disabled"].at <= events["ended"].at

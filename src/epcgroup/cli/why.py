@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,6 +63,11 @@ def run(args: argparse.Namespace) -> int:
         events, points_of, now = _from_store(places_of(args).history)
     at = None if args.at is None else why.moment(args.at, now)
     question = why.ask(args.target, events, at, args.span, now)
+    if question.enclave is None and not (
+        any(question.group in why.ancestors(event.group) for event in events if event.group)
+        or points_of(question.group, 0.0, math.inf)
+    ):
+        raise BadInput(f"nothing is known of cgroup {question.group}")
     for line in why.explain(question, events, points_of):
         print(hierarchy.printable(line))
     return 0

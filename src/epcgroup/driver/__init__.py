@@ -6,7 +6,7 @@ Start with :class:`Driver`; give it :class:`Frames` (where resident pages lie).
 from epcgroup.driver.driver import Driver
 from epcgroup.driver.fault import Fault
 from epcgroup.driver.file import EnclaveFile, run
-from epcgroup.driver.memory import BusError, EnclaveMemory
+from epcgroup.driver.memory import BusError, EnclaveMemory, LostMemory
 from epcgroup.driver.numbers import Ioctl, VepcIoctl
 from epcgroup.driver.seams import Frames, UserMemory
 from epcgroup.driver.store import BackingStore, Evicted
@@ -22,6 +22,7 @@ __all__ = [
     "Fault",
     "Frames",
     "Ioctl",
+    "LostMemory",
     "UserMemory",
     "VepcFile",
     "VepcIoctl",

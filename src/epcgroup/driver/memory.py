@@ -18,6 +18,8 @@ from epcgroup.sgx.faults import PageFault, epcm_code
 from epcgroup.units import PAGE_SHIFT, PAGE_SIZE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from epcgroup.driver.file import EnclaveFile
 
 
@@ -98,6 +100,34 @@ class EnclaveMemory:
         file = self._file
         at = addr - file.base
         file.driver.frames.write(file.enclave.id, at >> PAGE_SHIFT, at % PAGE_SIZE, data)
+
+
+class LostMemory(EnclaveMemory):
+    """Memory of an enclave that is disabled, for a thread that is still inside and has to leave.
+
+    A processor leaves through pages whose places it remembers, mapped or not. They are read where they
+    are (`contents`: a page's bytes by its index), and charge nobody; what is written is forgotten, since
+    nobody can enter again.
+    """
+
+    __slots__ = ("_contents",)
+
+    def __init__(self, file: EnclaveFile, caller: Caller, contents: Callable[[int], bytes]) -> None:
+        super().__init__(file, caller)
+        self._contents = contents
+
+    def word(self, addr: int) -> int:  # noqa: ARG002 - nothing depends on it
+        return 0
+
+    def check(self, addr: int, access: str) -> None:
+        """Every access is allowed: the processor's own are."""
+
+    def _read(self, addr: int, length: int) -> bytes:
+        index, at = divmod(addr - self._file.base, PAGE_SIZE)
+        return self._contents(index)[at : at + length]
+
+    def _write(self, addr: int, data: bytes) -> None:
+        """Forgotten."""
 
 
 def _pages(addr: int, length: int) -> list[tuple[int, int]]:

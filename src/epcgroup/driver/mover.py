@@ -38,8 +38,8 @@ class Mover(Protocol):
     def seal(self, contents: bytes, enclave: int, flags: int) -> tuple[int, Evicted]:
         """Seal what has no frame and no address (the SECS), on a reservation."""
 
-    def unseal(self, enclave: int, entry: Evicted, version: int) -> bytes:
-        """What was sealed. Raises MacCompareFail."""
+    def unseal(self, enclave: int, entry: Evicted, version: int, addr: int = 0) -> bytes:
+        """What was sealed; a page at the address ``addr``, or the SECS. Raises MacCompareFail."""
 
 
 class PlainMover:
@@ -60,7 +60,7 @@ class PlainMover:
         ]
 
     def back(self, enclave: int, base: int, index: int, entry: Evicted, version: int) -> None:
-        contents = self._unseal(enclave, base + (index << PAGE_SHIFT), entry, version)
+        contents = self.unseal(enclave, entry, version, base + (index << PAGE_SHIFT))
         self._frames.put(enclave, index, contents, entry.flags)
 
     def forget(self, enclave: int) -> None:
@@ -69,8 +69,9 @@ class PlainMover:
     def seal(self, contents: bytes, enclave: int, flags: int) -> tuple[int, Evicted]:
         return self._seal(contents, 0, enclave, flags)
 
-    def unseal(self, enclave: int, entry: Evicted, version: int) -> bytes:
-        return self._unseal(enclave, 0, entry, version)
+    def unseal(self, enclave: int, entry: Evicted, version: int, addr: int = 0) -> bytes:
+        sealed = entry.short or self._arena.view(entry.place)
+        return self._sealer.eldu(sealed, version, entry.flags, addr, enclave)
 
     def _seal(self, contents: bytes, addr: int, enclave: int, flags: int) -> tuple[int, Evicted]:
         arena = self._arena
@@ -80,7 +81,3 @@ class PlainMover:
             arena.free.append(place)
             place = -1
         return version, Evicted(arena, flags, place, short)
-
-    def _unseal(self, enclave: int, addr: int, entry: Evicted, version: int) -> bytes:
-        sealed = entry.short or self._arena.view(entry.place)
-        return self._sealer.eldu(sealed, version, entry.flags, addr, enclave)

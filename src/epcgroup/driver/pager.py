@@ -9,6 +9,7 @@ frame.
 from __future__ import annotations
 
 from collections import deque
+from contextlib import contextmanager
 from itertools import groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING
@@ -21,9 +22,10 @@ from epcgroup.sgx.epcm import SEALED_MASK
 from epcgroup.sgx.layouts import TYPE_SHIFT, PageType
 from epcgroup.sgx.leaves import eblock
 from epcgroup.sgx.seal import MacCompareFail
+from epcgroup.units import PAGE_SHIFT, PAGE_SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from epcgroup.driver.mover import Mover
     from epcgroup.driver.seams import Frames, Log
@@ -34,9 +36,10 @@ if TYPE_CHECKING:
 _SECS_FLAGS = PageType.SECS << TYPE_SHIFT
 _WORDS: dict[int, int] = {}  # one object for each word that occurs, not one for each evicted page
 _ENCLAVE = attrgetter("enclave")
+_SPOILT = "changed or replayed outside the EPC (MAC mismatch)"
 
 
-def _nothing(_: EpcPage) -> None:
+def _nothing(_: object) -> None:
     pass
 
 
@@ -49,6 +52,7 @@ class SealingPager:
         self.sealer = sealer
         self.store = store
         self.on_store: Callable[[EpcPage], None] = _nothing  # who pays for backing store hears of it
+        self.on_disable: Callable[[Enclave], None] = _nothing  # who tells why an enclave died does
         self.mover: Mover = PlainMover(frames, sealer, store)
         self._states: dict[int, EnclaveState] = {}
         self._slots: dict[int, VaSlots] = {}
@@ -133,9 +137,39 @@ class SealingPager:
                 self.mover.back(number, state.base, index, entry, version)
                 state.epcm[index] = entry.flags
         except MacCompareFail:
-            raise self._failed(enclave, index, "changed or replayed outside the EPC (MAC mismatch)") from None
+            raise self._failed(enclave, index, _SPOILT) from None
         self._slots[number].give(entry.va_page, entry.slot)
         self.store.remove(number, index)
+
+    @contextmanager
+    def at_hand(self, enclave: Enclave) -> Iterator[Callable[[int], bytes]]:
+        """For one that is disabled: its SECS can be read meanwhile, and every page by the function given.
+
+        What is evicted stays so and charges nobody. Raises LoadFailed for what does not verify.
+        """
+        number, state = enclave.id, self._states[enclave.id]
+
+        def contents(index: int) -> bytes:
+            if index in state.epcm:
+                return self._frames.read(number, index, 0, PAGE_SIZE)
+            entry = self.store.get(number, index)
+            if entry is None:
+                raise self._failed(enclave, index, "its contents are lost")
+            version = entry.va_page.versions[entry.slot]
+            addr = 0 if index == SECS_INDEX else state.base + (index << PAGE_SHIFT)
+            try:
+                return self.mover.unseal(number, entry, version, addr)
+            except MacCompareFail:
+                raise self._failed(enclave, index, _SPOILT) from None
+
+        lent = self.store.get(number, SECS_INDEX) is not None
+        if lent:
+            state.put_secs(contents(SECS_INDEX))
+        try:
+            yield contents
+        finally:
+            if lent:
+                state.take_secs()
 
     def drop(self, page: EpcPage) -> None:
         """EREMOVE: the page's contents are gone."""
@@ -154,6 +188,7 @@ class SealingPager:
 
     def disable(self, enclave: Enclave) -> None:
         self._frames.disable(enclave.id)
+        self.on_disable(enclave)
 
     def _failed(self, enclave: Enclave, index: int, why: str) -> LoadFailed:
         what = "the SECS" if index == SECS_INDEX else f"page {index:#x}"

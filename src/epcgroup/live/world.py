@@ -27,6 +27,7 @@ from epcgroup.live.guests import GuestCounts
 from epcgroup.live.members import Members, TreeMembers
 from epcgroup.live.paging.express import MachineLock
 from epcgroup.live.paging.stall import Stalls
+from epcgroup.observe.model import FAILED
 from epcgroup.units import PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -98,6 +99,18 @@ class World:
         if message not in self._said:
             self._said.add(message)
             self.log(message)
+
+    def tell_failed(self, task: Task, device: Device) -> None:
+        """Tell why the thread gets a SIGBUS."""
+        file = device.file
+        self.tell(
+            FAILED,
+            group=task.caller.group.path,
+            enclave=file.enclave.id if file is not None and file.created else None,
+            pid=task.pid,
+            command=task.command,
+            reason=file.refusal if file is not None else "no EPC page for the guest",
+        )
 
     def debug(self, message: str) -> None:
         """One line for whoever looks for the cause of a surprise (EPCGROUP_DEBUG=1)."""

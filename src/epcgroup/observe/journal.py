@@ -57,6 +57,7 @@ class Journal:
         self._runs: dict[_Key, _Run] = {}
         self._enclaves: dict[int, EnclaveView] = {}
         self._at = 0.0
+        self._moments: dict[tuple[str, object], dict[str, Any]] = {}
 
     def listen(self, listener: Listener) -> None:
         """Call ``listener(event)`` for each event from now on, in their order, one at a time."""
@@ -67,6 +68,14 @@ class Journal:
         with self._lock:
             self._count((kind, tuple(what.items())), 1, at, at)
             self._tell_runs(at)
+
+    def moment(self, kind: str, of: object, at: float, **what: Any) -> None:
+        """When exactly, and how, something happened: SET of a path, or DISABLED of a number.
+
+        It is told with the next snapshot, which shows it up to a second later, when what was in use is gone.
+        """
+        with self._lock:
+            self._moments[kind, of] = {"at": at, **what}
 
     def since(self, after: int = 0) -> list[Event]:
         """Events with a number above ``after``, oldest first."""
@@ -83,6 +92,7 @@ class Journal:
             self._see_enclaves(snapshot)
             self._tell_runs(snapshot.at)
             self._at = snapshot.at
+            self._moments = {of: what for of, what in self._moments.items() if what["at"] > snapshot.at}
 
     def flush(self) -> None:
         """Tell now what would be told later: the machine ends."""
@@ -109,7 +119,9 @@ class Journal:
                     self._add(model.MADE, snapshot.at, group=path, limit=group.limit)
                 continue
             if old.limit != group.limit:
-                self._add(model.SET, snapshot.at, group=path, limit=group.limit, current=group.current)
+                then = self._moments.get((model.SET, path), {})
+                seen = {"at": snapshot.at, "limit": group.limit, "current": group.current}
+                self._add(model.SET, **{**seen, **then, "group": path})
             self._see_counters(snapshot.at, old, group, leaf=path not in inner)
         for path in before.keys() - now.keys():
             self._add(model.REMOVED, snapshot.at, group=path)
@@ -157,7 +169,10 @@ class Journal:
             if old is None:
                 self._add(model.BEGAN, snapshot.started + enclave.began_s, **who)
             if enclave.disabled and not (old is not None and old.disabled):
-                self._add(model.DISABLED, snapshot.at, **who, **self._limit_of(enclave.group))
+                then = self._moments.get((model.DISABLED, number), {})
+                self._add(
+                    model.DISABLED, **{"at": snapshot.at, **who, **self._limit_of(enclave.group), **then}
+                )
             if enclave.ended and not (old is not None and old.ended):
                 ended = snapshot.time_s if enclave.ended_s is None else enclave.ended_s
                 self._add(model.ENDED, snapshot.started + ended, **who)

@@ -80,6 +80,7 @@ def ask(target: str, events: Sequence[Event], at: float | None, span: float, now
 def explain(question: Question, events: Sequence[Event], points_of: PointsOf) -> list[str]:
     """The answer, a sentence or two a line."""
     inside = [e for e in events if (e.until or e.at) >= question.begin and e.at <= question.end]
+    inside.sort(key=lambda event: event.at)  # they come in the order in which they were noticed
     points = points_of(question.group, question.begin, question.end)
     return [
         *_life(question),
@@ -127,10 +128,11 @@ def _death(event: Event, question: Question) -> str:
         case model.DISABLED:
             limit = "" if event.limit is None else f", limit {format_size(event.limit)}"
             use = "" if event.current is None else f" ({format_size(event.current)} in use{limit})"
-            return (
-                f"{it} lost its memory for good: {event.group} or a cgroup above was over its limit{use} and "
-                "nothing there could be evicted any more. From then on each touch of it is a SIGBUS."
+            unsaid = (
+                f"{event.group} or a cgroup above was over its limit{use}, and nothing of it could be evicted"
             )
+            reason = event.reason or unsaid
+            return f"{it} lost its memory for good: {reason}. From then on each touch of it is a SIGBUS."
         case model.FAILED:
             whose = "its memory" if question.enclave is not None else f"the memory of {it}"
             return f"a touch of {whose} failed with SIGBUS{often}: {event.reason}."

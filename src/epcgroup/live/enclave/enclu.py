@@ -106,6 +106,8 @@ def _from_host(tracer: Tracer, task: Task, regs: UserRegs) -> Job:
         return
     except (LeafFault, BusError) as fault:
         tracer.world.debug(f"task {task.tid}: ENCLU leaf {leaf} at {regs.rip:#x}: {fault}")
+        if isinstance(fault, BusError):
+            tracer.world.tell_failed(task, device)
         exits.host_fault(tracer, task, regs, leaf, *exits.vector_of(fault))
         return
     from_registers(values, regs)
@@ -173,6 +175,8 @@ def from_enclave(tracer: Tracer, task: Task, regs: UserRegs) -> Job:
         return
     except (LeafFault, BusError) as fault:
         tracer.world.debug(f"task {task.tid}: ENCLU leaf {leaf} at {regs.rip:#x}: {fault}")
+        if isinstance(fault, BusError):
+            tracer.world.tell_failed(task, inside.device)
         yield from exits.exception(tracer, task, regs, *exits.vector_of(fault), leaf)
         return
     from_registers(values, regs)

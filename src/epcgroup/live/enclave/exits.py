@@ -11,7 +11,7 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING
 
-from epcgroup.driver import BusError
+from epcgroup.driver import BusError, EnclaveMemory, LostMemory
 from epcgroup.live.enclave import spin, threads
 from epcgroup.live.tracing import ptrace
 from epcgroup.sgx import thread
@@ -74,14 +74,20 @@ def asynchronous_exit(
     access = tracer.world.processor(inside.device, task.caller)
     values = threads.to_registers(regs)
     xstate = ptrace.get_xstate(task.tid)
-    outside = yield from threads.attempt(
-        tracer.world,
-        task,
-        lambda: thread.asynchronous_exit(
-            access.state, access, values, xstate, inside.entry, vector=vector, addr=addr, error_code=code
-        ),
-        restartable=False,
-    )
+
+    def leave(memory: EnclaveMemory) -> bytes:
+        return thread.asynchronous_exit(
+            access.state, memory, values, xstate, inside.entry, vector=vector, addr=addr, error_code=code
+        )
+
+    try:
+        outside = yield from threads.attempt(tracer.world, task, lambda: leave(access), restartable=False)
+    except BusError:
+        file = inside.device.file
+        if file is None or not file.disabled:
+            raise
+        with tracer.world.lock, file.driver.pager.at_hand(file.enclave) as contents:
+            outside = leave(LostMemory(file, task.caller, contents))
     ptrace.set_xstate(task.tid, outside)
     threads.from_registers(values, regs)
     threads.leave(task, tracer.injector)

@@ -25,7 +25,6 @@ from epcgroup.driver import Fault
 from epcgroup.live import guests
 from epcgroup.live.paging import affinity, uffd
 from epcgroup.live.tracing.task import Kick
-from epcgroup.observe.model import FAILED
 from epcgroup.sgx.faults import PF_W
 from epcgroup.units import PAGE_SIZE
 
@@ -179,21 +178,9 @@ class PageService(threading.Thread):
         if task is not None and task.kick is None:
             sigbus = fault is Fault.SIGBUS
             if sigbus:
-                self._tell(task, vma)
+                world.tell_failed(task, vma.device)
             task.kick = Kick(addr, fault.code | (PF_W if sigbus and flags & _WRITE else 0), sigbus)
             world.kick(task.tid, task.kick)
-
-    def _tell(self, task: Task, vma: EnclaveVma) -> None:
-        """Say in the log why the thread gets a SIGBUS."""
-        file = vma.device.file
-        self._world.tell(
-            FAILED,
-            group=task.caller.group.path,
-            enclave=file.enclave.id if file is not None and file.created else None,
-            pid=task.pid,
-            command=task.command,
-            reason=file.refusal if file is not None else "no EPC page for the guest",
-        )
 
     def _resolve(self, file: EnclaveFile, prot: int, flags: int, addr: int, caller: Caller) -> Fault | None:
         """Have the driver resolve the fault; None when the thread goes on."""
