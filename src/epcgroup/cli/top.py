@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 
 from epcgroup.cli import sources
@@ -41,8 +42,16 @@ def run(args: argparse.Namespace) -> int:
         if (error.name or "").partition(".")[0] != "textual":
             raise
         raise MissingCapability("top needs textual: pip install 'epcgroup[observe]'") from None
+    from epcgroup.observe.store import Store
+
     source = sources.find(args, play=True)
-    app = Top(source, args.interval)
+    file, store = sources.history_of(source, args), None
+    if file is not None:
+        with contextlib.suppress(BadInput):  # then there is none yet
+            store = Store(file, read_only=True)
+    app = Top(source, args.interval, store.points if store is not None else None)
     app.run()
     source.close()
+    if store is not None:
+        store.close()
     return app.return_code or 0

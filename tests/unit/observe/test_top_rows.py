@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
+from epcgroup.errors import BadInput
 from epcgroup.observe import EnclaveView, GroupView, ProcessView, Snapshot, ThreadView
+from epcgroup.observe.store import Point, Store
 from epcgroup.observe.top.rows import SAMPLES, Past, Selection, rows
 
 SIZES = {"/": 9, "/a": 5, "/a/b": 5, "/z": 4}
@@ -87,6 +90,40 @@ def test_history_is_bounded_and_goes_with_its_cgroup() -> None:
     for moment in range(SAMPLES + 10):
         past.see(at(moment + 1, A, Z))
         past.see(at(moment + 1, A, Z))
-    assert len(past.history["/a"]) == SAMPLES
+    assert len(past.samples("/a")) == SAMPLES
     past.see(at(1000, Z))
-    assert list(past.history) == ["/z"]
+    assert not past.samples("/a")
+    assert past.samples("/z")
+
+
+def test_what_somebody_else_kept_is_the_history_before_we_came(tmp_path: Path) -> None:
+    store = Store(tmp_path / "history")
+    for moment in range(1, 41):  # idle for twenty seconds, then ten pages in and out a second
+        paged = max(0, 10 * (moment - 20))
+        store.add(at(float(moment), replace(A, current=moment, pages_in=paged), Z))
+    asked = list[str]()
+
+    def kept(path: str, begin: float, end: float) -> list[Point]:
+        asked.append(path)
+        return store.points(path, begin, end)
+
+    past = Past(kept)
+    past.see(at(41.0, replace(A, current=41, pages_in=210), Z))
+    past.see(at(42.0, replace(A, current=42, pages_in=220), Z))
+    for _ in range(2):
+        samples = list(past.samples("/a"))
+    store.close()
+    assert asked == ["/a"], "once, and only of what is looked at"
+    assert [used for used, _ in samples[-30:]] == list(range(13, 43))
+    assert [rate for _, rate in samples[-8:-2]] == [10.0] * 6
+    assert samples[0][1] == samples[5][1] == 0.0
+    assert len(samples) <= SAMPLES
+
+
+def test_a_history_that_cannot_be_read_is_none() -> None:
+    def broken(_path: str, _begin: float, _end: float) -> list[Point]:
+        raise BadInput("the disk is gone")
+
+    past = Past(broken)
+    past.see(at(41.0, A))
+    assert len(past.samples("/a")) == 1

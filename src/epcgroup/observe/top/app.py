@@ -70,10 +70,11 @@ class Top(App[None]):
         Binding("escape", "clear", show=False),
     ]
 
-    def __init__(self, source: Source, interval: float = 1.0) -> None:
+    def __init__(self, source: Source, interval: float = 1.0, kept: why.PointsOf | None = None) -> None:
+        """``kept``: what was before, where somebody keeps it (`Store.points`)."""
         super().__init__()
         self.source = source
-        self.past = Past()
+        self.past = Past(kept, interval)
         self.selection = Selection()
         self.paused = False
         self.table = Table()
@@ -147,7 +148,8 @@ class Top(App[None]):
         by_node = "".join(f" · node {node.node}: {format_size(node.free * PAGE_SIZE)}" for node in nodes)
         parts = [
             f" EPC {format_size(epc)}, {format_size(free)} free{by_node} ",
-            f" {len(snapshot.groups):,} cgroups, {sum(not e.ended for e in snapshot.enclaves):,} enclaves",
+            f" {_many(len(snapshot.groups), 'cgroup')}",
+            f", {_many(sum(not e.ended for e in snapshot.enclaves), 'enclave')}",
             " · paused" if self.paused else "",
             f" · filter {self.selection.filter!r}" if self.selection.filter else "",
             f" · {snapshot.policy}",
@@ -164,7 +166,7 @@ class Top(App[None]):
             trouble.update(Text(printable(words)))
 
     def _paging(self, path: str) -> Sequence[float]:
-        return [pages for _, pages in self.past.history.get(path, ())]
+        return [pages for _, pages in self.past.samples(path)]
 
     # -- the selected row ----------------------------------------------------------
 
@@ -183,7 +185,7 @@ class Top(App[None]):
         if group is None:
             return Text("")
         width = max(self.size.width, 40)
-        samples = self.past.history.get(path, ())
+        samples = self.past.samples(path)
         rates = self.past.rates.get(path, Rates())
         effective, whose = _effective(snapshot, path)
         held = f" · limited by {printable(whose)}" if whose not in ("", path) else ""
@@ -310,6 +312,10 @@ class Top(App[None]):
             return
         words = f"{fitted(printable(path), 40).rstrip()}: {format_limit(limit)}"
         self.call_from_thread(self.notify, words, markup=False)
+
+
+def _many(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def _effective(snapshot: Snapshot, path: str) -> tuple[int | None, str]:

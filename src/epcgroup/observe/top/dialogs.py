@@ -19,18 +19,17 @@ NOTHING = -1  # the answer of who changed their mind
 
 KEYS = """\
 ↑ ↓ PgUp PgDn Home End   move
-→ Enter                  open: child cgroups, then enclaves and processes
-←                        close, or go to the cgroup above
-s                        sort: tree, current, unreclaimable, in, out, stall, hits
-/                        filter by a part of the path; Esc takes it away
-l                        set the limit of the cgroup (asks before it does)
-e                        events, newest first
-p                        pause
-q                        quit
+→ Enter   open: child cgroups, then enclaves and processes
+←         close, or go to the cgroup above
+s         sort: tree, current, unreclaimable, in, out, stall, hits
+/         filter by a part of the path; Esc takes it away
+l         set the limit of the cgroup (asks before it does)
+e         events, newest first
+p  q      pause, quit
 
 in/s, out/s   pages loaded and evicted a second
 stall         share of the time that some process waited for pages
-hits          charges refused at the cgroup's own limit; of processes: faults
+hits          charges refused at its own limit; of a process: faults
 unrecl        SECS, version arrays, virtual EPC: no eviction frees them
 peak          of an enclave: what of it is evicted
 """

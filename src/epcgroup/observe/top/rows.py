@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
+from epcgroup.errors import BadInput
 from epcgroup.observe.model import EnclaveView, GroupView, ProcessView, Snapshot
+
+if TYPE_CHECKING:
+    from epcgroup.observe.why import PointsOf
 
 SAMPLES = 120  # kept of each cgroup, for its history
 SORTS = ("tree", "current", "unreclaimable", "in", "out", "stall", "hits")
 T = TypeVar("T", EnclaveView, ProcessView)
 Kind = Literal["group", "enclave", "process", "thread"]
+Sample = tuple[int, float]  # bytes in use, pages in and out a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +62,38 @@ class Selection:
 
 
 class Past:
-    """Rates since the snapshot before, and a history of every cgroup."""
+    """Rates since the snapshot before, and a history of every cgroup.
 
-    def __init__(self) -> None:
+    ``kept``: what somebody else has kept of a cgroup between two moments; it is asked for a cgroup that is
+    looked at, once, and tells what was before we came, in steps of ``interval`` seconds.
+    """
+
+    def __init__(self, kept: PointsOf | None = None, interval: float = 1.0) -> None:
         self.snapshot: Snapshot | None = None
         self.rates: dict[str, Rates] = {}
-        self.history: dict[str, deque[tuple[int, float]]] = {}  # (bytes in use, pages in and out a second)
+        self._history: dict[str, deque[Sample]] = {}
         self._before: dict[str, GroupView] = {}
+        self._kept, self._interval = kept, interval
+        self._filled: set[str] = set()
+        self._began = 0.0
+
+    def samples(self, path: str) -> Sequence[Sample]:
+        """The history of a cgroup, oldest first."""
+        samples = self._history.get(path)
+        if samples is None:
+            return ()
+        if self._kept is not None and path not in self._filled:
+            self._filled.add(path)
+            older = _stepped(self._kept, path, self._began, self._interval, SAMPLES - len(samples))
+            samples.extendleft(reversed(older))
+        return samples
 
     def see(self, snapshot: Snapshot) -> None:
         """The next snapshot; one of the same moment as the last is passed over."""
         last = self.snapshot
-        if last is not None and snapshot.at == last.at:
+        if last is None:
+            self._began = snapshot.at
+        elif snapshot.at == last.at:
             return
         span = 0.0 if last is None or snapshot.at < last.at else snapshot.at - last.at
         now, rates = {}, {}
@@ -77,13 +103,34 @@ class Past:
             rate = _rates(old, group, span) if old is not None and old is not group and span else _NONE
             if rate is not _NONE:
                 rates[group.path] = rate
-            samples = self.history.get(group.path)
+            samples = self._history.get(group.path)
             if samples is None:
-                samples = self.history[group.path] = deque(maxlen=SAMPLES)
+                samples = self._history[group.path] = deque(maxlen=SAMPLES)
             samples.append((group.current, rate.pages_in + rate.pages_out))
-        for gone in self.history.keys() - now.keys():
-            del self.history[gone]
+        for gone in self._history.keys() - now.keys():
+            del self._history[gone]
         self.snapshot, self._before, self.rates = snapshot, now, rates
+
+
+def _stepped(kept: PointsOf, path: str, end: float, step: float, most: int) -> list[Sample]:
+    """The last samples before ``end``, at most so many; none from before there was anything."""
+    try:
+        points = [point for point in kept(path, end - (most + 1) * step, end) if point.current is not None]
+    except BadInput:
+        return []  # no history is better than no screen
+    moments = [point.at for point in points]
+    found: list[Sample] = []
+    before: int | None = None
+    for back in range(most + 1, 0, -1):
+        at = bisect_right(moments, end - back * step)
+        if not at:
+            continue
+        point = points[at - 1]
+        paged = point.pages_in + point.pages_out
+        if before is not None:
+            found.append((point.current or 0, max(paged - before, 0) / step))
+        before = paged
+    return found
 
 
 def _rates(old: GroupView, new: GroupView, span: float) -> Rates:

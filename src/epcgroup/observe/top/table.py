@@ -298,5 +298,8 @@ class Table(ScrollView, can_focus=True):
 
 def _name(row: Row, width: int) -> str:
     mark = " " if row.open is None else "▾" if row.open else "▸"
-    text = f"{'  ' * min(row.depth, 8)}{mark} {printable(row.name)}"
-    return fitted(text, width) if row.kind == "group" else set_cell_size(text, width)
+    head = f"{'  ' * min(row.depth, 8, max(width - 12, 0) // 2)}{mark} "  # a deep one keeps both its ends too
+    text = printable(row.name)
+    if row.kind != "group":
+        return set_cell_size(head + text, width)
+    return head + fitted(text, width - len(head)) if width > len(head) else head[:width]

@@ -16,6 +16,7 @@ function choose(path) {
   if (!machine.groups.has(path)) path = "/";
   chosen = tree.chosen = path;  // now: the next key may come before the next painting
   history.replaceState(null, "", path === "/" ? location.pathname : "#" + encodeURIComponent(path));
+  plots.waits = machine.knows("pressure");
   if (machine.head) plots.choose(path, machine.head.at);
   logged = -1;
   paint();

@@ -9,6 +9,7 @@ export class Plots {
     this.boxes = [usage, paging];
     this.span = 300;
     this.path = null;
+    this.waits = true;  // the source knows who waits
     this.build();
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.build());
     new ResizeObserver(() => this.fit()).observe(usage);
@@ -25,19 +26,21 @@ export class Plots {
     const moment = { label: "at", value: (_, at) => (at == null ? "–" : clock(at)) };
     const line = (label, name, value, more = {}) => ({ label, stroke: colour(name), width: 1.5, value, ...more });
     // A rate holds for the time before its point, however long nothing happened then.
-    const steps = { paths: uPlot.paths.stepped({ align: -1 }), points: { show: false } };
+    const bare = { points: { show: false } }, steps = { paths: uPlot.paths.stepped({ align: -1 }), ...bare };
     const bytes = (_, value) => (value == null ? "–" : size(value)), pages = (_, value) => (value == null ? "–" : count(value));
+    const whole = Array.from({ length: 10 }, (_, i) => [1, 2, 5].map(n => n * 10 ** i)).flat();
     this.plots?.forEach(plot => plot.destroy());
     this.plots = [
       new uPlot({
-        ...common, scales: { y: { range: (_, low, high) => [0, Math.max(high, 4096) * 1.05] } },
+        ...common, padding: [6, 64, 0, 0],  // as wide as the other one, which has an axis there
+        scales: { y: { range: (_, low, high) => [0, Math.max(high, 4096) * 1.05] } },
         axes: [time, { ...axis((_, values) => values.map(size)), incrs: Array.from({ length: 42 }, (_, i) => 2 ** i) }],
-        series: [moment, line("in use", "used", bytes, { fill: colour("used") + "30" }),
-          line("limit", "hit", bytes, { dash: [6, 4] }), line("unreclaimable", "stuck", bytes)],
+        series: [moment, line("in use", "used", bytes, { fill: colour("used") + "30", ...bare }),
+          line("limit", "hit", bytes, { dash: [6, 4], ...bare }), line("unreclaimable", "stuck", bytes, bare)],
       }, [[], [], [], []], this.boxes[0]),
       new uPlot({
         ...common, scales: { y: { range: (_, low, high) => [0, Math.max(high, 1) * 1.05] }, wait: { range: [0, 100] } },
-        axes: [time, axis((_, values) => values.map(count)), { ...axis((_, values) => values.map(v => v + " %")), scale: "wait", side: 1, grid: { show: false } }],
+        axes: [time, { ...axis((_, values) => values.map(count)), incrs: whole }, { ...axis((_, values) => values.map(v => v + " %")), scale: "wait", side: 1, grid: { show: false } }],
         series: [moment, line("pages in/s", "used", pages, steps), line("pages out/s", "stuck", pages, steps),
           line("waiting", "pick", (_, v) => (v == null ? "–" : Math.round(v) + " %"), { ...steps, scale: "wait", width: 1 })],
       }, [[], [], [], []], this.boxes[1]),
@@ -83,6 +86,6 @@ export class Plots {
     };
     const of = name => points.map(p => (p.current === null ? null : p[name])), rates = name => points.map((_, i) => per(name, i));
     this.plots[0].setData([at, of("current"), of("limit"), of("unreclaimable")]);
-    this.plots[1].setData([at, rates("pages_in"), rates("pages_out"), rates("some_s").map(v => (v === null ? null : Math.min(100, v * 100)))]);
+    this.plots[1].setData([at, rates("pages_in"), rates("pages_out"), rates("some_s").map(v => (v === null || !this.waits ? null : Math.min(100, v * 100)))]);
   }
 }

@@ -108,7 +108,7 @@ export class TreeMap {
     pen.font = "12px system-ui, sans-serif";
     pen.textBaseline = "top";
     const name = path === "/" ? "EPC" : shown(leafName(path).slice(0, 80));
-    const text = `${name}  ${used} of ${of}`;
+    const text = [`${name}  ${used} of ${of}`, `${name}  ${used}`, name].find(one => pen.measureText(one).width < w - 8) ?? name;
     pen.save();
     pen.beginPath();
     pen.rect(x + 2, y + 1, w - 4, TITLE);
