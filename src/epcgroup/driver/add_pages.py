@@ -105,7 +105,8 @@ def _add(
             if short_count and progress.done:
                 return
             raise
-        yield
+        if progress.done < source.length:  # or the answer would wait for a turn
+            yield
 
 
 def _add_one(

@@ -9,6 +9,7 @@ import mmap
 import os
 import signal
 import struct
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -120,6 +121,15 @@ def test_pending_signals_are_those_that_are_not_blocked() -> None:
     finally:
         assert signal.sigwait({signal.SIGUSR1}) == signal.SIGUSR1
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
+
+
+def test_a_signal_that_waits_for_a_stopped_process_is_pending() -> None:
+    with subprocess.Popen(["sleep", "60"]) as program:
+        program.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, program.pid, os.WSTOPPED)
+        program.send_signal(signal.SIGUSR1)
+        assert procfs.pending_signals(program.pid) == 1 << (signal.SIGUSR1 - 1)
+        program.kill()
 
 
 def test_registers_have_the_kernels_layout() -> None:

@@ -104,10 +104,15 @@ class MemfdFrames:
         """A new mapping shows resident pages: protect those that must not be written."""
         if device.state is None:
             return
-        for index, word in device.state.epcm.items():
-            addr = device.base + (index << PAGE_SHIFT)
-            if start <= addr < end and not epcm.allows(word, "w") and index not in device.hidden:
-                _writeprotect(space, addr, PAGE_SIZE, True)
+        words = device.state.epcm
+        first = max(start - device.base, 0) >> PAGE_SHIFT
+        last = (end - device.base) >> PAGE_SHIFT
+        few = last - first < len(words)  # a program maps a large enclave in several pieces
+        for index in range(first, last) if few else list(words):
+            word = words.get(index)
+            if word is None or not first <= index < last or epcm.allows(word, "w") or index in device.hidden:
+                continue
+            _writeprotect(space, device.base + (index << PAGE_SHIFT), PAGE_SIZE, True)
 
     # ---- Frames ----------------------------------------------------------------
 

@@ -7,7 +7,9 @@ ProcessLookupError, both OSError.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
+import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ AT_PHDR, AT_ENTRY, AT_HWCAP2, AT_SYSINFO_EHDR = 3, 9, 26, 33
 _SYS_KCMP, _KCMP_VM = 312, 1
 _SYS_PIDFD_OPEN, _SYS_PIDFD_GETFD = 434, 438
 _PROT = {"r": 1, "w": 2, "x": 4}
+_SIGNALS = re.compile(rb"\nSigPnd:\t(.*)\nShdPnd:\t(.*)\nSigBlk:\t(.*)\n")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -161,10 +164,22 @@ def is_ours(pid: int) -> bool:
 
 
 def pending_signals(tid: int) -> int:
-    """Unblocked signals that wait for the thread: bit n-1 stands for signal n."""
-    fields = status(tid)
-    waiting = int(fields["SigPnd"], 16) | int(fields["ShdPnd"], 16)
-    return waiting & ~int(fields["SigBlk"], 16)
+    """Unblocked signals that wait for the thread: bit n-1 stands for signal n.
+
+    Asked every few pages of an ioctl: a fifth of the time went here when it took `status` apart.
+    """
+    file = os.open(f"/proc/{tid}/status", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        text = b""
+        while (found := _SIGNALS.search(text)) is None:
+            piece = os.read(file, 1 << 16)
+            if not piece:
+                raise ProcessLookupError(errno.ESRCH, f"/proc/{tid}/status ends early")
+            text += piece
+    finally:
+        os.close(file)
+    own, process, blocked = (int(mask, 16) for mask in found.groups())
+    return (own | process) & ~blocked
 
 
 def personality(pid: int) -> int:
