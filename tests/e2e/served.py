@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.e2e.processes import tree
 
 EPCGROUP = str(Path(sys.executable).parent / "epcgroup")
 NEEDS = ("x86-64", "ptrace", "userfaultfd", "fuse")
@@ -90,6 +91,29 @@ def served(directory: Path, *options: str, epc: str = "16M") -> Iterator[Served]
         process.kill()
         process.communicate()
         unmount(mount)
+
+
+@contextmanager
+def stressed(machine: Served, group: str, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+    """`epcgroup stress` in a cgroup for as long as the block takes; it must end well."""
+    command = machine.argv(group, EPCGROUP, "stress", "--seconds", "600", *options)
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        try:
+            yield process
+            eventually(lambda: any(map(catches_sigterm, tree(machine.process.pid))))
+            process.terminate()
+            assert process.wait(90) == 0
+        finally:
+            process.kill()
+
+
+def catches_sigterm(pid: int) -> bool:
+    """Whether this is `epcgroup stress` with its enclave loaded: SIGTERM ends it with a check now."""
+    with suppress(OSError):
+        status = Path(f"/proc/{pid}/status").read_text()
+        caught = int(status.split("SigCgt:")[1].split()[0], 16) >> (signal.SIGTERM - 1) & 1
+        return bool(caught) and b"stress" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    return False
 
 
 def unmount(mount: Path) -> None:

@@ -13,12 +13,12 @@ pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(180)]
 
 PAGES = 2048
 MACHINES = {  # EPC, limit of the cgroup, policy; updates per worker, in a row on one page
-    "half": (1024, None, "standard", 40_000, 4),
-    "small": (64, None, "standard", 30_000, 8),
-    "limited": (4096, 700, "standard", 40_000, 4),
-    "tight-limit": (4096, 64, "standard", 30_000, 8),
-    "v5": (1024, 700, "v5", 30_000, 6),
-    "v17": (1024, 700, "v17", 30_000, 6),
+    "half": (1024, None, "standard", 20_000, 4),
+    "small": (64, None, "standard", 15_000, 8),
+    "limited": (4096, 700, "standard", 20_000, 4),
+    "tight-limit": (4096, 64, "standard", 15_000, 8),
+    "v5": (1024, 700, "v5", 15_000, 6),
+    "v17": (1024, 700, "v17", 15_000, 6),
 }
 
 
@@ -35,6 +35,7 @@ def test_every_count_is_exact(machine: str, enclu: str) -> None:
     assert ended.cases == {"lost_update": "ok"}, f"status {ended.status}\n{ended.errors[-3000:]}"
     assert ended.report is not None
     group = ended.report["groups"][-1]
+    print(group)
     assert group["pages_out"] > 2000, "hardly anything was evicted: the test proves nothing"
     assert group["current"] == 0
 
