@@ -3,8 +3,8 @@
 
     .venv/bin/python examples/lower_a_limit.py limit.png
 
-One real SGX program with a heap of 12M starts under a limit of 16M. After four
-seconds the limit is set to 6M: under the `standard` policy reclaim begins at
+One real SGX program with a heap of 12M starts under a limit of 16M. Four seconds
+after its heap is there the limit is set to 6M: under the `standard` policy reclaim begins at
 once, usage falls below the new limit and the program pages from then on. After
 four more seconds the limit is lifted and the pages come back one by one, as
 they are touched.
@@ -31,10 +31,14 @@ def main(output: Path) -> int:
         machine.mkdir("/job", limit=16 * MIB)
         pid = machine.spawn([*PROGRAM, "--seconds", "11"], group="/job")
 
+        filled: list[float] = []
+
         def tick(snapshot: Snapshot) -> None:
             history.add(snapshot)
             print(report.plain_line(snapshot), flush=True)
-            if steps and snapshot.time_s >= steps[0][0]:
+            if not filled and snapshot.group("/job").current >= 12 * MIB:
+                filled.append(snapshot.time_s)
+            if steps and filled and snapshot.time_s >= filled[0] + steps[0][0]:
                 _, limit, text = steps.pop(0)
                 machine.set_max("/job", limit)
                 marks.append((snapshot.time_s, text))

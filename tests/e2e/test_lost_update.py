@@ -35,7 +35,6 @@ def test_every_count_is_exact(machine: str, enclu: str) -> None:
     assert ended.cases == {"lost_update": "ok"}, f"status {ended.status}\n{ended.errors[-3000:]}"
     assert ended.report is not None
     group = ended.report["groups"][-1]
-    print(group)
     assert group["pages_out"] > 2000, "hardly anything was evicted: the test proves nothing"
     assert group["current"] == 0
 
