@@ -15,7 +15,8 @@ from tests.e2e.late import NATIVE, SGX, attached, late, refusal
 from tests.e2e.machine import NEEDS, programs
 from tests.e2e.served import eventually, served
 
-pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(240)]
+both_ways = pytest.mark.usefixtures("enclu")
 
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 # The supervisor also has to read its own files, wherever the checkout lies.
@@ -37,6 +38,7 @@ def shell(script: str) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
+@both_ways
 def test_a_running_process_gets_sgx_with_all_its_threads_and_children() -> None:
     """Its enclave is larger than the EPC; threads that sleep or compute beside it never see an error."""
     with late() as program, attached(*EPC, program.pid) as supervisor:
@@ -49,11 +51,12 @@ def test_a_running_process_gets_sgx_with_all_its_threads_and_children() -> None:
         assert (program.ask("fork"), program.hear(), program.hear()) == ("own 50", "check 0 0", "fork 0")
         assert program.ask("look") == SGX
         program.process.communicate()
-        _, report = supervisor.communicate(timeout=30)
+        _, report = supervisor.communicate(timeout=60)
         assert supervisor.returncode == 0, report
         assert "late" in report
 
 
+@both_ways
 def test_the_first_open_may_be_a_threads_or_a_childs() -> None:
     """Who opens first binds the process; here it is never the thread that was there first."""
     with late() as program, attached(*EPC, program.pid):
@@ -81,7 +84,7 @@ def test_a_process_without_an_enclave_survives_the_end_of_its_supervisor_unchang
             with attached(*EPC, program.pid) as supervisor:
                 assert program.ask("cpuid") == "cpuid 1"
                 supervisor.send_signal(end)
-                supervisor.communicate(timeout=30)
+                supervisor.communicate(timeout=60)
             eventually(lambda: program.status("TracerPid") == "0")
             if end == signal.SIGKILL:
                 time.sleep(1)  # the guard's turn: a CPUID before it would be a UD2
@@ -109,20 +112,22 @@ def test_children_made_while_it_was_joined_survive_as_well() -> None:
         assert "Seccomp:\t0" in Path(f"/proc/{child}/status").read_text()
 
 
+@both_ways
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL], ids=lambda end: end.name)
 def test_an_owner_ends_with_its_supervisor(end: int) -> None:
     """Its evicted pages would come back as zeros; so it must not see them."""
     with late() as program, attached(*EPC, program.pid) as supervisor:
         assert program.ask("own 100") == "own 100"
         supervisor.send_signal(end)
-        _, errors = supervisor.communicate(timeout=30)
-        assert program.process.wait(30) == -signal.SIGKILL
+        _, errors = supervisor.communicate(timeout=60)
+        assert program.process.wait(60) == -signal.SIGKILL
         assert (
             end == signal.SIGKILL
             or f"process {program.pid} (late) holds an SGX device and is ended" in errors
         )
 
 
+@both_ways
 def test_what_it_execs_is_joined() -> None:
     """The programs that a joined shell starts have SGX, static ones and their children too."""
     directory = programs()
@@ -132,6 +137,7 @@ def test_what_it_execs_is_joined() -> None:
         assert output.splitlines() == ["ok cpuid", "ok threads", "ok cpuid", "ok heap"]
 
 
+@both_ways
 def test_libraries_vfork_and_threads_that_exec_below_a_joined_shell() -> None:
     """The traps of watched programs come and go with what they load, share and become."""
     directory = programs()
@@ -152,6 +158,7 @@ def test_libraries_vfork_and_threads_that_exec_below_a_joined_shell() -> None:
         assert set(output.split()) == {"ok", *wanted}
 
 
+@both_ways
 def test_children_that_are_there_are_joined() -> None:
     """A shell's running child is joined with it."""
     script = f"sh -c 'read x; exec {programs()}/basics cpuid heap'; echo done"
@@ -193,6 +200,7 @@ def test_an_ordinary_user_attaches_to_a_process_of_hers(tmp_path: Path) -> None:
         assert program.status("NoNewPrivs") == "1"
 
 
+@both_ways
 @pytest.mark.needs("fuse")
 def test_a_process_joins_a_server_and_a_cgroup_of_it(tmp_path_factory: pytest.TempPathFactory) -> None:
     """`attach -g` returns at once; the process is in cgroup.procs, charged there, and can be moved."""
@@ -201,7 +209,7 @@ def test_a_process_joins_a_server_and_a_cgroup_of_it(tmp_path_factory: pytest.Te
         assert "no cgroup '/web'" in refusal(*place, "-g", "web", str(program.pid))
         assert "--epc describes a machine" in refusal(*place, "--epc", "1M", "-g", "web", str(program.pid))
         with attached(*place, "--create", "-g", "web", program.pid) as client:
-            assert client.wait(30) == 0
+            assert client.wait(60) == 0
         assert server.read("web/cgroup.procs").split() == [str(program.pid)]
         assert program.ask("cpuid") == "cpuid 1"
         assert program.ask("own 100") == "own 100"
@@ -210,12 +218,12 @@ def test_a_process_joins_a_server_and_a_cgroup_of_it(tmp_path_factory: pytest.Te
         assert "in this machine already" in refusal(*place, "-g", "web", str(program.pid))
         with late() as other:
             with attached(*place, other.pid) as client:
-                assert client.wait(30) == 0
+                assert client.wait(60) == 0
             assert str(other.pid) in server.read("cgroup.procs").split()
             assert other.ask("cpuid") == "cpuid 1"
             _, errors = server.stop()
             assert f"process {program.pid} (late) holds an SGX device and is ended" in errors
-            assert program.process.wait(30) == -signal.SIGKILL
+            assert program.process.wait(60) == -signal.SIGKILL
             assert other.ask("look") == NATIVE
 
 

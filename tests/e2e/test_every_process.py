@@ -10,12 +10,14 @@ from tests.e2e.machine import EPCGROUP, NEEDS, programs, run
 from tests.programs import package
 
 pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(300)]
+both_ways = pytest.mark.usefixtures("enclu")
 
 CONTAINER = ("unshare", "--pid", "--fork", "--mount-proc", "--net")
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 CASES = ("cpuid", "enter_vdso", "enter_bare", "heap", "two_enclaves", "threads")
 
 
+@both_ways
 @pytest.mark.needs("root")
 @pytest.mark.parametrize("wrap", [CONTAINER, NOBODY], ids=["container", "nobody"])
 def test_programs_that_cannot_see_the_supervisor_get_the_device(wrap: tuple[str, ...]) -> None:
@@ -24,7 +26,7 @@ def test_programs_that_cannot_see_the_supervisor_get_the_device(wrap: tuple[str,
     assert ended.cases == dict.fromkeys(CASES, "ok"), ended.errors
 
 
-@pytest.mark.parametrize("enclu", ["fast", "trap"])
+@both_ways
 @pytest.mark.parametrize(
     "language",
     [
@@ -32,28 +34,30 @@ def test_programs_that_cannot_see_the_supervisor_get_the_device(wrap: tuple[str,
         pytest.param("rust", marks=pytest.mark.needs("rustc")),
     ],
 )
-def test_static_programs_of_other_languages_load_and_enter(language: str, enclu: str, tmp_path: Path) -> None:
+def test_static_programs_of_other_languages_load_and_enter(language: str, tmp_path: Path) -> None:
     """No libc (Go), raw system calls, threads on small stacks that are signalled while they are inside."""
     enclave = package.write(tmp_path / "enclave")
-    ended = run(package.loader(language), enclave, epc=48, options=("--enclu", enclu))
+    ended = run(package.loader(language), enclave, epc=48)
     threads = [f"ok thread {n}: {20 * package.HEAP // package.THREADS} done, 0 wrong" for n in (0, 1)]
     assert ended.output.splitlines() == threads, ended.errors
 
 
-@pytest.mark.parametrize("enclu", ["fast", "trap"])
-def test_programs_may_vfork_exec_from_any_thread_and_debug(enclu: str) -> None:
+@both_ways
+def test_programs_may_vfork_exec_from_any_thread_and_debug() -> None:
     """Also while another thread is inside; a debugger finds its children traced, and is told so by EPERM."""
-    ended = run("kinds", epc=15, options=("--enclu", enclu))
+    ended = run("kinds", epc=15)
     cases = ("vfork_and_exec", "thread_execs", "is_a_debugger", "plain")
     assert ended.cases == dict.fromkeys(cases, "ok"), ended.errors
 
 
+@both_ways
 def test_a_process_owns_32_enclaves_at_once() -> None:
     """All alive, entered in turn, in an EPC that holds a quarter of their pages."""
     assert run("many", "enclaves", "32", epc=128).output == "enclaves 32 0\n"
 
 
-@pytest.mark.parametrize(("times", "places"), [(1000, 1), (600, 600)], ids=["same place", "new places"])
+@both_ways
+@pytest.mark.parametrize(("times", "places"), [(500, 1), (300, 300)], ids=["same place", "new places"])
 def test_enclaves_may_be_closed_and_made_again_and_again(times: int, places: int) -> None:
     """Each costs a millisecond or so and leaves nothing: no page, no filter, no descriptor."""
     ended = run("many", "again", str(times), str(places), epc=64)
@@ -62,10 +66,10 @@ def test_enclaves_may_be_closed_and_made_again_and_again(times: int, places: int
     assert ended.report["groups"][0]["current"] == 0
 
 
-@pytest.mark.parametrize("enclu", ["fast", "trap"])
-def test_a_full_table_of_descriptors_is_an_error_for_the_program(enclu: str) -> None:
+@both_ways
+def test_a_full_table_of_descriptors_is_an_error_for_the_program() -> None:
     """What we open in it is above its limit, where we may raise that; else EMFILE, never its end."""
-    ended = run("many", "fds", "3", epc=64, options=("--enclu", enclu))
+    ended = run("many", "fds", "3", epc=64)
     assert ended.output == "fds 3 0\n", ended.errors
 
 

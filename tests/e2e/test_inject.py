@@ -31,6 +31,7 @@ def command_group(ended: Ended) -> dict[str, int]:
     return ended.report["groups"][-1]
 
 
+@pytest.mark.usefixtures("enclu")
 @pytest.mark.parametrize(
     ("where", "status"), [((), 5), (("outside",), -signal.SIGBUS)], ids=["inside", "outside"]
 )
@@ -44,6 +45,7 @@ def test_a_memory_error_needs_no_eviction(where: tuple[str, ...], status: int) -
         assert f"page {VICTIM}\n" in ended.output
 
 
+@pytest.mark.usefixtures("enclu")
 @pytest.mark.parametrize(("kind", "count"), [("ewb-slow", "pages_out"), ("eldu-slow", "pages_in")])
 def test_paging_is_slowed_down_by_what_was_asked(kind: str, count: str) -> None:
     began = time.monotonic()
@@ -75,12 +77,14 @@ def test_without_room_in_the_backing_store_nothing_is_evicted() -> None:
     assert command_group(ended)["pages_out"] == 0
 
 
+@pytest.mark.usefixtures("enclu")
 def test_now_and_then_without_room_paging_goes_on() -> None:
     ended = once("enospc=0.3")
     assert ended.status == 0, f"{ended.output}\n{ended.errors[-3000:]}"
     assert command_group(ended)["pages_out"] > 0
 
 
+@pytest.mark.usefixtures("enclu")
 def test_a_backing_store_has_the_capacity_that_was_asked_for() -> None:
     """150 pages and more in an EPC of 64 do not fit into 64 and 100 KiB."""
     ended = once("backing=100K")
@@ -103,6 +107,7 @@ def test_a_served_machine_has_them_too(tmp_path: Path) -> None:
         assert machine.stop()[0] == 0
 
 
+@pytest.mark.usefixtures("enclu")
 def test_a_program_that_tries_again_passes_in_spite_of_eagain() -> None:
     """t4_exec's ioctls go on where EAGAIN left them, as an SGX2 runtime's must."""
     cases = ("no_x_faults", "again_and_again", "no_r_faults")

@@ -15,7 +15,7 @@ from epcgroup.driver import Driver
 from epcgroup.live import Supervisor
 from epcgroup.live.tracing import syscalls as live_syscalls
 
-pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(120)]
 
 PAGES = 300
 
@@ -34,6 +34,7 @@ def run_load(log: io.StringIO, tmp_path: Path) -> int:
         os.close(output)
 
 
+@pytest.mark.usefixtures("enclu")
 def test_an_error_in_the_page_service_is_a_sigbus_and_a_log_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ from tests.e2e.served import served
 pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(240)]
 
 
+@pytest.mark.usefixtures("enclu")
 @pytest.mark.needs("fuse")
 def test_machines_do_not_disturb_each_other() -> None:
     """Three runs, two servers and a joined process at the same time; the killed one takes nobody along."""

@@ -13,7 +13,7 @@ from tests.programs.build import build
 
 EPCGROUP = str(Path(sys.executable).parent / "epcgroup")
 
-pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.usefixtures("enclu"), pytest.mark.timeout(120)]
 
 # Kills for calls of another architecture; refuses mkdir and userfaultfd; then becomes the program.
 RESTRICTED = """
@@ -48,7 +48,7 @@ def test_an_enclave_pages_under_a_programs_own_filter(by: str, tmp_path: Path) -
     words = [EPCGROUP, "run", "--epc", "2M", "--report", "json", "--report-file", str(report), "--"]
     program = [sys.executable, "-c", RESTRICTED, by, str(build() / "load"), "once", "768"]
     done = subprocess.run(
-        [*words, *program], cwd=tmp_path, capture_output=True, text=True, timeout=50, check=False
+        [*words, *program], cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout == "mkdir refused\n32-bit call -38\nready\n"

@@ -29,6 +29,7 @@ def limited(limits: str, *program: str | int) -> subprocess.CompletedProcess[str
     return subprocess.run(shell, capture_output=True, text=True, timeout=60, check=False)
 
 
+@pytest.mark.usefixtures("enclu")
 def test_the_limit_of_files_is_not_one_of_enclaves() -> None:
     """Enclaves lie in memfds, which RLIMIT_FSIZE bounds; the program keeps the limit for its own files."""
     ended = limited("-S -f 100", "load", "once", 300)
@@ -51,6 +52,7 @@ def test_a_limit_of_ours_is_said_in_words(limits: str, words: str) -> None:
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.usefixtures("enclu")
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.ENOMEM])
 @pytest.mark.parametrize("room", [0, 40])
 def test_no_room_for_a_page_that_is_added_is_enomem_at_the_ioctl(
@@ -85,6 +87,7 @@ def test_no_room_for_a_page_that_is_added_is_enomem_at_the_ioctl(
         os.close(output)
 
 
+@pytest.mark.usefixtures("enclu")
 def test_no_room_for_a_page_that_is_loaded_is_a_sigbus(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its program ends, the log says why, and the machine goes on."""
     copy, filled = uffd.copy, 0
@@ -109,6 +112,7 @@ def test_no_room_for_a_page_that_is_loaded_is_a_sigbus(monkeypatch: pytest.Monke
         assert machine.run()[neighbour] == 0, log.getvalue()
 
 
+@pytest.mark.usefixtures("enclu")
 def test_a_page_service_that_fails_ends_its_program(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody else would answer the threads that wait for pages."""
 

@@ -20,7 +20,8 @@ from tests.e2e.late import late
 from tests.e2e.machine import EPCGROUP, NEEDS, programs
 from tests.e2e.served import Served, eventually, unmount
 
-pytestmark = [pytest.mark.needs(*NEEDS, "fuse", "root"), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.needs(*NEEDS, "fuse", "root"), pytest.mark.timeout(240)]
+both_ways = pytest.mark.usefixtures("enclu")
 
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 BOUND = "look cpuid 1 open 0 stat 0 broken 0"
@@ -102,6 +103,7 @@ def serving(directory: Path, *options: str) -> Iterator[System]:
         yield server
 
 
+@both_ways
 @pytest.mark.parametrize(
     "wrap",
     [(), NOBODY, ("unshare", "--mount", "--pid", "--fork", "--mount-proc", "--net", "--ipc")],
@@ -137,6 +139,7 @@ def test_a_container_with_a_dev_of_its_own_needs_the_file_bound_into_it(director
         assert output.splitlines() == ["ok enter_vdso", "ok heap"]
 
 
+@both_ways
 def test_a_process_is_charged_to_the_cgroup_it_was_put_into(directory: Path) -> None:
     """By others, through cgroup.procs; its children too, which nobody saw born."""
     with serving(directory) as server:
@@ -213,6 +216,7 @@ def test_a_tree_over_a_real_cgroup2_charges_where_a_process_is(directory: Path) 
             place.rmdir()
 
 
+@both_ways
 def test_threads_that_open_at_the_same_time_all_get_a_device(directory: Path) -> None:
     """Eight threads of one process; one of them binds it, all of them own an enclave."""
     with serving(directory) as server:
