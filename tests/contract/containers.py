@@ -152,7 +152,7 @@ def watch(machine: Served, group: str, command: list[str]) -> tuple[subprocess.C
 def watch_for(machine: Served, group: str, events: int = 50) -> Seen:
     """Look at the cgroup until its limit was hit so often."""
     seen = Seen()
-    eventually(lambda: seen.look(machine, group) and seen.events >= events, 30)
+    eventually(lambda: seen.look(machine, group) and seen.events >= events)
     return seen
 
 

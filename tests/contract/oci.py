@@ -93,7 +93,7 @@ def a_process_that_joins_a_container_is_charged_there(runtime: Runtime, director
     with nothing_left(machine, "pods/c"):
         words = inside(machine, *runtime.command("run", "-b", bundle, "c"))
         with subprocess.Popen(words, stdin=subprocess.DEVNULL) as init:
-            eventually(lambda: runtime.has("c"), 30)
+            eventually(lambda: runtime.has("c"))
             eventually(lambda: runtime.state("c")["status"] == "running")
             joining = inside(machine, *runtime.command("exec", "c", *ONCE))
             done, seen = watch(machine, "pods/c", joining)

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.needs(*NEEDS)
 
 
 def scrape(url: str) -> dict[tuple[str, str], float]:
-    with urllib.request.urlopen(url, timeout=30) as answer:
+    with urllib.request.urlopen(url, timeout=60) as answer:
         text = answer.read().decode()
     return {
         (sample.name, sample.labels.get("cgroup", "")): sample.value
@@ -54,4 +54,4 @@ def test_paging_of_a_real_program_is_scraped_inside_and_beside_the_server(tmp_pa
             with served(tmp_path):
                 eventually(lambda: scrape(url[0])["epc_cgroup_limit_bytes", "/busy"] == 4 << 20)
             beside.send_signal(signal.SIGTERM)
-            assert beside.wait(30) == 0
+            assert beside.wait(60) == 0

@@ -26,7 +26,7 @@ from epcgroup.live.enclave import cpuid, enter_enclave, traps, vdso
 from epcgroup.live.paging import pagemap, uffd
 from epcgroup.live.tracing import inject, memory, procfs, ptrace, seccomp
 
-pytestmark = [pytest.mark.needs("x86-64", "gcc", "ptrace", "userfaultfd"), pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.needs("x86-64", "gcc", "ptrace", "userfaultfd"), pytest.mark.timeout(180)]
 
 PROGRAMS = Path(__file__).parent / "programs"
 PAGE = 4096

@@ -174,7 +174,7 @@ def test_a_name_is_bytes_and_no_terminal_obeys_it(machine: Served) -> None:
             assert not set(b"\x1b\x07\xff") & set(output), (words, output)
             assert b"\xe2\x80\xae" not in output, (words, output)  # right-to-left override
         told = subprocess.run(
-            [EPCGROUP, "tree", "--json", "--root", machine.mount], capture_output=True, check=True, timeout=30
+            [EPCGROUP, "tree", "--json", "--root", machine.mount], capture_output=True, check=True, timeout=60
         )
         assert any(view["path"] == f"/{group}" for view in json.loads(told.stdout)["cgroups"])
     finally:

@@ -37,7 +37,7 @@ def test_over_its_memory_limit_a_program_is_killed_and_its_neighbour_is_not(tmp_
             assert neighbour.poll() is None
         finally:
             neighbour.terminate()
-            neighbour.wait(30)
+            neighbour.wait(60)
         eventually(lambda: machine.read("pods/memory.current") == "0\n")
 
 

@@ -146,6 +146,6 @@ def test_held_enclave_stays_until_stdin_closes(tmp_path: Path) -> None:
         time.sleep(0.5)
         assert process.poll() is None
         assert not file.exists()
-        process.communicate(timeout=30)  # closes stdin
+        process.communicate(timeout=60)  # closes stdin
     assert process.returncode == 0
     assert json.loads(file.read_text())["groups"][-1]["current"] == 0

@@ -249,7 +249,7 @@ def test_no_device_is_left_after_any_end(directory: Path, end: int) -> None:
             with system(prefix, directory) as server:
                 assert there().count("sgx_") == 3
                 server.process.send_signal(end)
-                server.process.wait(30)
+                server.process.wait(60)
             assert there().count("sgx_") == (3 if end == signal.SIGKILL else 0)
             if mend == "doctor":
                 doctor = [*prefix, EPCGROUP, "doctor"]

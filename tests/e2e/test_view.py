@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.e2e.served import EPCGROUP, NEEDS, Served, served
 
-pytestmark = [pytest.mark.needs(*NEEDS, "root", "gcc"), pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.needs(*NEEDS, "root", "gcc"), pytest.mark.timeout(180)]
 
 # clone3(CLONE_INTO_CGROUP | CLONE_VFORK) of the cgroup at argv[1]; the child shows where it is.
 INTO_CGROUP = r"""

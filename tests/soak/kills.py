@@ -97,7 +97,7 @@ def _kill_programs(
     if below:
         _kill(chance.choice(below))
     time.sleep(0.2)
-    until = time.monotonic() + 30
+    until = time.monotonic() + 60
     while machine.poll() is None:
         for pid in {*below, *tree(machine.pid)} - {machine.pid}:  # children of the dead are nobody's below
             _kill(pid)

@@ -14,7 +14,7 @@ import pytest
 from tests.contract.containers import NEEDS_ALL, ONCE, config, make_bundle, make_rootfs, nothing_left, run
 from tests.e2e.served import Served, served
 
-pytestmark = [pytest.mark.needs(*NEEDS_ALL, "runc", "cgroup2"), pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.needs(*NEEDS_ALL, "runc", "cgroup2"), pytest.mark.timeout(180)]
 
 # In a cgroup namespace, with the tree writable: the container's cgroup is the root of what it sees.
 SCRIPT = f"""
@@ -68,6 +68,7 @@ def test_a_shell_in_a_container_limits_an_enclave_in_a_cgroup_of_its_own(
         said = run(
             machine, "runc", "--root", str(machine.directory / "runc"), "run", "-b", str(bundle), "box"
         )
+    assert len(said.splitlines()) == 9, said
     where, controllers, listed, limit, inner, ready, peak, mounts, current = said.splitlines()
     assert controllers.split()[-1] == "misc"
     assert (where, listed, limit) == ("0::/", "1", "sgx_epc 524288")

@@ -73,7 +73,7 @@ def containerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Containerd]
         words = inside(machine, "containerd", "--config", str(directory / "config.toml"))
         with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log) as daemon:
             client = Containerd(machine, directory, rootfs)
-            eventually((directory / "socket").exists, 30)
+            eventually((directory / "socket").exists)
             yield client
             daemon.terminate()
         assert daemon.returncode in (0, -signal.SIGTERM)

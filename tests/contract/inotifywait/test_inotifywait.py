@@ -10,7 +10,7 @@ from tests.contract.containers import HOLD, LIMIT, NEEDS_ALL, inside, nothing_le
 from tests.e2e.served import Served, eventually, served
 from tests.programs.build import build
 
-pytestmark = [pytest.mark.needs(*NEEDS_ALL, "inotifywait"), pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.needs(*NEEDS_ALL, "inotifywait"), pytest.mark.timeout(180)]
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def test_it_wakes_at_a_change(machine: Served, file: str) -> None:
         subprocess.Popen(watching, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watcher,
     ):
         assert watcher.stderr is not None
-        eventually(lambda: "Watches established" in watcher.stderr.readline(), 30)
+        eventually(lambda: "Watches established" in watcher.stderr.readline())
         with subprocess.Popen(inside(machine, "sh", "-c", script), stdout=subprocess.DEVNULL) as owner:
             seen = watch_for(machine, group)
             output, _ = watcher.communicate(timeout=50)

@@ -10,7 +10,7 @@ from tests.contract.containers import HOLD, LIMIT, NEEDS_ALL, Seen, run
 from tests.e2e.served import Served, eventually, served
 from tests.programs.build import build
 
-pytestmark = [pytest.mark.needs(*NEEDS_ALL, "systemd-cgls"), pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.needs(*NEEDS_ALL, "systemd-cgls"), pytest.mark.timeout(180)]
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def test_the_tree_with_an_enclaves_owner(machine: Served) -> None:
     seen = Seen()
     words = machine.argv("pods/web", str(build() / HOLD[0]), *HOLD[1:])
     with subprocess.Popen(words, stdout=subprocess.DEVNULL) as owner:
-        eventually(lambda: seen.look(machine, "pods/web") and seen.events > 50, 30)
+        eventually(lambda: seen.look(machine, "pods/web") and seen.events > 50)
         listed = run(machine, "systemd-cgls", "--no-pager", "--full")
         below = run(machine, "systemd-cgls", "--no-pager", "/sys/fs/cgroup/pods")
         owner.kill()

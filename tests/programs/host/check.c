@@ -10,7 +10,7 @@
 #include <ucontext.h>
 #include "check.h"
 
-#define LIMIT_SECONDS 40
+#define LIMIT_SECONDS 100
 enum { FAILED = 1, SKIPPED = 77 };
 
 static const char *running;

@@ -46,14 +46,14 @@ def test_two_first_runs_at_once_agree_on_one_key(tmp_path: Path) -> None:
     gate = threading.Barrier(8)
 
     def first_run() -> None:
-        gate.wait(10)
+        gate.wait(60)
         keys.append(rootkey.kept(path))
 
     runs = [threading.Thread(target=first_run) for _ in range(8)]
     for run in runs:
         run.start()
     for run in runs:
-        run.join(10)
+        run.join(60)
     assert len(keys) == 8
     assert len(set(keys)) == 1
 

@@ -57,7 +57,7 @@ def get(url: str, **headers: str) -> tuple[int, str, str]:
     """Status, content type, body."""
     request = urllib.request.Request(url, headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.status, answer.headers["Content-Type"], answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:
@@ -96,7 +96,7 @@ def test_a_big_scrape_is_compressed_for_whoever_is_far_and_can_read_it(
     for far in (False, True):
         monkeypatch.setattr(_Handler, "_far", lambda _self, far=far: far)
         request = urllib.request.Request(exporter.url, headers={"Accept-Encoding": "gzip"})
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             assert answer.headers["Content-Encoding"] == ("gzip" if far else None)
             sizes.append(len(answer.read()))
     assert sizes[1] < sizes[0] / 5

@@ -104,7 +104,7 @@ def test_a_storm_of_changes_is_announced_at_intervals_and_the_last_is_not_lost()
         announcer.changed("/a", "misc.events")
     storm_over = time.monotonic()
     announcer.changed("/a", "misc.events")
-    assert last.wait(5)
+    assert last.wait(60)
     announcer.end()
     assert not announcer.is_alive()
     assert 2 <= len(woken) <= (woken[-1] - started) / 0.01 + 2
@@ -125,7 +125,7 @@ def test_the_end_of_a_process_that_is_not_traced_is_noticed() -> None:
             outsiders.watch(process.pid)
         assert tree.root.populated == 1
         process.kill()
-    end = time.monotonic() + 5
+    end = time.monotonic() + 60
     while tree.root.populated and time.monotonic() < end:
         time.sleep(0.01)
     outsiders.end()
