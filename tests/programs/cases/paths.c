@@ -420,17 +420,41 @@ static void grown(void)
 	CHECK_EQ((must(c, OP_LEAVES, 5, SECINFO_PENDING | TYPE_REG << 8 | R | W, e.hole, 96), c->asked.a[5]), 96);
 }
 
-/* Registers and flags are as after the instruction; `argument`: what two threads take turns at. */
-static void *keep_registers(void *argument)
+struct keeping {
+	struct enclave *e;
+	unsigned thread;
+};
+
+static void leaf_keeps(const struct keeping *of, struct call *c, int leaf, u64 flags, u64 page, u64 rflags)
 {
-	struct { struct enclave *e; unsigned thread; } *of = argument;
+	u64 regs[17], want[17];
+
+	fill_random(want, sizeof want);
+	want[1] = page;
+	want[3] = of->e->heap + of->thread * PAGE;
+	must(c, OP_PUT, want[3], flags, 0, 0);
+	want[16] = rflags;
+	memcpy(regs, want, sizeof regs);
+	must(c, OP_LEAF_ALL, leaf, (u64)regs, 0, 0);
+	want[0] = leaf == 5 ? 0 : leaf;
+	want[4] = regs[4];	/* RSP */
+	want[16] = leaf == 5 ? rflags & ~STATUS : rflags;
+	regs[16] &= STATUS | DF;
+	for (int i = 0; i < 17; i++)
+		CHECK(regs[i] == want[i], "leaf %d: register %d is %#lx, not %#lx", leaf, i, regs[i], want[i]);
+}
+
+/* Registers and flags are as after the instruction. */
+static void *leaves_keep(void *argument)
+{
+	const struct keeping *of = argument;
 	struct call *c = by_vdso(of->e, of->thread);
 
 	for (u64 i = 0; i < 48; i++) {
-		u64 page = of->e->hole + (of->thread * 48 + i) * PAGE, flags = i & 1 ? 0xcd5 : 0;
+		u64 page = of->e->hole + (of->thread * 48 + i) * PAGE, rflags = i & 1 ? STATUS | DF : 0;
 
-		CHECK_EQ(must(c, OP_LEAF_KEEPS, 5, SECINFO_PENDING | TYPE_REG << 8 | R | W, page, flags), 0);
-		CHECK_EQ(must(c, OP_LEAF_KEEPS, 6, TYPE_REG << 8 | R | W | X, page, flags), 0);
+		leaf_keeps(of, c, 5, SECINFO_PENDING | TYPE_REG << 8 | R | W, page, rflags);
+		leaf_keeps(of, c, 6, TYPE_REG << 8 | R | W | X, page, rflags);
 	}
 	return NULL;
 }
@@ -438,12 +462,12 @@ static void *keep_registers(void *argument)
 /* While one thread waits for its answer, the other one asks at the same place in the code. */
 static void leaves_keep_registers(void)
 {
-	struct enclave e = load((struct spec){ .threads = 2, .hole = 96 });
-	struct { struct enclave *e; unsigned thread; } first = { &e, 0 }, second = { &e, 1 };
+	struct enclave e = load((struct spec){ .threads = 2, .heap = 2, .hole = 96 });
+	struct keeping first = { &e, 0 }, second = { &e, 1 };
 	pthread_t other;
 
-	CHECK(!pthread_create(&other, NULL, keep_registers, &second), "pthread_create");
-	keep_registers(&first);
+	CHECK(!pthread_create(&other, NULL, leaves_keep, &second), "pthread_create");
+	leaves_keep(&first);
 	CHECK(!pthread_join(other, NULL), "pthread_join");
 }
 

@@ -5,7 +5,7 @@
 void hold_state(struct state *s);
 __attribute__((visibility("hidden"))) u64 eaccept(u64 secinfo, u64 page);
 __attribute__((visibility("hidden"))) u64 emodpe(u64 secinfo, u64 page);
-__attribute__((visibility("hidden"))) void eaccept_all(u64 *regs), emodpe_all(u64 *regs);
+__attribute__((visibility("hidden"))) void leaf_all(u64 *regs, const void *at), eaccept_all(void), emodpe_all(void);
 extern const u8 leave_enclave[] __attribute__((visibility("hidden")));
 
 struct secinfo {
@@ -201,28 +201,6 @@ static u64 leaves(u64 *a)
 	return stamp() - start;
 }
 
-/* In the order of the SSA: RAX, RCX, RDX, RBX, RSP (not looked at) … R15, RFLAGS. */
-static u64 leaf_keeps(u64 *a)
-{
-	struct secinfo info = { .flags = a[1] };
-	u64 regs[17], changed = 0, status = 0x8d5;
-
-	for (u64 i = 0; i < 17; i++)
-		regs[i] = 0xa5a5a5a500000000 + i * 0x0102030405060708 + a[2];
-	regs[1] = a[2];
-	regs[3] = (u64)&info;
-	regs[16] = a[3] & 0xcd5;
-	(a[0] == 5 ? eaccept_all : emodpe_all)(regs);
-	for (u64 i = 1; i < 16; i++) {
-		u64 want = i == 1 ? a[2] : i == 3 ? (u64)&info : 0xa5a5a5a500000000 + i * 0x0102030405060708 + a[2];
-
-		changed |= (u64)(i != 4 && regs[i] != want) << i;
-	}
-	changed |= regs[0] != (a[0] == 5 ? 0 : 6);
-	changed |= (u64)((regs[16] & status) != (a[0] == 5 ? 0 : a[3] & status)) << 16;
-	return changed;
-}
-
 __attribute__((visibility("hidden"))) void serve(struct request *r, u64 tcs, u64 cssa);
 
 void serve(struct request *r, u64 tcs, u64 cssa)
@@ -270,7 +248,7 @@ void serve(struct request *r, u64 tcs, u64 cssa)
 		times((u64 *)a[0], a[1], (u64 *)a[2]);
 	else if (op == OP_LEAVES)
 		result = leaves(a);
-	else if (op == OP_LEAF_KEEPS)
-		result = leaf_keeps(a);
+	else if (op == OP_LEAF_ALL)
+		leaf_all((u64 *)a[1], a[0] == 5 ? eaccept_all : emodpe_all);
 	r->result = result;
 }

@@ -114,13 +114,12 @@ probe:
 	enclu
 	ud2
 
-/* eaccept_all(regs), emodpe_all(regs): the same with every register and the flags from regs (in the
- * order of the SSA, RSP left out, then RFLAGS), which are as found afterwards on return. */
-	.macro	leaf_all name, leaf
-	.globl	\name
-	.hidden	\name
-\name:
-	.irp	r, rbx, rbp, r12, r13, r14, r15, rdi
+/* leaf_all(regs, at): the leaf at `at` with every register and the flags from regs (in the order of the
+ * SSA, RSP left out, then RFLAGS), which are as found afterwards on return. */
+	.globl	leaf_all, eaccept_all, emodpe_all
+	.hidden	leaf_all, eaccept_all, emodpe_all
+leaf_all:
+	.irp	r, rbx, rbp, r12, r13, r14, r15, rdi, rsi
 	push	%\r
 	.endr
 	push	128(%rdi)
@@ -134,9 +133,15 @@ probe:
 	mov	8 * \n(%rdi), %r\n
 	.endr
 	mov	56(%rdi), %rdi
-	mov	$\leaf, %eax
+	ret
+eaccept_all:
+	mov	$5, %eax
 	enclu
-	push	%rdi
+	jmp	0f
+emodpe_all:
+	mov	$6, %eax
+	enclu
+0:	push	%rdi
 	mov	8(%rsp), %rdi
 	pop	56(%rdi)
 	pushfq
@@ -155,7 +160,4 @@ probe:
 	pop	%\r
 	.endr
 	ret
-	.endm
-	leaf_all eaccept_all, 5
-	leaf_all emodpe_all, 6
 	.section .note.GNU-stack, "", @progbits

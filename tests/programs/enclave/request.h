@@ -32,7 +32,7 @@ enum op {
 	OP_UNWIND,	/* make the SSA frame with GPRSGX a[0], stack page a[1] leave when resumed */
 	OP_TIMES,	/* time one read of each of a[1] pages listed at a[0] into a[2] */
 	OP_LEAVES,	/* ENCLU leaf a[0], SECINFO flags a[1], on each of a[3] pages from a[2]; result = ticks, a[5] = failed */
-	OP_LEAF_KEEPS,	/* that leaf on page a[2] with flags a[3]; result = what changed: a bit each of RAX … R15, RFLAGS */
+	OP_LEAF_ALL,	/* EACCEPT (a[0] = 5) or EMODPE with all registers from a[1], and back: RAX … R15 without RSP, RFLAGS */
 };
 
 enum raise { RAISE_UD2, RAISE_DIV0, RAISE_INT3, RAISE_IN, RAISE_OUT, RAISE_INT80, RAISE_RDTSC,
