@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from epcgroup.sgx.seal import PageSealer
 
 _SECS_FLAGS = PageType.SECS << TYPE_SHIFT
-_WORDS: dict[int, int] = {}  # one object for each word that occurs, not one for each evicted page
+_WORDS: dict[int, int] = {}  # one object for each word that occurs, not one for each page
 _ENCLAVE = attrgetter("enclave")
 _SPOILT = "changed or replayed outside the EPC (MAC mismatch)"
 
@@ -103,8 +103,7 @@ class SealingPager:
                         f"EBLOCK of page {index} of {enclave}, which has no EPCM entry to block"
                     )
                 indices.append(index)
-                word = state.epcm[index] & SEALED_MASK
-                flags.append(_WORDS.setdefault(word, word))
+                flags.append(state.epcm[index] & SEALED_MASK)
             self._leaving += self.mover.out(enclave.id, state.base, indices, flags)
 
     def write_out(self, page: EpcPage) -> None:
@@ -119,26 +118,27 @@ class SealingPager:
         else:
             del state.epcm[index]
             version, entry = self._leaving.popleft()
-        entry.va_page, entry.slot = slots.take(version)
+        entry.va, entry.slot = slots.take(version)
         self.store.add(number, index, entry)
 
     def load(self, enclave: Enclave, index: int) -> None:
         """ELDU. Raises LoadFailed, and says so in the log, when the page does not verify."""
         number = enclave.id
-        state = self._states[number]
+        state, slots = self._states[number], self._slots[number]
         entry = self.store.get(number, index)
         if entry is None:
             raise self._failed(enclave, index, "its contents are lost")
-        version = entry.va_page.versions[entry.slot]
+        version = slots.version(entry.va, entry.slot)
         try:
             if index == SECS_INDEX:
                 state.put_secs(self.mover.unseal(number, entry, version))
             else:
                 self.mover.back(number, state.base, index, entry, version)
-                state.epcm[index] = entry.flags
+                flags = entry.flags
+                state.epcm[index] = _WORDS.setdefault(flags, flags)
         except MacCompareFail:
             raise self._failed(enclave, index, _SPOILT) from None
-        self._slots[number].give(entry.va_page, entry.slot)
+        slots.give(entry.va, entry.slot)
         self.store.remove(number, index)
 
     @contextmanager
@@ -155,7 +155,7 @@ class SealingPager:
             entry = self.store.get(number, index)
             if entry is None:
                 raise self._failed(enclave, index, "its contents are lost")
-            version = entry.va_page.versions[entry.slot]
+            version = self._slots[number].version(entry.va, entry.slot)
             addr = 0 if index == SECS_INDEX else state.base + (index << PAGE_SHIFT)
             try:
                 return self.mover.unseal(number, entry, version, addr)

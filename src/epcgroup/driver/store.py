@@ -6,8 +6,8 @@ VA slot holds the version. Exchange the bytes, the flags, or whole entries: the
 next load finds out (spec 6.9, ELDU). Tests do just that.
 
 Sealed bytes lie side by side in chunks of anonymous memory, at addresses that
-stay: a page costs its 4112 bytes and no object of its own, and compiled code can
-seal into place. A page of zeros has no bytes, only a MAC in its entry. Rejected:
+stay: a page costs its 4112 bytes, a row of 16 bytes that says where, and no object of its
+own, and compiled code can seal into place. A page of zeros has no bytes, only a MAC in its entry. Rejected:
 one ``bytes`` per page (5 µs of page faults in malloc for each eviction), a file
 (slower, and /dev/shm is smaller than memory).
 
@@ -19,13 +19,20 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+from array import array
+from collections.abc import Iterator, MutableMapping
 
-from epcgroup.driver.va import VaPage
 from epcgroup.sgx.seal import MAC_SIZE, SEALED_SIZE
 
 _CHUNK_SHIFT = 10
 _CHUNK_SLOTS = 1 << _CHUNK_SHIFT
 _CHUNK_MASK = _CHUNK_SLOTS - 1
+_GROUP_SHIFT = 6
+_GROUP_MASK = (1 << _GROUP_SHIFT) - 1
+_NO_ROWS = bytes(16 << _GROUP_SHIFT)
+# The second word of a row: flags, number of the VA slot, number of the VA page.
+_SLOT_SHIFT, _VA_SHIFT = 20, 32
+_FLAGS_MASK, _SLOT_MASK = (1 << _SLOT_SHIFT) - 1, 511
 
 
 class Evicted:
@@ -33,22 +40,35 @@ class Evicted:
 
     ``place`` numbers the slot of the arena that holds them, negative for none; then
     ``short`` holds them: the MAC of a page of zeros (or what an attacker put there).
+    ``va`` is the number of the EPC page with the VA slot. What is kept of it is a row of
+    `EvictedPages`; assign ``flags`` or ``sealed`` to tamper with that.
     """
 
-    __slots__ = ("_arena", "flags", "place", "short", "slot", "va_page")
+    __slots__ = ("_arena", "_flags", "_kept", "place", "short", "slot", "va")
 
-    va_page: VaPage
-    slot: int
-
-    def __init__(self, arena: Arena, flags: int, place: int, short: bytes) -> None:
+    def __init__(
+        self, arena: Arena, flags: int, place: int, short: bytes, va: int = 0, slot: int = 0
+    ) -> None:
         self._arena = arena
-        self.flags = flags
+        self._flags = flags
+        self._kept: tuple[EvictedPages, int] | None = None
         self.place = place
         self.short = short
+        self.va, self.slot = va, slot
+
+    @property
+    def flags(self) -> int:
+        """SECINFO flags of the PCMD."""
+        return self._flags
+
+    @flags.setter
+    def flags(self, value: int) -> None:
+        self._flags = value
+        self._keep()
 
     @property
     def sealed(self) -> bytes:
-        """Ciphertext and MAC; assign to tamper with them."""
+        """Ciphertext and MAC."""
         return self.short or bytes(self._arena.view(self.place))
 
     @sealed.setter
@@ -58,6 +78,93 @@ class Evicted:
             self.short = b""
         else:
             self.short = value
+        self._keep()
+
+    def _keep(self) -> None:
+        if self._kept is not None:
+            pages, index = self._kept
+            pages[index] = self
+
+
+class EvictedPages(MutableMapping[int, Evicted]):
+    """The evicted pages of one enclave by index; the SECS is -1.
+
+    A page costs two words in an array and no object: an enclave may have millions. Rows lie
+    in groups of neighbours, so that an enclave with pages far apart does not pay for the
+    addresses between. A row: 0 for none, else 2 + place; flags, slot and VA page.
+    """
+
+    __slots__ = ("_arena", "_count", "_groups", "_short")
+
+    def __init__(self, arena: Arena) -> None:
+        self._arena = arena
+        self._groups: dict[int, array[int]] = {}
+        self._short: dict[int, bytes] = {}
+        self._count = 0
+
+    def __setitem__(self, index: int, entry: Evicted) -> None:
+        rows = self._groups.get(index >> _GROUP_SHIFT)
+        if rows is None:
+            rows = self._groups[index >> _GROUP_SHIFT] = array("Q", _NO_ROWS)
+        at = (index & _GROUP_MASK) * 2
+        if not rows[at]:
+            self._count += 1
+        rows[at] = entry.place + 2
+        rows[at + 1] = entry.flags | entry.slot << _SLOT_SHIFT | entry.va << _VA_SHIFT
+        if entry.short:
+            self._short[index] = entry.short
+        elif self._short:
+            self._short.pop(index, None)
+
+    def find(self, index: int) -> Evicted | None:
+        """What is known of page ``index``; None if it is not evicted."""
+        rows = self._groups.get(index >> _GROUP_SHIFT)
+        if rows is None:
+            return None
+        at = (index & _GROUP_MASK) * 2
+        place, rest = rows[at], rows[at + 1]
+        if not place:
+            return None
+        entry = Evicted(
+            self._arena,
+            rest & _FLAGS_MASK,
+            place - 2,
+            self._short.get(index, b""),
+            rest >> _VA_SHIFT,
+            rest >> _SLOT_SHIFT & _SLOT_MASK,
+        )
+        entry._kept = self, index
+        return entry
+
+    def __getitem__(self, index: int) -> Evicted:
+        entry = self.find(index)
+        if entry is None:
+            raise KeyError(index)
+        return entry
+
+    def __delitem__(self, index: int) -> None:
+        self.take(index)
+
+    def take(self, index: int) -> int:
+        """Forget page ``index``; its place, negative for none. KeyError if it is not evicted."""
+        rows = self._groups.get(index >> _GROUP_SHIFT)
+        at = (index & _GROUP_MASK) * 2
+        if rows is None or not rows[at]:
+            raise KeyError(index)
+        place = rows[at] - 2
+        rows[at] = 0
+        self._count -= 1
+        if self._short:
+            self._short.pop(index, None)
+        return place
+
+    def __iter__(self) -> Iterator[int]:
+        for number, rows in self._groups.items():
+            first = number << _GROUP_SHIFT
+            yield from (first + row for row, place in enumerate(rows[::2]) if place)
+
+    def __len__(self) -> int:
+        return self._count
 
 
 class Arena:
@@ -127,7 +234,7 @@ class BackingStore:
         self.limit = limit
         self.used = 0  # bytes of sealed pages
         self.arena = Arena()
-        self._entries: dict[int, dict[int, Evicted]] = {}
+        self._entries: dict[int, EvictedPages] = {}
         self._promised = 0
 
     def reserve(self, enclave: int, index: int) -> bool:  # noqa: ARG002 - for stores that choose
@@ -143,36 +250,37 @@ class BackingStore:
         self._promised = promised
         return True
 
-    def pages(self, enclave: int) -> dict[int, Evicted]:
+    def pages(self, enclave: int) -> EvictedPages:
         """Evicted pages of one enclave by index; the SECS is -1."""
-        return self._entries.setdefault(enclave, {})
+        pages = self._entries.get(enclave)
+        if pages is None:
+            pages = self._entries[enclave] = EvictedPages(self.arena)
+        return pages
 
     def add(self, enclave: int, index: int, entry: Evicted) -> None:
         """Keep an entry that was made on a reservation."""
         self._promised -= 1
-        entries = self._entries.get(enclave)
-        if entries is None:
-            entries = self._entries[enclave] = {}
-        entries[index] = entry
+        self.pages(enclave)[index] = entry
         self.used += SEALED_SIZE if entry.place >= 0 else MAC_SIZE
 
     def get(self, enclave: int, index: int) -> Evicted | None:
         """What is known of an evicted page."""
-        entries = self._entries.get(enclave)
-        return entries.get(index) if entries is not None else None
+        pages = self._entries.get(enclave)
+        return pages.find(index) if pages is not None else None
 
     def remove(self, enclave: int, index: int) -> None:
         """The page was loaded: its copy is truncated (ALLOC-40)."""
-        self._drop(self._entries[enclave].pop(index))
+        self._drop(self._entries[enclave].take(index))
 
     def forget(self, enclave: int) -> None:
         """Drop everything of an enclave."""
-        for entry in self._entries.pop(enclave, {}).values():
-            self._drop(entry)
+        pages = self._entries.pop(enclave, None)
+        for index in list(pages or ()):
+            assert pages is not None
+            self._drop(pages.take(index))
         self.arena.trim()
 
-    def _drop(self, entry: Evicted) -> None:
-        place = entry.place
+    def _drop(self, place: int) -> None:
         if place >= 0:
             self.used -= SEALED_SIZE
             self.arena.free.append(place)

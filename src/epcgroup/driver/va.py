@@ -17,7 +17,6 @@ from epcgroup.epc.pages import VA_SLOTS
 from epcgroup.errors import InternalError
 
 assert VA_INDEX < 0
-_NUMBERS = list(range(VA_SLOTS))  # so that an evicted page does not keep an object for its slot's number
 _ALL_FREE = (1 << VA_SLOTS) - 1
 
 
@@ -35,47 +34,54 @@ class VaPage:
 class VaSlots:
     """The VA pages of one enclave."""
 
-    __slots__ = ("_pages", "in_use")
+    __slots__ = ("_by_number", "_pages", "in_use")
 
     def __init__(self) -> None:
         self._pages: list[VaPage] = []
+        self._by_number: dict[int, VaPage] = {}
         self.in_use = 0
 
     def follow(self, pages: Iterable[EpcPage]) -> None:
         """Take note of VA pages the engine has allocated since; new ones go to the head."""
-        known = {page.number for page in self._pages}
         for page in pages:
-            if page.number not in known:
-                self._pages.insert(0, VaPage(page.number))
+            if page.number not in self._by_number:
+                self._by_number[page.number] = made = VaPage(page.number)
+                self._pages.insert(0, made)
 
     def forget(self, number: int) -> None:
         """The engine frees a VA page. Raises InternalError while a slot is in use."""
-        for page in self._pages:
-            if page.number == number:
-                if page.free != _ALL_FREE:
-                    raise InternalError(f"VA page {number} is freed with versions in it")
-                self._pages.remove(page)
-                return
+        page = self._by_number.get(number)
+        if page is None:
+            return
+        if page.free != _ALL_FREE:
+            raise InternalError(f"VA page {number} is freed with versions in it")
+        self._pages.remove(page)
+        del self._by_number[number]
 
     def __len__(self) -> int:
         return len(self._pages)
 
-    def take(self, version: int) -> tuple[VaPage, int]:
-        """Store ``version`` in a free slot; the page and the slot's number."""
+    def take(self, version: int) -> tuple[int, int]:
+        """Store ``version`` in a free slot; the numbers of the page and of the slot."""
         if not self._pages or not self._pages[0].free:
             raise InternalError("no free VA slot: the engine allocated too few VA pages")
         page = self._pages[0]
         lowest = page.free & -page.free
         page.free ^= lowest
-        slot = _NUMBERS[lowest.bit_length() - 1]
+        slot = lowest.bit_length() - 1
         page.versions[slot] = version
         if not page.free:
             self._pages.append(self._pages.pop(0))
         self.in_use += 1
-        return page, slot
+        return page.number, slot
 
-    def give(self, page: VaPage, slot: int) -> None:
+    def version(self, number: int, slot: int) -> int:
+        """What is stored in a slot of page ``number``."""
+        return self._by_number[number].versions[slot]
+
+    def give(self, number: int, slot: int) -> None:
         """Free a slot."""
+        page = self._by_number[number]
         page.free |= 1 << slot
         page.versions[slot] = 0
         self.in_use -= 1
@@ -86,4 +92,5 @@ class VaSlots:
     def clear(self) -> None:
         """The enclave is gone: every version is forgotten."""
         self._pages.clear()
+        self._by_number.clear()
         self.in_use = 0
