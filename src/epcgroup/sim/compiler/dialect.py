@@ -89,6 +89,22 @@ lowest = Builtin(_lowest)
 """Number of the lowest bit that is set, of a word that is not zero."""
 
 
+def _fetch(builder: Any, arguments: list[Value]) -> Value:
+    table, row = arguments
+    assert table.kind is not None
+    offset = builder.mul(row.it, ir.Constant(I64, table.kind.width or 1), flags=["nsw"])
+    byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
+    declared = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
+    place = builder.bitcast(builder.gep(table.it, [offset]), byte)
+    to_read, keep, data = ir.Constant(flag, 0), ir.Constant(flag, 3), ir.Constant(flag, 1)
+    return Value(None, builder.call(declared, [place, to_read, keep, data]))
+
+
+fetch = Builtin(_fetch)
+"""``fetch(table, row)`` has the row's line brought near, without waiting for it; any row will do."""
+
+
 def at(kind: Kind) -> Builtin:
     """What makes a view of the memory at an address."""
     return Builtin(lambda builder, given: Value(kind, builder.inttoptr(given[0].it, kind.type)))

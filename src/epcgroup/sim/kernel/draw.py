@@ -32,6 +32,7 @@ def find(sums: Any, begin: Any, drawn: Any, found: Any, count: int, parts_per_on
 FIND = Entry(
     find,
     (view("sums", "f64"), view("begin", "i32"), view("drawn", "f64"), view("found", "i32"), INT, REAL),
+    tell=False,
 )
 
 

@@ -114,7 +114,7 @@ def new_page(s: State, enclave: int, page: int, may_reclaim: bool, flags: int) -
     if due and not s[c.K_PAIR]:
         result = allocate(s, group, 1, may_reclaim)
         if result:
-            uncharge(s, group, 1)
+            uncharge(s, group, 1, 0)
             return result
     if due:
         grow(s, enclave, group)
@@ -153,9 +153,18 @@ def add_pages(s: State, enclave: int, first: int, pages: int, settle_each: bool)
 
 
 @part
+def count_load(s: State, enclave: int, group: int, index: int) -> None:
+    """A page of an enclave has been loaded, -1: its SECS."""
+    tables.enclaves(s)[enclave, c.E_LOADED] += 1
+    tables.groups(s)[group, c.LOADED] += 1
+    s[c.LOADED_TOTAL] += 1
+    if s[c.LOGGING]:
+        log(s, enclave, index)
+
+
+@part
 def load_secs(s: State, enclave: int, more: int) -> int:
     """ELDU of the SECS, and ``more`` pages charged with it where the policy takes all at once."""
-    cg = tables.groups(s)
     en = tables.enclaves(s)
     row = en[enclave]
     group = row[c.GROUP]
@@ -163,11 +172,7 @@ def load_secs(s: State, enclave: int, more: int) -> int:
     if result:
         return result
     row[c.SECS] = new_node(s, enclave, group, True)
-    row[c.E_LOADED] += 1
-    cg[group, c.LOADED] += 1
-    s[c.LOADED_TOTAL] += 1
-    if s[c.LOGGING]:
-        log(s, enclave, -1)
+    count_load(s, enclave, group, -1)
     return OK
 
 

@@ -47,7 +47,7 @@ def operate(s: State, what: int, a: int, b: int, more: int, pages: Any, stop: in
     elif what == c.FILL_VEPC:
         return enclaves.fill_vepc(s, a, b)
     elif what == c.UNCHARGE:
-        lists.uncharge(s, a, b)
+        lists.uncharge(s, a, b, 0)
     return 0
 
 

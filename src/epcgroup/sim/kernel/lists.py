@@ -58,13 +58,14 @@ def settle_group(s: State, group: int) -> None:
 
 
 @part
-def uncharge(s: State, group: int, pages: int) -> None:
-    """Take pages back from a group and its ancestors."""
+def uncharge(s: State, group: int, pages: int, listed: int) -> None:
+    """Take pages back from a group and its ancestors; ``listed`` of them were reclaimable."""
     cg = tables.groups(s)
     cg[group, c.PINS] -= pages
     level = group
     while level >= 0:
         cg[level, c.USAGE] -= pages
+        cg[level, c.BELOW] -= listed
         level = cg[level, c.PARENT]
     if not cg[group, c.ONLINE]:
         settle_group(s, group)
@@ -180,7 +181,11 @@ def nothing(s: State, top: int) -> bool:
 
 @part
 def isolate(s: State, group: int, want: int, buf: Any, at: int) -> int:
-    """Take up to ``want`` pages off the head of a group's list into ``buf``; how many."""
+    """Take up to ``want`` pages off the head of a group's list into ``buf``; how many.
+
+    BELOW is the caller's business, here and in ``append``: it changes by what is written out
+    and not put back, in one walk up the tree.
+    """
     cg = tables.groups(s)
     fl = tables.page_flags(s)
     ch = tables.chunks(s)
@@ -216,10 +221,6 @@ def isolate(s: State, group: int, want: int, buf: Any, at: int) -> int:
     row[c.HEAD_AT] = place
     row[c.COUNT] = have - take
     row[c.SCANNED] += take
-    level = group
-    while level >= 0:
-        cg[level, c.BELOW] -= take
-        level = cg[level, c.PARENT]
     if take and have == take:
         mark(s, group, False)
     return take  # type: ignore[no-any-return]
@@ -241,7 +242,7 @@ def new_chunk(s: State) -> int:
 
 @part
 def append(s: State, group: int, page: int) -> None:
-    """Put a page at the tail of a group's list; BELOW is the caller's business."""
+    """Put a page at the tail of a group's list."""
     cg = tables.groups(s)
     ch = tables.chunks(s)
     nx = tables.links(s)

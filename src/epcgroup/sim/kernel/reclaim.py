@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from epcgroup.sim.compiler.dialect import fetch
 from epcgroup.sim.compiler.jit import part
 from epcgroup.sim.kernel import columns as c
 from epcgroup.sim.kernel import tables
@@ -59,7 +60,7 @@ def free_node(s: State, node: int) -> None:
     group = nd[node, c.N_GROUP]
     nd[node, c.N_NEXT] = s[c.NODE_FREE]
     s[c.NODE_FREE] = node
-    uncharge(s, group, 1)
+    uncharge(s, group, 1, 0)
 
 
 @part
@@ -140,10 +141,6 @@ def put_back_young(s: State, group: int, buf: Any, start: int, stop: int) -> int
         mark(s, group, True)
     cg[group, c.COUNT] += back
     cg[group, c.YOUNG] += back
-    level = group
-    while level >= 0:
-        cg[level, c.BELOW] += back
-        level = cg[level, c.PARENT]
     return kept
 
 
@@ -169,7 +166,7 @@ def write_out(s: State, group: int, buf: Any, start: int, stop: int) -> None:
     pages = stop - start
     cg[group, c.EVICTED] += pages
     s[c.EVICTED_TOTAL] += pages
-    uncharge(s, group, pages)
+    uncharge(s, group, pages, pages)
 
 
 @part
@@ -209,6 +206,27 @@ def reclaim_from_top(s: State, top: int, pages: int, ignore_age: bool) -> tuple[
 
 
 @part
+def prepare(s: State, place: int, stop: int) -> None:
+    """Have brought near what the next rounds will touch: a chain of four, each link a round earlier."""
+    cg = tables.groups(s)
+    ch = tables.chunks(s)
+    tb = tables.order(s)
+    if place + 4 < stop:
+        group = tb[c.T_ORDER, place + 4]
+        fetch(cg, group)
+        fetch(cg[group], c.PINS)
+        fetch(cg[group], c.POS)
+        group = tb[c.T_ORDER, place + 2]
+        fetch(ch, max(cg[group, c.HEAD], 0))
+        fetch(ch, max(cg[group, c.TAIL], 0))
+        fetch(tables.links(s), max(cg[group, c.HEAD], 0))
+        group = tb[c.T_ORDER, place + 1]
+        page = ch[max(cg[group, c.HEAD], 0), min(cg[group, c.HEAD_AT], c.CHUNK - 1)]
+        fetch(tables.page_flags(s), page)
+        fetch(tables.enclaves(s), max(tables.owners(s)[page >> c.BLOCK], 0))
+
+
+@part
 def reclaim_by_cursor(s: State, top: int, pages: int, ignore_age: bool) -> tuple[int, int]:
     """One round, a batch a list, going on where the last round stopped (v16, v17)."""
     cg = tables.groups(s)
@@ -227,6 +245,7 @@ def reclaim_by_cursor(s: State, top: int, pages: int, ignore_age: bool) -> tuple
                 place = next_list(s, cg[top, c.POS], cg[top, c.END])
             group = tb[c.T_ORDER, place]
             cg[top, c.CURSOR] = behind(s, group, top)
+            prepare(s, place, cg[top, c.END])
         want = pages - scanned if s[c.K_BY_NEED] else s[c.K_BATCH_MAX]
         taken = isolate(s, group, want, buf, 0)
         scanned += taken

@@ -69,13 +69,9 @@ def drop_pages(s: State, group: int, pages: int) -> None:
     cg = tables.groups(s)
     cg[group, c.COUNT] -= pages
     cg[group, c.REMOVED] += pages
-    level = group
-    while level >= 0:
-        cg[level, c.BELOW] -= pages
-        level = cg[level, c.PARENT]
     if not cg[group, c.COUNT]:
         mark(s, group, False)
-    uncharge(s, group, pages)
+    uncharge(s, group, pages, pages)
 
 
 @part

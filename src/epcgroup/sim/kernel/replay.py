@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from epcgroup.sim.compiler.dialect import fetch
 from epcgroup.sim.compiler.jit import part
 from epcgroup.sim.kernel import columns as c
 from epcgroup.sim.kernel import tables
@@ -38,6 +39,39 @@ from epcgroup.sim.kernel.reclaim import log
 from epcgroup.sim.kernel.tables import State
 
 _CALLS = 8  # fault-handler calls for one access before it counts as endless
+_MANY = 1024  # groups, whose rows, lists and enclaves no longer lie in the near caches
+
+
+@part
+def look_ahead(s: State, pages: Any, base: int, start: int, stop: int) -> None:
+    """Have brought near what the faults among these accesses will touch.
+
+    Row of the enclave, row of its group, last chunk of the group's list: a chain, each link a miss where
+    groups are many. Here the chains of many faults are waited for together. Which accesses fault is a guess,
+    and only the caches know of it.
+    """
+    cg = tables.groups(s)
+    en = tables.enclaves(s)
+    fl = tables.page_flags(s)
+    ow = tables.owners(s)
+    ch = tables.chunks(s)
+    later = tables.batch(s)[4]
+    count = 0
+    for i in range(start, stop):
+        page = base + pages[i]
+        later[count] = page
+        count += fl[page] & c.MAPPED == 0
+    for i in range(count):
+        enclave = max(ow[later[i] >> c.BLOCK], 0)
+        later[i] = enclave
+        fetch(en, enclave)
+    for i in range(count):
+        group = en[later[i], c.GROUP]
+        later[i] = group
+        fetch(cg, group)
+        fetch(cg[group], 8)
+    for i in range(count):
+        fetch(ch, max(cg[later[i], c.TAIL], 0))
 
 
 @part
@@ -77,6 +111,8 @@ def replay(
     logging = s[c.LOGGING]
     loads = 0
     misses = 0
+    many = s[c.GROUPS] > _MANY
+    near = start
     i = start
     while i < limit:
         page = base + pages[i]
@@ -86,6 +122,9 @@ def replay(
             fl[page] = c.READY
             continue
         misses += 1
+        if many and i >= near:
+            near = min(i + c.BATCH, limit)
+            look_ahead(s, pages, base, i, near)
         enclave = ow[page >> c.BLOCK]
         if flags & c.DEAD or enclave < 0:
             s[c.SKIPPED] += 1

@@ -13,9 +13,9 @@ from epcgroup.sim.kernel import columns as c
 from epcgroup.sim.kernel import tables
 from epcgroup.sim.kernel.background import settle
 from epcgroup.sim.kernel.charge import BUSY, OK, allocate, excess
-from epcgroup.sim.kernel.enclaves import insert, load_secs
+from epcgroup.sim.kernel.enclaves import count_load, insert, load_secs
 from epcgroup.sim.kernel.lists import nothing
-from epcgroup.sim.kernel.reclaim import log, reclaim
+from epcgroup.sim.kernel.reclaim import reclaim
 from epcgroup.sim.kernel.release import drop_pages, purge_group
 from epcgroup.sim.kernel.tables import State
 
@@ -59,11 +59,7 @@ def load(s: State, enclave: int, page: int) -> int:
     if result:
         return result
     insert(s, enclave, group, page, c.EXISTS | c.RESIDENT)
-    row[c.E_LOADED] += 1
-    cg[group, c.LOADED] += 1
-    s[c.LOADED_TOTAL] += 1
-    if s[c.LOGGING]:
-        log(s, enclave, page - row[c.BASE])
+    count_load(s, enclave, group, page - row[c.BASE])
     return OK
 
 
