@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-import epcgroup.sim
 from epcgroup.errors import InternalError
 from epcgroup.sim.compiler import jit
 from epcgroup.sim.compiler.compiler import Program
-from epcgroup.sim.compiler.dialect import INT, lowest, view
+from epcgroup.sim.compiler.dialect import INT, fetch, lowest, view
+from epcgroup.sim.kernel import entry
 
 TABLE = view("table", "i64")
 
@@ -94,6 +92,18 @@ def test_the_lowest_bit_is_found() -> None:
     assert [compiled(n, 0, 0) for n in range(64)] == list(range(64))
 
 
+def asks_ahead(a: int, _b: int, t: Any) -> int:
+    fetch(t, a * 1_000_000)
+    return t[1]  # type: ignore[no-any-return]
+
+
+def test_asking_for_memory_ahead_changes_nothing_wherever_it_lies() -> None:
+    table = np.arange(8, dtype=np.int64)
+    compiled = jit.Entry(asks_ahead, (INT, INT, TABLE), keep=False)
+    assert [compiled(n, 0, table.ctypes.data) for n in (0, 1, -5, 10**9)] == [1, 1, 1, 1]
+    assert table.tolist() == list(range(8))
+
+
 def uses_a_list(a: int) -> int:
     return [a][0]
 
@@ -118,31 +128,50 @@ def test_what_the_compiler_does_not_know_is_an_error_with_its_line(
         Program().entry(function, (INT,))
 
 
-def test_a_changed_source_never_meets_old_machine_code(
+def _function(file: Path, text: str) -> Callable[..., int]:
+    """The function ``f`` of a file of such a text."""
+    file.write_text(text)
+    names: dict[str, Any] = {}
+    exec(compile(text, str(file), "exec"), names)
+    return names["f"]  # type: ignore[no-any-return]
+
+
+def test_machine_code_is_named_after_every_file_that_its_source_imports(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The cache's folder is a hash of every source that can change the result."""
-    before = jit.cache_dir()
-    folder = Path(epcgroup.sim.__file__).parent
-    for name in jit.SOURCES:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        shutil.copy(folder / name, tmp_path / name)
-    monkeypatch.setattr(jit, "_SIM", tmp_path)
-    assert jit.cache_dir() == before
-    with (tmp_path / "kernel" / "reclaim.py").open("a") as file:
-        file.write("# changed")
-    assert jit.cache_dir() != before
-
-
-def test_every_module_with_compiled_parts_is_hashed() -> None:
-    folder = Path(epcgroup.sim.__file__).parent
-    with_parts = {
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*.py")
-        if re.search(r"import .*\bpart\b", path.read_text())
+    """A part or a constant may come from any of them; old machine code must never be met."""
+    package = tmp_path / "epcgroup"
+    (package / "room").mkdir(parents=True)
+    monkeypatch.setattr(jit, "_PACKAGE", package)
+    texts = {
+        "near.py": "from epcgroup.room import (\n    far,\n)\n",
+        "room/__init__.py": "import epcgroup.farthest\n",
+        "room/far.py": "",
+        "farthest.py": "",
     }
-    assert "kernel/reclaim.py" in with_parts
-    assert with_parts <= set(jit.SOURCES)
+    for name, text in texts.items():
+        (package / name).write_text(text)
+    function = _function(tmp_path / "own.py", "def f(a):\n    from epcgroup import near\n")
+    seen = {jit.Entry(function, (INT,)).place()}
+    for name, text in texts.items():
+        (package / name).write_text(f"{text}# changed\n")
+        seen.add(jit.Entry(function, (INT,)).place())
+    assert len(seen) == 1 + len(texts)
+    assert jit.Entry(function, (INT, INT)).place() not in seen
+
+
+def test_the_engines_files_are_found() -> None:
+    found = {path.name for path in jit.sources(Path(entry.__file__))}
+    assert {"jit.py", "expressions.py", "columns.py", "tables.py", "reclaim.py", "replay.py"} <= found
+
+
+def test_a_part_from_a_file_that_is_not_imported_is_an_error(tmp_path: Path) -> None:
+    """Its changes would not be seen."""
+    function = _function(tmp_path / "own.py", "def f(a: int) -> int:\n    return g(a)\n")
+    other = _function(tmp_path / "other.py", "def f(a: int) -> int:\n    return a + 1\n")
+    function.__globals__["g"] = jit.part(other)
+    with pytest.raises(InternalError, match=r"does not import .*other\.py"):
+        jit.Entry(function, (INT,), keep=False)(3)
 
 
 def test_damaged_machine_code_is_made_anew(

@@ -54,6 +54,12 @@ class Program:
     _made: dict[tuple[str, tuple[Kind, ...]], Instance] = field(default_factory=dict)
     _todo: list[_Body] = field(default_factory=list)
     _tags: dict[str, Any] = field(default_factory=dict)
+    _files: set[str] = field(default_factory=set)
+
+    @property
+    def files(self) -> set[Path]:
+        """Where the code of what has been compiled stands."""
+        return {Path(path) for path in self._files}
 
     def entry(self, function: Callable[..., Any], kinds: Sequence[Kind]) -> str:
         """Compile a function for arguments of these kinds, and all that it calls; LLVM's text."""
@@ -69,6 +75,7 @@ class Program:
     def instance(self, part: Part, given: tuple[Kind, ...]) -> Instance:
         """A part for arguments of these kinds."""
         code = part.function.__code__
+        self._files.add(code.co_filename)
         found = _tree(code.co_filename)[part.function.__name__]
         kinds = tuple(
             ANNOTATED.get(ast.unparse(a.annotation or ast.Name("")), kind)

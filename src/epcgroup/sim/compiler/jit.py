@@ -1,9 +1,14 @@
 """Machine code: made once for this processor, kept on disk, found again.
 
-The cache lives in a folder named after a hash of everything that can change the
-result (all sources of the engine and of its compiler, LLVM, Python, the
-processor): old machine code is never looked at. It is written beside its place and
-renamed, and carries its own checksum, so what a crash or a full disk left of it is not run.
+A file of machine code is named after a hash of everything that can change it: LLVM,
+Python, the processor, this compiler, the file of the function and every file of ours
+that it imports, however far, since a part or a constant may come from any of them.
+Old machine code is never looked at, and where a part comes from a file that was not
+hashed, compiling it is an error. The file is written beside its place and renamed,
+and carries its own checksum, so what a crash or a full disk left of it is not run.
+
+Rejected: a list of the sources, which somebody forgets; hashing LLVM's text, which
+takes half as long as compiling it.
 
 The folder is ``$EPCGROUP_CACHE_DIR`` or ``$XDG_CACHE_HOME/epcgroup`` or
 ``~/.cache/epcgroup``; where none can be written, each process compiles.
@@ -14,13 +19,14 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import re
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from epcgroup.errors import MissingCapability
+from epcgroup.errors import InternalError, MissingCapability
 
 try:
     import llvmlite
@@ -33,12 +39,9 @@ from epcgroup.sim.compiler.dialect import Kind, Part
 
 F = TypeVar("F", bound=Callable[..., object])
 
-_SIM = Path(__file__).parents[1]
-#: What machine code is made of, below `sim`: a change in any of them makes it anew.
-SOURCES = (
-    *(f"compiler/{name}.py" for name in ("jit", "compiler", "dialect", "expressions")),
-    *(f"kernel/{name}.py" for name in ("columns", "tables", "lists", "reclaim", "charge", "background")),
-    *(f"kernel/{name}.py" for name in ("enclaves", "release", "trim", "replay", "quantum", "entry", "draw")),
+_PACKAGE = Path(__file__).parents[2]
+_IMPORT = re.compile(
+    r"^\s*(?:from (epcgroup[\w.]*) import (\([^)]*\)|.*)|import (epcgroup[\w.]*))", re.MULTILINE
 )
 _C: dict[str, Any] = {"int": ctypes.c_int64, "real": ctypes.c_double}
 _CHECKSUM = hashlib.sha256().digest_size
@@ -54,15 +57,32 @@ def _processor() -> tuple[str, str]:
     return llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
 
 
-def cache_dir() -> Path:
-    """The folder of this version's machine code."""
-    known = (llvmlite.__version__, llvm.llvm_version_info, sys.version, *_processor())
-    digest = hashlib.sha256(repr(known).encode())
-    for name in SOURCES:
-        digest.update((_SIM / name).read_bytes())
+def _imported(text: str) -> Iterator[Path]:
+    for origin, names, module in _IMPORT.findall(text):
+        whole = origin or module
+        for name in (whole, *(f"{whole}.{one}" for one in re.findall(r"\w+", names))):
+            place = _PACKAGE.joinpath(*name.split(".")[1:])
+            for file in (place.with_suffix(".py"), place / "__init__.py"):
+                if file.is_file():
+                    yield file
+
+
+def sources(file: Path) -> dict[Path, str]:
+    """What machine code from a file can be made of: its text, the compiler's, what these import of ours."""
+    found: dict[Path, str] = {}
+    todo = [file, Path(__file__)]
+    while todo:
+        one = todo.pop()
+        if one not in found:
+            found[one] = one.read_text()
+            todo.extend(_imported(found[one]))
+    return found
+
+
+def _folder() -> Path:
     base = os.environ.get("EPCGROUP_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME")
     root = Path(base) if base else Path.home() / ".cache"
-    return root / "epcgroup" / f"kernel-{digest.hexdigest()[:16]}"
+    return root / "epcgroup" / "kernel"
 
 
 class Entry:
@@ -93,6 +113,17 @@ class Entry:
         """Have the machine code ready, before it is called for the first time."""
         self._call = self._load()
 
+    def place(self) -> Path:
+        """Where the machine code is kept, if it is."""
+        known = (llvmlite.__version__, llvm.llvm_version_info, sys.version, *_processor(), self._kinds)
+        digest = hashlib.sha256(repr(known).encode())
+        for _, text in sorted(self._sources().items()):
+            digest.update(text.encode())
+        return _folder() / f"{self._function.__name__}-{digest.hexdigest()[:24]}.o"
+
+    def _sources(self) -> dict[Path, str]:
+        return sources(Path(self._function.__code__.co_filename))
+
     def _load(self) -> Any:
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
@@ -100,8 +131,7 @@ class Entry:
         target = llvm.Target.from_default_triple().create_target_machine(
             cpu=name, features=features, opt=3, reloc="pic", codemodel="small", jit=True
         )
-        own = hashlib.sha256(Path(self._function.__code__.co_filename).read_bytes()).hexdigest()
-        place = cache_dir() / f"{self._function.__name__}-{own[:8]}.o"
+        place = self.place()
         image = _read(place) if self._keep else None
         if image is None:
             if self._keep and self._tell:
@@ -120,7 +150,12 @@ class Entry:
         return ctypes.CFUNCTYPE(ctypes.c_int64, *kinds)(self._engine[0][symbol])
 
     def _compile(self, target: Any) -> bytes:
-        module = llvm.parse_assembly(Program().entry(self._function, self._kinds))
+        program = Program()
+        text = program.entry(self._function, self._kinds)
+        strange = program.files - self._sources().keys()
+        if strange:
+            raise InternalError(f"{self._function.__name__}: its file does not import {sorted(strange)[0]}")
+        module = llvm.parse_assembly(text)
         module.triple = target.triple
         module.data_layout = str(target.target_data)
         options = llvm.create_pipeline_tuning_options(speed_level=3)
