@@ -8,13 +8,22 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from epcgroup.errors import BadInput
 from epcgroup.units import PAGE_SIZE
 
 if TYPE_CHECKING:
     from epcgroup.observe.study import Study
+    from epcgroup.sim.result import Result
+
+
+class _Run(NamedTuple):
+    """One run to look back at; ``result`` where it was a simulation."""
+
+    path: Path
+    study: Study
+    result: Result | None = None
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -45,24 +54,20 @@ def run(args: argparse.Namespace) -> int:
         raise BadInput("--csv and --plot are of one run; name one")
     if args.last is not None and not args.last > 0:
         raise BadInput(f"--last {args.last}: must be more than 0")
+    runs = [_read(path, args.last) for path in args.runs]
     if args.plot is not None:
-        _plot(args.runs[0], args.plot)
-    studies = [_study(path, args.last) for path in args.runs]
+        _plot(runs[0], args.plot)
     if args.csv is not None:
         from epcgroup.observe.study import to_csv
 
-        _write(args.csv, to_csv(studies[0]))
+        _write(args.csv, to_csv(runs[0].study))
     if args.html is not None:
         from epcgroup.observe.page import render
 
-        _write(args.html, render(studies))
-    for path, study in zip(args.runs, studies, strict=True):
-        _print(path, study)
+        _write(args.html, render([one.study for one in runs]))
+    for one in runs:
+        _print(one)
     return 0
-
-
-def _is_simulation(path: Path) -> bool:
-    return (path / "summary.json").is_file() and not _is_unfinished(path)
 
 
 def _is_unfinished(path: Path) -> bool:
@@ -71,18 +76,28 @@ def _is_unfinished(path: Path) -> bool:
     return now_of(path).is_file()
 
 
-def _study(path: Path, last: float | None) -> Study:
+def _read(path: Path, last: float | None) -> _Run:
     """The run at a path. Raises BadInput naming it."""
+    if _is_unfinished(path):
+        return _Run(path, _so_far(path))
+    if not (path / "summary.json").is_file():
+        return _Run(path, _study(path, last))
+    from epcgroup.sim import require
+
+    require()
+    from epcgroup.observe.study import of_snapshots
+    from epcgroup.serve.sources.simulated import snapshots
+    from epcgroup.sim.result import Result
+
+    result = Result.read(path)
+    return _Run(path, of_snapshots(str(path), snapshots(result)), result)
+
+
+def _study(path: Path, last: float | None) -> Study:
     from epcgroup.observe import codec
     from epcgroup.observe.store import Store
     from epcgroup.observe.study import of_snapshots, of_store
 
-    if _is_simulation(path):
-        from epcgroup.serve.sources.simulated import snapshots
-
-        return of_snapshots(str(path), snapshots(_simulation(path)))
-    if _is_unfinished(path):
-        return _so_far(path)
     history = path / "history" if path.is_dir() else path
     if not history.is_file():
         raise BadInput(
@@ -112,40 +127,29 @@ def _so_far(path: Path) -> Study:
     return dataclasses.replace(study, policy=now.policy, epc=now.epc_pages * PAGE_SIZE, started=0.0)
 
 
-def _simulation(path: Path):  # type: ignore[no-untyped-def]  # a Result, which needs an extra
-    from epcgroup.sim import require
-
-    require()
-    from epcgroup.sim.result import Result
-
-    return Result.read(path)
-
-
-def _plot(path: Path, output: Path) -> None:
-    if not _is_simulation(path):
-        raise BadInput(f"{path}: --plot draws simulations; of other runs take --html")
-    result = _simulation(path)
+def _plot(run: _Run, output: Path) -> None:
+    if run.result is None:
+        raise BadInput(f"{run.path}: --plot draws simulations; of other runs take --html")
     from epcgroup.sim.plot import plot
 
-    plot(result, output)
+    plot(run.result, output)
 
 
-def _print(path: Path, study: Study) -> None:
+def _print(run: _Run) -> None:
     from rich.console import Console
 
     from epcgroup.observe.printable import printable
 
-    console = Console(highlight=False)
-    if _is_simulation(path):
+    if run.result is not None:
         from epcgroup.sim.report import render
 
-        console.print(render(_simulation(path)))
+        Console(highlight=False).print(render(run.result))
     else:
-        print(printable(study.name))
-        for course in study.limited:
+        print(printable(run.study.name))
+        for course in run.study.limited:
             advice = course.advice()
             print(f"{printable(course.path)}: {advice.kind}: {printable(advice.why)}")
-    print(printable(study.sentence()))
+    print(printable(run.study.sentence()))
 
 
 def _write(file: Path, text: str) -> None:
