@@ -36,7 +36,12 @@ def check(machine: Epc) -> None:
 
 def _must(holds: bool, name: str, what: object) -> None:
     if not holds:
-        raise InternalError(f"{name} does not hold: {what}")
+        raise _broken(name, what)
+
+
+def _broken(name: str, what: object) -> InternalError:
+    """For what is asked of every page: there the words cost more than the question."""
+    return InternalError(f"{name} does not hold: {what}")
 
 
 def _in_use(machine: Epc) -> Iterator[EpcPage]:
@@ -67,17 +72,20 @@ def _check_lists(machine: Epc, pages: list[EpcPage], groups: list[Group]) -> Non
             _must(len(listed) == which.count, "INV-4", f"{group} counts {which.count} of {len(listed)}")
             _must(which.tail is (listed[-1] if listed else None), "INV-4", f"tail of {group}")
             for page in listed:
-                _must(page.number not in where, "INV-4", f"{page} is on two lists")
-                _must(page.state is state and page.group is group, "INV-4", f"{page} on {group}")
+                if page.number in where:
+                    raise _broken("INV-4", f"{page} is on two lists")
+                if page.state is not state or page.group is not group:
+                    raise _broken("INV-4", f"{page} on {group}")
                 where[page.number] = group
     unlinked = machine.policy.disable is Disable.CASCADE  # T11: state without list
     for page in pages:
-        _must(page.state is not State.FREE, "INV-4", f"{page} is used and free")
-        _must(page.state is not State.RECLAIM_IN_PROGRESS, "INV-4", f"{page} and no round is running")
-        listed_state = page.state is not State.NOT_TRACKED
-        if not (unlinked and page.state is State.UNRECLAIMABLE):
-            _must((page.number in where) == listed_state, "INV-4", f"{page} and its list disagree")
-        _must(page.kind is Kind.CHILD or page.state is not State.RECLAIMABLE, "INV-4", page)
+        state, listed_here = page.state, page.number in where
+        if state is State.FREE or state is State.RECLAIM_IN_PROGRESS:
+            raise _broken("INV-4", f"{page} is in use, and no round is running")
+        if listed_here is (state is State.NOT_TRACKED) and not (unlinked and state is State.UNRECLAIMABLE):
+            raise _broken("INV-4", f"{page} and its list disagree")
+        if state is State.RECLAIMABLE and page.kind is not Kind.CHILD:
+            raise _broken("INV-4", page)
     for group in groups:
         children = [child for child in group.children() if isinstance(child, Group)]
         below = group.reclaimable.count + sum(child.below for child in children)

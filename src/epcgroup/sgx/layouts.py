@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import enum
 import struct
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from epcgroup.errors import BadInput
@@ -122,7 +122,7 @@ def secinfo_flags(page_type: PageType, prot: int) -> int:
 class Layout:
     """A fixed structure in memory. Subclasses are frozen dataclasses."""
 
-    __slots__ = ()
+    __slots__: tuple[str, ...] = ()
     FORMAT: ClassVar[struct.Struct]
 
     @classmethod
@@ -132,7 +132,7 @@ class Layout:
 
     def pack(self) -> bytes:
         """The structure as the hardware sees it, reserved bytes zero."""
-        return self.FORMAT.pack(*[getattr(self, field.name) for field in fields(self)])  # type: ignore[arg-type]
+        return self.FORMAT.pack(*[getattr(self, name) for name in self.__slots__])
 
     @classmethod
     def unpack(cls, data: bytes) -> Self:
