@@ -27,8 +27,9 @@ def test_wild_calls_signals_and_changes_under_us_harm_nobody(enclu: str, tmp_pat
     said = tmp_path / "neighbour"
     beside = ("bash", "-c", BESIDE, programs() / "load", programs() / "hostile", "3 1", said)
     ended = run(*beside, epc=300, options=("--enclu", enclu))
-    # It may hit itself (abort, SIGSEGV); it may not find wrong contents (3), nor be ended by us.
-    assert ended.status in (0, 9, 134, 139), f"{ended.output}\n{ended.errors[-3000:]}"
+    # Its writes reach nothing that it needs, and faults of its intruders are expected: 3 is wrong contents,
+    # 9 a fault where none can come from, and any other end is ours as well.
+    assert ended.status == 0, f"{ended.output}\n{ended.errors[-3000:]}"
     assert "neighbour: 143\n" in ended.output, f"{ended.output}\n{ended.errors[-3000:]}"
     assert said.read_text() == "ready\n"
     assert "internal error" not in ended.errors

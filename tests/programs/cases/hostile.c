@@ -1,7 +1,8 @@
 /* A program that means harm, from many threads at once, for a while.  An enclave of its own (`mine`) is left in
  * peace and must keep its contents and its threads' registers through the signals; the other (`prey`) is not.
  *
- *     hostile SECONDS SEED      prints what it did; exit 0, or 3 if the contents of `mine` were wrong
+ *     hostile SECONDS SEED      prints what it did; exit 0, 3 if the contents of `mine` were wrong, 9 after a fault
+ *                               that no wild access of its own explains, which it tells on stderr
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -10,6 +11,7 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <time.h>
+#include <ucontext.h>
 #include "check.h"
 
 #define HEAP 60
@@ -27,6 +29,7 @@ static u64 seed, calls, entries, changes, signals;
 
 static __thread sigjmp_buf escape;
 static __thread volatile int armed;
+static __thread const char *role = "main";
 
 static void count_signal(int sig)
 {
@@ -34,10 +37,17 @@ static void count_signal(int sig)
 	__atomic_add_fetch(&signals, 1, __ATOMIC_RELAXED);
 }
 
-static void fault(int sig)
+static void fault(int sig, siginfo_t *info, void *context)
 {
+	const greg_t *regs = ((ucontext_t *)context)->uc_mcontext.gregs;
+	char text[160];
+	int length;
+
 	if (armed)
 		siglongjmp(escape, sig);
+	length = snprintf(text, sizeof(text), "%s: signal %d, code %d, address %p, rip %#llx, rsp %#llx, prey %#lx\n",
+			  role, sig, info->si_code, info->si_addr, regs[REG_RIP], regs[REG_RSP], prey.base);
+	(void)!write(2, text, length);
 	_exit(9);
 }
 
@@ -96,6 +106,7 @@ static void *call_round(void *number)
 	u64 state = seed * 31 + (u64)number + 1, own[8];
 	int fd = -1;
 
+	role = "call";
 	while (!over) {
 		u64 command = PICK(&state, SGX_CREATE, SGX_ADD, SGX_ADD, SGX_ADD, SGX_INIT, SGX_PROVISION, SGX_RESTRICT,
 				   SGX_MODT, SGX_REMOVE, 0x4008a408, 0xc030a4ff, 0xa400, next_random(&state));
@@ -175,6 +186,7 @@ static void *change_round(void *unused)
 
 	(void)unused;
 	own_stack();
+	role = "change";
 	while (!over) {
 		for (int i = 0; i < 200 && !over; i++) {
 			volatile u64 *word = (u64 *)(buffer + next_random(&state) % BUFFER / 8 * 8);
@@ -204,6 +216,7 @@ static void *enter_round(void *number)
 	struct call *c = call_new(0, NULL);	/* one for all: to map a stack now would be to get in the way */
 
 	own_stack();
+	role = "enter";
 	while (!over) {
 		u64 tcs = next_random(&state) % 3 ? prey.tcs[(u64)number] : wild_pointer(&state);
 		u64 op = PICK(&state, OP_NOP, OP_GET, OP_PUT, OP_COPY, OP_FILL, OP_CHECK, OP_ENCLU, OP_RAISE, OP_ACCEPT, OP_EXTEND);
@@ -229,6 +242,7 @@ static void *work_round(void *number)
 	struct call *c = call_new(mine.tcs[(u64)number], vdso_by_dynamic());
 	u64 half = mine.heap + (u64)number * HEAP * PAGE, round = 0;
 
+	role = "work";
 	while (!over && !wrong) {
 		must(c, OP_FILL, half, HEAP, round, 0);
 		if (must(c, OP_CHECK, half, HEAP, round, 0))
@@ -243,6 +257,7 @@ static void *signal_round(void *unused)
 	u64 state = seed * 43 + 7;
 
 	(void)unused;
+	role = "signal";
 	while (!over) {
 		pthread_t to = next_random(&state) % 2 ? workers[next_random(&state) % WORKERS]
 						       : intruders[next_random(&state) % INTRUDERS];
@@ -272,7 +287,7 @@ static pthread_t begin(void *(*round)(void *), u64 number)
 
 int main(int argc, char **argv)
 {
-	struct sigaction action = { .sa_handler = fault, .sa_flags = SA_ONSTACK };
+	struct sigaction action = { .sa_sigaction = fault, .sa_flags = SA_ONSTACK | SA_SIGINFO };
 	pthread_t others[CALLERS + 2];
 	u64 seconds;
 
