@@ -22,8 +22,8 @@ CASES = {
         "busy_tcs_is_gp", "not_a_tcs", "nested_entry", "nested_entry_needs_a_frame",
     ),
     "processes": (
-        "fork_shares", "child_outlives_parent", "exec_with_an_enclave", "close_while_mapped",
-        "dup_and_many",
+        "fork_shares", "child_outlives_parent", "exec_with_an_enclave", "first_thread_ends",
+        "close_while_mapped", "dup_and_many",
     ),
     "keys": (
         "report", "keys", "bad_operands",

@@ -41,7 +41,7 @@ _RANGE = struct.Struct("<QQ")  # offset, length: how the arguments of the SGX2 i
 
 def ioctl(tracer: Tracer, task: Task, regs: UserRegs) -> None:
     """An ioctl of SGX's type, on whatever file."""
-    device = tracer.world.devices.of_fd(task.pid, regs.rdi & 0xFFFFFFFF)
+    device = tracer.world.devices.of_fd(task.tid, regs.rdi & 0xFFFFFFFF)
     if device is None:
         tracer.resume(task)
     elif device.guest is not None:
@@ -56,12 +56,12 @@ def _answer(tracer: Tracer, task: Task, regs: UserRegs, device: Device) -> Job:
     world, file = tracer.world, device.file
     assert file is not None
     command, arg, fd = regs.rsi & 0xFFFFFFFF, regs.rdx, regs.rdi & 0xFFFFFFFF
-    if command & 0xFF == _CREATE and not room.left_in(task.pid):
+    if command & 0xFF == _CREATE and not room.left_in(task.tid):
         answers.emulate(tracer, task, regs, -errno.EMFILE)
         return
     if command & 0xFF == _CREATE:
         tracer.release_closed()  # an enclave just closed frees its pages first
-    user = ProcessMemory(task.pid, task.mm, world.devices)
+    user = ProcessMemory(task.tid, task.mm, world.devices)
     steps = file.ioctl_steps(command, arg, user, task.caller)
     was_created = file.created
     result = 0
@@ -108,9 +108,9 @@ def _created(tracer: Tracer, task: Task, device: Device, fd: int) -> None:
     with tracer.world.lock:  # page services look through all that is bound
         tracer.world.frames.bind(device.file.enclave.id, device)
     mappings.adopt_early(tracer, task, device, fd)
-    task.mm.ignored = int(procfs.status(task.pid)["SigIgn"], 16) & threads.FORCED
+    task.mm.ignored = int(procfs.status(task.tid)["SigIgn"], 16) & threads.FORCED
     filters.watch_range(tracer, task, device.base, device.size)
-    with room.in_program(task.pid):
+    with room.in_program(task.tid):
         fastpath.created(tracer, task, device)
     _look_at_xfrm(tracer.world, device)
 

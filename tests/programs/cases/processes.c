@@ -1,6 +1,7 @@
 /* Enclaves and processes: fork, exec, exit, descriptors. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <pthread.h>
 #include <sys/wait.h>
 #include "check.h"
 
@@ -99,12 +100,42 @@ static void dup_and_many(void)
 	}
 }
 
+static struct enclave shared;
+
+static void *go_on_alone(void *first)
+{
+	struct call *c;
+
+	CHECK(!pthread_join(*(pthread_t *)first, NULL), "join");
+	c = by_vdso(&shared, 0);
+	must(c, OP_FILL, shared.heap, 200, 4, 0);
+	CHECK_EQ(must(c, OP_CHECK, shared.heap, 200, 4, 0), 0);
+	enclave_unload(&shared);
+	shared = load((struct spec){ .heap = 200 });
+	c = by_enclu(&shared, 0);
+	must(c, OP_FILL, shared.heap, 200, 5, 0);
+	CHECK_EQ(must(c, OP_CHECK, shared.heap, 200, 5, 0), 0);
+	exit(0);
+}
+
+/* The first thread has ended; what the kernel says of the process by its number is empty then. */
+static void first_thread_ends(void)
+{
+	static pthread_t first, second;
+
+	first = pthread_self();
+	shared = load((struct spec){ .heap = 200 });
+	CHECK(!pthread_create(&second, NULL, go_on_alone, &first), "no thread");
+	pthread_exit(NULL);
+}
+
 int main(int argc, char **argv)
 {
 	static const struct test tests[] = {
 		{ "fork_shares", fork_shares },
 		{ "child_outlives_parent", child_outlives_parent },
 		{ "exec_with_an_enclave", exec_with_an_enclave },
+		{ "first_thread_ends", first_thread_ends },
 		{ "close_while_mapped", close_while_mapped },
 		{ "dup_and_many", dup_and_many },
 	};

@@ -78,7 +78,7 @@ def access(tracer: Tracer, task: Task, regs: UserRegs) -> None:
 def _behind(tracer: Tracer, task: Task, fd: int) -> Task | None:
     """The traced task whose memory ``fd`` shows."""
     try:
-        link = _LINK.fullmatch(str(Path(f"/proc/{task.pid}/fd/{fd}").readlink()))
+        link = _LINK.fullmatch(str(Path(f"/proc/{task.tid}/fd/{fd}").readlink()))
     except OSError:
         return None
     return tracer.tasks.get(int(link[1])) if link else None
@@ -86,14 +86,14 @@ def _behind(tracer: Tracer, task: Task, fd: int) -> Task | None:
 
 def _state(task: Task, fd: int) -> tuple[int, int]:
     """The file position of ``fd``, and its access mode (O_RDONLY …)."""
-    lines = Path(f"/proc/{task.pid}/fdinfo/{fd}").read_text().splitlines()
+    lines = Path(f"/proc/{task.tid}/fdinfo/{fd}").read_text().splitlines()
     fields = dict(line.split(":", 1) for line in lines if ":" in line)
     return int(fields["pos"]), int(fields["flags"], 8) & os.O_ACCMODE
 
 
 def _answer(tracer: Tracer, task: Task, regs: UserRegs, target: Task, start: int, count: int) -> Job:
     """Page by page; what was done before an error counts, as in the kernel."""
-    user = ProcessMemory(task.pid, task.mm, tracer.world.devices)
+    user = ProcessMemory(task.tid, task.mm, tracer.world.devices)
     number, buffer, done = regs.orig_rax, regs.rsi, 0
     result = 0
     while done < count:

@@ -80,12 +80,12 @@ def host_illegal(tracer: Tracer, task: Task, regs: UserRegs) -> bool:
         _cpuid(tracer, task, regs, regs.rax & 0xFFFFFFFF)
         return True
     try:
-        code = memory.peek_text(task.pid, regs.rip, len(traps.ENCLU))
+        code = memory.peek_text(task.tid, regs.rip, len(traps.ENCLU))
     except OSError:
         return False
     if code != traps.ENCLU:
         return False
-    memory.poke_text(task.pid, regs.rip, traps.ENCLU_TRAP)
+    memory.poke_text(task.tid, regs.rip, traps.ENCLU_TRAP)
     task.mm.traps[regs.rip] = Trap.ENCLU
     tracer.start(task, _from_host(tracer, task, regs))
     return True

@@ -240,10 +240,10 @@ def listen(tracer: Tracer, task: Task) -> bool:
 
 def _install(tracer: Tracer, task: Task) -> int:
     with scratch.page(tracer, task) as page:
-        memory.write(task.pid, page, seccomp.image(seccomp.leaf_filter(), page))
+        memory.write(task.tid, page, seccomp.image(seccomp.leaf_filter(), page))
         call = seccomp.SYS["seccomp"], seccomp.SET_MODE_FILTER, seccomp.LISTENER_FLAGS, page
         remote = tracer.inject(task, *call)
-    ours = procfs.take_fd(task.pid, remote)
+    ours = procfs.take_fd(task.tid, remote)
     tracer.inject(task, _SYS_CLOSE, remote)
     return ours
 

@@ -75,11 +75,11 @@ def replace(tracer: Tracer, task: Task, places: Iterable[int]) -> None:
         if task.vdso is not None and place == task.vdso.enclu:
             continue
         text = max(place - fastsites.LOOK_BACK * 4, place & -PAGE_SIZE)
-        code = memory.peek_text(task.pid, text, place - text) + fastsites.ENCLU
+        code = memory.peek_text(task.tid, text, place - text) + fastsites.ENCLU
         site = fastsites.before(code, place - text, _EENTER)
         page = None if site is None else _stub_page(tracer, task, fast, place)
         if site is not None and page is not None:
-            page.add(task.pid, text, site, code, fast.enter)
+            page.add(task.tid, text, site, code, fast.enter)
 
 
 def _stub_page(tracer: Tracer, task: Task, fast: FastSpace, place: int) -> StubPage | None:
@@ -95,7 +95,7 @@ def _stub_page(tracer: Tracer, task: Task, fast: FastSpace, place: int) -> StubP
 
 def _map_code(tracer: Tracer, task: Task, start: int, end: int, size: int = PAGE_SIZE) -> int | None:
     """Address of ``size`` new bytes near ``[start, end)``, outside of it: a page for code, then data."""
-    for address in free_page(task.pid, start, end):
+    for address in free_page(task.tid, start, end):
         with contextlib.suppress(OSError):
             _map_at(tracer, task, address, size)
             return address
@@ -135,7 +135,7 @@ def _prepare(tracer: Tracer, task: Task, fast: FastSpace, device: Device) -> Non
     edges = [(base, end)] if device.size <= 1 << 30 else [(base, end), (base, 1 << 47)]
     pages: list[ExitPage] = []
     for low, high in edges:
-        if (page := fast.spare_exit(task.pid, low, high)) is not None:
+        if (page := fast.spare_exit(task.tid, low, high)) is not None:
             pages.append(page)
         elif (start := _map_code(tracer, task, low, high, WAY_OUT)) is not None:
             pages.append(ExitPage(start))
@@ -146,7 +146,7 @@ def _prepare(tracer: Tracer, task: Task, fast: FastSpace, device: Device) -> Non
 
 def _add_exit(task: Task, fast: FastSpace, page: ExitPage) -> None:
     assert fast.table is not None
-    page.install(task.pid, fast.table.address)
+    page.install(task.tid, fast.table.address)
     fast.exits.append(page)
     task.mm.traps[page.trap] = Trap.EEXIT
 
@@ -181,9 +181,9 @@ def mapped(tracer: Tracer, task: Task, device: Device) -> None:
 def _share_table(tracer: Tracer, task: Task, fast: FastSpace, at: int = 0) -> None:
     """Make a table, for this process and its children."""
     with scratch.page(tracer, task) as name:
-        memory.write(task.pid, name, b"sgx-tcs")
+        memory.write(task.tid, name, b"sgx-tcs")
         fd = tracer.inject(task, _SYS_MEMFD_CREATE, name, _MFD_CLOEXEC)
-    ours = procfs.take_fd(task.pid, fd)
+    ours = procfs.take_fd(task.tid, fd)
     try:
         table = Table(ours)
     finally:
@@ -192,7 +192,7 @@ def _share_table(tracer: Tracer, task: Task, fast: FastSpace, at: int = 0) -> No
     table.address = tracer.inject(task, _SYS_MMAP, at, SIZE, _READ | _WRITE, flags, fd, 0)
     tracer.inject(task, _SYS_CLOSE, fd)
     word = table.address.to_bytes(8, "little")
-    memory.poke_text(task.pid, fast.enter + fastcode.ENTER_TABLE, word)
+    memory.poke_text(task.tid, fast.enter + fastcode.ENTER_TABLE, word)
     fast.table = table
     table.spaces.add(task.mm)
     for other in tracer.tasks.values():
@@ -222,7 +222,7 @@ def first_stop(tracer: Tracer, task: Task) -> None:
             address = fast.table.address
             fast.close(task.mm)
             fast.table = None
-            memory.poke_text(task.pid, fast.enter + fastcode.ENTER_TABLE, bytes(8))
+            memory.poke_text(task.tid, fast.enter + fastcode.ENTER_TABLE, bytes(8))
             # Its parent's table is mapped still: an id found there would be another thread's.
             _share_table(tracer, task, fast, address)
 

@@ -56,7 +56,7 @@ def mmap(tracer: Tracer, task: Task, regs: UserRegs) -> None:
     """A shared file mapping, or any mapping that may cover enclave memory."""
     addr, length, prot, flags = regs.rdi, whole_pages(regs.rsi), regs.rdx & 7, regs.r10
     fd = regs.r8 & 0xFFFFFFFF
-    device = None if flags & MAP_ANONYMOUS else tracer.world.devices.of_fd(task.pid, fd)
+    device = None if flags & MAP_ANONYMOUS else tracer.world.devices.of_fd(task.tid, fd)
     if device is None and flags & (MAP_ANONYMOUS | MAP_TYPE) == _MAP_PRIVATE and prot & PROT_EXEC:
         _library(tracer, task, regs, fd, regs.r9)
     elif device is None:
@@ -69,7 +69,7 @@ def mmap(tracer: Tracer, task: Task, regs: UserRegs) -> None:
         answers.emulate(tracer, task, regs, -errno.EINVAL)
     elif not device.file.created:
         tracer.resume(task)  # adopted at ECREATE
-    elif task.mm.uffd < 0 and not room.left_in(task.pid):
+    elif task.mm.uffd < 0 and not room.left_in(task.tid):
         answers.emulate(tracer, task, regs, -errno.ENFILE)
     else:
         _map_enclave(tracer, task, regs, device, addr, length, prot, flags)
@@ -106,7 +106,7 @@ def _map_enclave(
 
 
 def _read_implies_exec(task: Task) -> bool:
-    return bool(procfs.personality(task.pid) & _READ_IMPLIES_EXEC)
+    return bool(procfs.personality(task.tid) & _READ_IMPLIES_EXEC)
 
 
 def _attach(tracer: Tracer, task: Task, device: Device, start: int, end: int, prot: int, real: int) -> None:
@@ -128,7 +128,7 @@ def _library(tracer: Tracer, task: Task, regs: UserRegs, fd: int, offset: int) -
             if flags & MAP_FIXED and stopped.mm.overlapping(result, result + length):
                 _forget(tracer, stopped.mm, result, result + length)
             trap = traps.UD2 if stopped.watched else traps.INT80
-            found = traps.patch_library(stopped.pid, fd, result, length, offset, trap)
+            found = traps.patch_library(stopped.tid, fd, result, length, offset, trap)
             stopped.mm.traps.update(found)
             fastpath.replace(tracer, stopped, [at for at, kind in found.items() if kind is Trap.ENCLU])
             if stopped.watched:
@@ -223,7 +223,7 @@ def adopt_early(tracer: Tracer, task: Task, device: Device, fd: int) -> None:
 
     ``task`` is at a stop where system calls can be run in it.
     """
-    for mapping in procfs.mappings_of_inode(task.pid, device.inode):
+    for mapping in procfs.mappings_of_inode(task.tid, device.inode):
         start = max(mapping.start, device.base)
         end = min(mapping.end, device.base + device.size)
         if start >= end:

@@ -127,7 +127,7 @@ def create_in(
         except OSError:
             kernel_faults = False
             remote = injector.inject(tid, SYS_USERFAULTFD, flags | USER_MODE_ONLY, syscall_insn=syscall_insn)
-    fd = procfs.take_fd(procfs.tgid(tid), remote)
+    fd = procfs.take_fd(tid, remote)
     try:
         injector.inject(tid, _SYS_CLOSE, remote, syscall_insn=syscall_insn)
         enable(fd)

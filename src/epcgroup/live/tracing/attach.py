@@ -249,12 +249,12 @@ def equip_owner(tracer: Tracer, task: Task) -> None:
     """The process is filtered: ENCLU may trap by `int $0x80`, and CPUID where nobody can be just there."""
     space = task.mm
     if task.vdso is not None:
-        memory.poke_text(task.pid, task.vdso.enclu, traps.ENCLU_TRAP)
+        memory.poke_text(task.tid, task.vdso.enclu, traps.ENCLU_TRAP)
         space.traps[task.vdso.enclu] = Trap.ENCLU
     if space.users == {task.tid}:
         for site, kind in space.traps.items():
             if kind is Trap.CPUID:
-                memory.poke_text(task.pid, site, traps.INT80)
+                memory.poke_text(task.tid, site, traps.INT80)
     space.traps.update(traps.patch(task.pid))
     fastpath.start(tracer, task)
     tracer.guard.drop(space)

@@ -23,7 +23,7 @@ def add(tracer: Tracer, task: Task, program: bytes) -> None:
     thread has filters that the others lack.
     """
     with scratch.page(tracer, task) as page:
-        memory.write(task.pid, page, seccomp.image(program, page))
+        memory.write(task.tid, page, seccomp.image(program, page))
         odd = _install(tracer, task, page)
         if odd:
             raise Refused(f"thread {odd} of process {task.pid} has a seccomp filter of its own", errno.EBUSY)
@@ -58,7 +58,7 @@ def watch_range(tracer: Tracer, task: Task, start: int, size: int) -> None:
 def _gap(task: Task, start: int, size: int) -> tuple[int, int]:
     """The largest range around this one with no code in it that may make system calls of its own."""
     low, high = 0, _END
-    for mapping in procfs.maps(task.pid):
+    for mapping in procfs.maps(task.tid):
         if mapping.executable and task.mm.find(mapping.start) is None:
             if mapping.end <= start:
                 low = max(low, mapping.end)

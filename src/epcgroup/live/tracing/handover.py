@@ -54,7 +54,7 @@ def give(tracer: Tracer, task: Task, device: Device, flags: int) -> int:
     """
     opened = os.open(f"/proc/self/fd/{device.memfd}", flags & os.O_ACCMODE | os.O_CLOEXEC)
     try:
-        with room.in_program(task.pid) as limit:
+        with room.in_program(task.tid) as limit:
             fd = hand(tracer, task, opened, bool(flags & os.O_CLOEXEC))
             if fd >= limit:
                 tracer.inject(task, _SYS_CLOSE, fd)
@@ -72,8 +72,8 @@ def hand(tracer: Tracer, task: Task, fd: int, cloexec: bool = True) -> int:
 
 def replace(tracer: Tracer, task: Task, at: int, fd: int) -> None:
     """Put our ``fd``'s file in the place of descriptor ``at`` of ``task``; OSError as `give`."""
-    cloexec = procfs.fd_flags(task.pid, at) & os.O_CLOEXEC
-    with room.in_program(task.pid):
+    cloexec = procfs.fd_flags(task.tid, at) & os.O_CLOEXEC
+    with room.in_program(task.tid):
         received = hand(tracer, task, fd)
         try:
             tracer.inject(task, _SYS_DUP3, received, at, cloexec)
@@ -83,19 +83,19 @@ def replace(tracer: Tracer, task: Task, at: int, fd: int) -> None:
 
 def _send(tracer: Tracer, task: Task, page: int, fd: int, cloexec: bool) -> int:
     tracer.inject(task, _SYS_SOCKETPAIR, _AF_UNIX, _SOCK_DGRAM_CLOEXEC, 0, page)
-    theirs, receiver = struct.unpack("<ii", memory.read(task.pid, page, 8))
+    theirs, receiver = struct.unpack("<ii", memory.read(task.tid, page, 8))
     try:
-        with socket.socket(fileno=procfs.take_fd(task.pid, theirs)) as ours:
+        with socket.socket(fileno=procfs.take_fd(task.tid, theirs)) as ours:
             socket.send_fds(ours, [b"\0"], [fd])
     finally:
         tracer.inject(task, _SYS_CLOSE, theirs)  # its number is the lowest free one again
     try:
         header = _MSGHDR.pack(0, 0, page + _IOVEC_AT, 1, page + _CONTROL_AT, _CONTROL_SIZE, 0)
-        memory.write(task.pid, page + _MSGHDR_AT, header)
-        memory.write(task.pid, page + _IOVEC_AT, struct.pack("<QQ", page + _BYTE_AT, 1))
+        memory.write(task.tid, page + _MSGHDR_AT, header)
+        memory.write(task.tid, page + _IOVEC_AT, struct.pack("<QQ", page + _BYTE_AT, 1))
         how = _MSG_CMSG_CLOEXEC if cloexec else 0
         tracer.inject(task, _SYS_RECVMSG, receiver, page + _MSGHDR_AT, how)
-        control = memory.read(task.pid, page + _CONTROL_AT, _CMSG.size)
+        control = memory.read(task.tid, page + _CONTROL_AT, _CMSG.size)
     finally:
         tracer.inject(task, _SYS_CLOSE, receiver)
     length, level, kind, received = _CMSG.unpack(control)

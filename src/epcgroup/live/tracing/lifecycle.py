@@ -143,7 +143,7 @@ class Lifecycle:
         """Start the page service of the mm of ``task``, which is stopped here."""
         space = task.mm
         if space.uffd < 0:
-            with room.in_program(task.pid):
+            with room.in_program(task.tid):
                 space.uffd, kernel_faults = uffd.create_in(
                     task.tid,
                     self._tracer.injector,

@@ -1,4 +1,7 @@
-"""Memory of another process.
+"""Memory of another process, asked for by the id of one of its threads.
+
+The first thread will do only while it is there: when it has ended and others go on, what
+the kernel knows under its number is empty.
 
 Reads and writes go through process_vm_readv(2) and process_vm_writev(2). They
 may sleep in a page fault of the target; where that page is served by us and the

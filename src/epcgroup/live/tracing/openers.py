@@ -148,7 +148,7 @@ def exchange(tracer: Tracer, task: Task, opening: _Opening) -> None:
         if task.watched:
             attach.bind(tracer, task, siblings=False)
         device = syscalls.new_device(tracer, task, opening.kind)
-        mode = procfs.fd_flags(task.pid, fd) & os.O_ACCMODE
+        mode = procfs.fd_flags(task.tid, fd) & os.O_ACCMODE
         try:
             opened = os.open(f"/proc/self/fd/{device.memfd}", mode | os.O_CLOEXEC)
             try:
@@ -173,6 +173,6 @@ def exchange(tracer: Tracer, task: Task, opening: _Opening) -> None:
 
 def _is_placeholder(task: Task, fd: int, opening: _Opening) -> bool:
     try:
-        return procfs.fd_inode(task.pid, fd) == opening.inode
+        return procfs.fd_inode(task.tid, fd) == opening.inode
     except OSError:
         return False

@@ -18,6 +18,7 @@ AT_PHDR, AT_ENTRY, AT_HWCAP2, AT_SYSINFO_EHDR = 3, 9, 26, 33
 
 _SYS_KCMP, _KCMP_VM = 312, 1
 _SYS_PIDFD_OPEN, _SYS_PIDFD_GETFD = 434, 438
+_PIDFD_THREAD = os.O_EXCL
 _PROT = {"r": 1, "w": 2, "x": 4}
 _SIGNALS = re.compile(rb"\nSigPnd:\t(.*)\nShdPnd:\t(.*)\nSigBlk:\t(.*)\n")
 
@@ -215,19 +216,32 @@ def same_mm(pid: int, other: int) -> bool:
 
 def pidfd_open(pid: int) -> int:
     """A descriptor (CLOEXEC) that stands for process ``pid``."""
-    fd = _libc.syscall(_SYS_PIDFD_OPEN, pid, 0)
+    return _pidfd_open(pid, 0)
+
+
+def _pidfd_open(pid: int, flags: int) -> int:
+    fd = _libc.syscall(_SYS_PIDFD_OPEN, pid, flags)
     if fd < 0:
         raise _fail(f"pidfd_open({pid})")
     return int(fd)
 
 
-def take_fd(pid: int, fd: int) -> int:
-    """Our own descriptor (CLOEXEC) of the file behind ``fd`` of process ``pid``."""
-    pidfd = pidfd_open(pid)
+def _pidfd_of_thread(tid: int) -> int:
+    try:
+        return _pidfd_open(tid, _PIDFD_THREAD)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return pidfd_open(tgid(tid))  # Linux before 6.9; its first thread must be there then
+
+
+def take_fd(tid: int, fd: int) -> int:
+    """Our own descriptor (CLOEXEC) of the file behind ``fd`` of thread ``tid``."""
+    pidfd = _pidfd_of_thread(tid)
     try:
         copy = _libc.syscall(_SYS_PIDFD_GETFD, pidfd, fd, 0)
         if copy < 0:
-            raise _fail(f"pidfd_getfd(process {pid}, {fd})")
+            raise _fail(f"pidfd_getfd(thread {tid}, {fd})")
     finally:
         os.close(pidfd)
     return int(copy)

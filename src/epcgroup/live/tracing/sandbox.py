@@ -41,8 +41,8 @@ def install(tracer: Tracer, task: Task, regs: UserRegs) -> None:
     """A new filter, by seccomp(2) or prctl(2): its third argument points to a longer one instead."""
     arguments = [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8]
     try:
-        count, code = _FPROG.unpack(memory.read(task.pid, arguments[2], _FPROG.size))
-        program = memory.read(task.pid, code, count * _INSN_SIZE)
+        count, code = _FPROG.unpack(memory.read(task.tid, arguments[2], _FPROG.size))
+        program = memory.read(task.tid, code, count * _INSN_SIZE)
     except OSError:
         tracer.resume(task)  # the kernel finds what is wrong with it
         return
@@ -53,7 +53,7 @@ def install(tracer: Tracer, task: Task, regs: UserRegs) -> None:
     size = _FPROG.size + len(longer)
     place = tracer.inject(task, _SYS_MMAP, 0, size, _READ_WRITE, _PRIVATE_ANON, _NO_FD, 0)
     try:
-        memory.write(task.pid, place, seccomp.image(longer, place))
+        memory.write(task.tid, place, seccomp.image(longer, place))
         arguments[2] = place
         result = tracer.inject(task, regs.orig_rax, *arguments)
         for tid in [other.tid for other in tracer.tasks.values() if other.pid == task.pid]:

@@ -71,7 +71,7 @@ def answer(tracer: Tracer, task: Task) -> None:
 def _path(task: Task, addr: int) -> str:
     """The path at ``addr``; "" if it is none of ours, being too long or not there."""
     try:
-        return memory.read_cstring(task.pid, addr, _LONGEST).decode("ascii", "replace")
+        return memory.read_cstring(task.tid, addr, _LONGEST).decode("ascii", "replace")
     except OSError:
         return ""
 
@@ -99,7 +99,7 @@ def _open(tracer: Tracer, task: Task, regs: UserRegs, path: int, flags: int) -> 
         return
 
     def opened(stopped: Task, result: int) -> int:
-        if result >= 0 and tracer.world.devices.of_fd(stopped.pid, result) is not device:
+        if result >= 0 and tracer.world.devices.of_fd(stopped.tid, result) is not device:
             tracer.inject(stopped, _SYS_CLOSE, result)  # another /proc than ours
             result = -errno.ENOENT
         if result in _NOT_TO_BE_SEEN:
@@ -112,7 +112,7 @@ def _open(tracer: Tracer, task: Task, regs: UserRegs, path: int, flags: int) -> 
             tracer.world.release(device)
         return result
 
-    if not handover.same_pids(task.pid):
+    if not handover.same_pids(task.tid):
         emulate(tracer, task, regs, opened(task, -errno.ENOENT))
         return
     answers.open_instead(tracer, task, regs, device.memfd, flags, opened)
@@ -144,7 +144,7 @@ def _opened_memory(tracer: Tracer, task: Task, fd: int) -> int:
 
 def _open2(tracer: Tracer, task: Task, regs: UserRegs) -> None:
     try:
-        flags = struct.unpack("<Q", memory.read(task.pid, regs.rdx, 8))[0]
+        flags = struct.unpack("<Q", memory.read(task.tid, regs.rdx, 8))[0]
     except OSError:
         tracer.resume(task)
         return
@@ -176,7 +176,7 @@ def _statx(tracer: Tracer, task: Task, regs: UserRegs) -> None:
 
 def _emulate_with(tracer: Tracer, task: Task, regs: UserRegs, buffer: int, image: bytes) -> None:
     try:
-        memory.write(task.pid, buffer, image)
+        memory.write(task.tid, buffer, image)
     except OSError:
         emulate(tracer, task, regs, -errno.EFAULT)
         return
@@ -195,7 +195,7 @@ def _sigaction(tracer: Tracer, task: Task, regs: UserRegs) -> None:
     with contextlib.suppress(OSError):
         if regs.rsi:
             bit = 1 << (regs.rdi - 1 & 63)
-            ignored = memory.read(task.pid, regs.rsi, 8) == _SIG_IGN
+            ignored = memory.read(task.tid, regs.rsi, 8) == _SIG_IGN
             task.mm.ignored = task.mm.ignored & ~bit | (bit if ignored else 0)
     tracer.resume(task)
 

@@ -336,8 +336,8 @@ class Tracer:
         """
         if task.vdso is not None and len(data) <= _SCRATCH:
             place = task.vdso.end - PAGE_SIZE + task.tid * _SCRATCH % PAGE_SIZE
-            memory.poke_text(task.pid, place, data)
+            memory.poke_text(task.tid, place, data)
             return place
         below = ptrace.getregs(task.tid, ptrace.UserRegs()).rsp - 128 - len(data)
-        memory.write(task.pid, below, data)
+        memory.write(task.tid, below, data)
         return below

@@ -63,4 +63,4 @@ def _takes_device(tracer: Tracer, task: Task, regs: UserRegs) -> bool:
         fd = regs.rdi & 0xFFFFFFFF if regs.rsi & 0xFF00 == 0xA400 else -1
     else:
         return syscalls.opens_device(task, regs)
-    return fd >= 0 and tracer.world.devices.of_fd(task.pid, fd) is not None
+    return fd >= 0 and tracer.world.devices.of_fd(task.tid, fd) is not None

@@ -100,13 +100,13 @@ class Notifier:
         def filled(task: Task, result: int) -> int:
             if result == 0:
                 with contextlib.suppress(OSError):
-                    before = memory.read(task.pid, buffer, _STATFS_SIZE)
+                    before = memory.read(task.tid, buffer, _STATFS_SIZE)
                     after = texts.statfs(before)
                     if after is None and fd is not None and texts.is_tmpfs(before):
-                        name = os.readlink(f"/proc/{task.pid}/fd/{fd}")  # noqa: PTH115
+                        name = os.readlink(f"/proc/{task.tid}/fd/{fd}")  # noqa: PTH115
                         after = texts.as_proc(before) if name.startswith(f"/memfd:{MEMFD}") else None
                     if after is not None:
-                        memory.write(task.pid, buffer, after)
+                        memory.write(task.tid, buffer, after)
             return result
 
         answers.rewrite(tracer, task, regs, {}, filled)
@@ -116,11 +116,11 @@ class Notifier:
         command, attributes = regs.rdi, regs.rsi
         if command in (_BPF_PROG_ATTACH, _BPF_PROG_DETACH, _BPF_PROG_QUERY):
             with contextlib.suppress(OSError):
-                fd = int.from_bytes(memory.read(task.pid, attributes, 4), "little")
+                fd = int.from_bytes(memory.read(task.tid, attributes, 4), "little")
                 if self._places.cgroup_of(task, fd) is not None:
                     if command == _BPF_PROG_QUERY:
                         for at in (_QUERY_FLAGS_AT, _QUERY_COUNT_AT):
-                            memory.write(task.pid, attributes + at, bytes(4))
+                            memory.write(task.tid, attributes + at, bytes(4))
                     answers.emulate(tracer, task, regs, 0)
                     return
         tracer.resume(task)
@@ -166,16 +166,16 @@ class Notifier:
         """CLONE_INTO_CGROUP: the kernel makes the child, `born` puts it where it belongs."""
         at = regs.rdi
         try:
-            flags = int.from_bytes(memory.read(task.pid, at, 8), "little")
+            flags = int.from_bytes(memory.read(task.tid, at, 8), "little")
             if not flags & _CLONE_INTO_CGROUP or regs.rsi < _CLONE_ARGS_CGROUP_AT + 8:
                 tracer.resume(task)
                 return
-            fd = int.from_bytes(memory.read(task.pid, at + _CLONE_ARGS_CGROUP_AT, 8), "little")
+            fd = int.from_bytes(memory.read(task.tid, at + _CLONE_ARGS_CGROUP_AT, 8), "little")
             cgroup = self._places.cgroup_of(task, fd)
             if cgroup is None:
                 tracer.resume(task)
                 return
-            memory.write(task.pid, at, (flags & ~_CLONE_INTO_CGROUP).to_bytes(8, "little"))
+            memory.write(task.tid, at, (flags & ~_CLONE_INTO_CGROUP).to_bytes(8, "little"))
         except OSError:
             tracer.resume(task)
             return
@@ -184,7 +184,7 @@ class Notifier:
         def cloned(task: Task, result: int) -> int:
             self._entering.pop(task, None)
             with contextlib.suppress(OSError):
-                memory.write(task.pid, at, flags.to_bytes(8, "little"))
+                memory.write(task.tid, at, flags.to_bytes(8, "little"))
             return result
 
         answers.rewrite(tracer, task, regs, {}, cloned)
@@ -199,7 +199,7 @@ class Notifier:
 
 def _says_cgroup2(task: Task, address: int) -> bool:
     try:
-        return address != 0 and memory.read_cstring(task.pid, address, len(_CGROUP2) + 1) == _CGROUP2
+        return address != 0 and memory.read_cstring(task.tid, address, len(_CGROUP2) + 1) == _CGROUP2
     except OSError:
         return False
 
@@ -213,8 +213,8 @@ def _bind(tracer: Tracer, task: Task, source: str, target: int, attributes: int)
     with scratch.page(tracer, task) as page:
         name = os.fsencode(source) + b"\0"
         empty, attr = page + len(name) - 1, page + (len(name) + 7 & ~7)
-        memory.write(task.pid, page, name)
-        memory.write(task.pid, attr, _MOUNT_ATTR.pack(attributes, 0, 0, 0))
+        memory.write(task.tid, page, name)
+        memory.write(task.tid, attr, _MOUNT_ATTR.pack(attributes, 0, 0, 0))
         tree = tracer.inject(task, _SYS_OPEN_TREE, _AT_FDCWD, page, _OPEN_TREE_CLONE | os.O_CLOEXEC)
         try:
             tracer.inject(task, _SYS_MOUNT_SETATTR, tree, empty, _AT_EMPTY_PATH, attr, _MOUNT_ATTR.size)

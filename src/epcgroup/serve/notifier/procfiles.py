@@ -61,7 +61,7 @@ class ProcFiles:
         if not name.endswith(_FILES) and "/fd/" not in name:
             return False
         usual = _USUAL.fullmatch(name)
-        if usual is not None and not flags & _ALL_FLAGS and handover.same_pids(task.pid):
+        if usual is not None and not flags & _ALL_FLAGS and handover.same_pids(task.tid):
             text = self._usual(task, usual)
             if text is not None:
                 self._open_instead(tracer, task, regs, flags, text)
@@ -87,7 +87,7 @@ class ProcFiles:
 
         def opened(task: Task, fd: int) -> int:
             os.close(ours)
-            if fd >= 0 and procfs.fd_inode(task.pid, fd) == inode:
+            if fd >= 0 and procfs.fd_inode(task.tid, fd) == inode:
                 return fd
             try:
                 if fd >= 0:
@@ -105,7 +105,7 @@ class ProcFiles:
     def _opened(self, tracer: Tracer, task: Task, fd: int) -> int:
         if fd < 0:
             return fd
-        link = f"/proc/{task.pid}/fd/{fd}"
+        link = f"/proc/{task.tid}/fd/{fd}"
         with contextlib.suppress(OSError):
             above, _, file = os.readlink(link).rpartition("/")  # noqa: PTH115 - a str
             if file in _FILES and (above[-1:].isdigit() or file == "cgroups") and _is_proc(link):

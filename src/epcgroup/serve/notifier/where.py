@@ -61,9 +61,9 @@ class Places:
     def cgroup_of(self, task: Task, fd: int) -> str | None:
         """The cgroup whose directory descriptor ``fd`` of ``task`` is; None if it is none of ours."""
         about = dict(
-            line.split(":\t", 1) for line in Path(f"/proc/{task.pid}/fdinfo/{fd}").read_text().splitlines()
+            line.split(":\t", 1) for line in Path(f"/proc/{task.tid}/fdinfo/{fd}").read_text().splitlines()
         )
-        name = os.readlink(f"/proc/{task.pid}/fd/{fd}")  # noqa: PTH115 - a str
+        name = os.readlink(f"/proc/{task.tid}/fd/{fd}")  # noqa: PTH115 - a str
         for mount, root, point in self._mounts(task):
             if mount == about["mnt_id"] and (name + "/").startswith(point.rstrip("/") + "/"):
                 return "/" + f"{root}/{name[len(point.rstrip('/')) :]}".strip("/").replace("//", "/")
@@ -71,7 +71,7 @@ class Places:
 
     def _mounts(self, task: Task) -> Iterator[tuple[str, str, str]]:
         """(mount id, its root in the tree, mount point) of each mount of the tree."""
-        for line in Path(f"/proc/{task.pid}/mountinfo").read_bytes().splitlines():
+        for line in Path(f"/proc/{task.tid}/mountinfo").read_bytes().splitlines():
             before, _, after = line.partition(b" - ")
             if after.startswith(texts.OURS + b" " + self._source + b" "):
                 fields = before.split(b" ")
