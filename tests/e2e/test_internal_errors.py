@@ -56,13 +56,17 @@ def test_an_error_in_the_page_service_is_a_sigbus_and_a_log_line(
     assert "made to fail" in log.getvalue()
 
 
-def test_an_error_in_the_tracer_ends_that_program_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [RuntimeError, ProcessLookupError])
+def test_an_error_in_the_tracer_ends_that_program_alone(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that looks as if the program had been killed: it has not, and would wait for ever."""
     answer = live_syscalls.answer
     victim = 0
 
     def failing(tracer: object, task: object) -> None:
         if task.pid == victim:  # type: ignore[attr-defined]
-            raise RuntimeError("made to fail")
+            raise error("made to fail")
         answer(tracer, task)  # type: ignore[arg-type]
 
     monkeypatch.setattr(live_syscalls, "answer", failing)

@@ -16,7 +16,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import signal
 import struct
 
 # Requests (linux/ptrace.h, asm/ptrace-abi.h).
@@ -258,8 +257,12 @@ def reported(tid: int, event: int) -> int | None:
     Only a kill makes it leave. The message is then that of its last stop, an exit status.
     """
     message = geteventmsg(tid)
-    code = _SI_CODE.unpack_from(getsiginfo(tid))[0]
-    return message if code == event << 8 | signal.SIGTRAP else None
+    return message if event_at(tid) == event else None
+
+
+def event_at(tid: int) -> int:
+    """The EVENT_* that a thread is stopped at; 0 or less at a stop of another kind."""
+    return int(_SI_CODE.unpack_from(getsiginfo(tid))[0] >> 8)
 
 
 def syscall_op(tid: int) -> int:

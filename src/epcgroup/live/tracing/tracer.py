@@ -165,6 +165,16 @@ class Tracer:
             return True
         return False
 
+    def _waits(self, tid: int) -> bool:
+        """Whether the thread is alive in a stop that it would not be resumed from."""
+        task = self.tasks.get(tid)
+        if task is None or task.phase is not Phase.STOPPED:
+            return False
+        try:
+            return ptrace.event_at(tid) != ptrace.EVENT_EXIT
+        except OSError:
+            return False
+
     def _end(self, tid: int, why: str) -> None:
         task = self.tasks.get(tid)
         self.world.log(f"task {tid} ({task.command if task else '?'}) is ended: {why}")
