@@ -44,7 +44,7 @@ class Peer(Collector):
             kind = GaugeMetricFamily if family.kind == "gauge" else CounterMetricFamily
             metric = kind(family.name, family.help, labels=["cgroup"])
             for group in self.snapshot.groups:
-                value = family.value(group)
+                value = getattr(group, family.field)
                 if value is not None:
                     metric.add_metric([group.path], value)
             yield metric

@@ -16,8 +16,9 @@ become one (a sample given twice fails the whole scrape, and names are anybody's
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 
 from epcgroup import __version__
 from epcgroup.errors import BadInput
@@ -30,76 +31,73 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 CADVISOR, TEEMON = "cadvisor", "teemon"
 COMPAT = (CADVISOR, TEEMON)
 
-Value = int | float | None
-
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One metric of cgroups; ``value`` None: this cgroup has none. ``part``: what a source must know."""
+    """A metric of cgroups: a field of GroupView, None if it has none. ``part``: what a source must know."""
 
     name: str
     kind: str
     help: str
-    value: Callable[[GroupView], Value]
+    field: str
     part: str = ""
     plain: bool = False  # an old name, as it is: no _total, other labels
 
 
-def _current(group: GroupView) -> Value:
-    return group.current
-
-
 FAMILIES = (
-    Family("epc_cgroup_current_bytes", "gauge", "EPC in use by the cgroup and all below it.", _current),
+    Family("epc_cgroup_current_bytes", "gauge", "EPC in use by the cgroup and all below it.", "current"),
     Family(
         "epc_cgroup_limit_bytes",
         "gauge",
         "Limit of the cgroup (misc.max); absent without one.",
-        lambda g: g.limit,
+        "limit",
     ),
-    Family("epc_cgroup_peak_bytes", "gauge", "Most EPC ever in use at once.", lambda g: g.peak),
+    Family("epc_cgroup_peak_bytes", "gauge", "Most EPC ever in use at once.", "peak"),
     Family(
         "epc_cgroup_limit_hits",
         "counter",
         "Charges refused at the cgroup's own limit.",
-        lambda g: g.events_local,
+        "events_local",
     ),
     Family(
         "epc_cgroup_unreclaimable_bytes",
         "gauge",
         "EPC in use that no eviction can free: SECS, version arrays, virtual EPC.",
-        lambda g: g.unreclaimable,
+        "unreclaimable",
         UNRECLAIMABLE,
     ),
-    Family("epc_cgroup_pages_in", "counter", "Pages loaded back (ELDU).", lambda g: g.pages_in, PAGING),
-    Family("epc_cgroup_pages_out", "counter", "Pages evicted (EWB).", lambda g: g.pages_out, PAGING),
-    Family("epc_cgroup_faults", "counter", "Touches that waited for a page.", lambda g: g.faults, STALL),
+    Family("epc_cgroup_pages_in", "counter", "Pages loaded back (ELDU).", "pages_in", PAGING),
+    Family("epc_cgroup_pages_out", "counter", "Pages evicted (EWB).", "pages_out", PAGING),
+    Family("epc_cgroup_faults", "counter", "Touches that waited for a page.", "faults", STALL),
     Family(
         "epc_cgroup_stall_seconds",
         "counter",
         "Time that threads waited for pages, summed over threads.",
-        lambda g: g.stall_s,
+        "stall_s",
         STALL,
     ),
     Family(
         "epc_cgroup_stall_some_seconds",
         "counter",
         "Time in which at least one process waited for a page.",
-        lambda g: g.some_s,
+        "some_s",
         PRESSURE,
     ),
     Family(
         "epc_cgroup_stall_full_seconds",
         "counter",
         "Time in which all processes with an enclave waited for a page.",
-        lambda g: g.full_s,
+        "full_s",
         PRESSURE,
     ),
 )
 _CADVISOR = (
-    Family("container_misc_usage", "gauge", "Current usage of the resource.", _current, plain=True),
-    Family("container_misc_events", "counter", "Charges refused at a limit.", lambda g: g.events, plain=True),
+    Family("container_misc_usage", "gauge", "Current usage of the resource.", "current", plain=True),
+    Family("container_misc_events", "counter", "Charges refused at a limit.", "events", plain=True),
 )
+
+
+Values = tuple[int | float | None, ...]  # of the families, of one cgroup
 
 
 class Metrics:
@@ -113,27 +111,28 @@ class Metrics:
         if unknown:
             raise BadInput(f"no old names {', '.join(sorted(unknown))}; there are {', '.join(COMPAT)}")
         self._families = FAMILIES + (_CADVISOR if CADVISOR in self._compat else ())
-        self._kept: dict[str, tuple[GroupView, list[str]]] = {}
-        self._values = [family.value for family in self._families]
+        self._kept: dict[str, tuple[GroupView, Values, list[str]]] = {}
+        self._values = attrgetter(*(family.field for family in self._families))
+        self._samples = [_sample(family) for family in FAMILIES]
         self._before: dict[str, list[str]] = {}  # what of each line stands before the value
         self._version = -1
 
     def text(self, snapshot: Snapshot, *, openmetrics: bool = False) -> str:
         """The whole exposition. Call it from one thread at a time."""
-        lines = self._groups(snapshot)
+        columns = list(zip(*self._groups(snapshot), strict=True)) or [()] * len(self._families)
         parts: list[str] = []
-        for at, family in enumerate(self._families):
+        for family, lines in zip(self._families, columns, strict=True):
             if family.part and family.part not in snapshot.knows:
                 continue
             parts.append(_head(family.name, family.kind, family.help, openmetrics, plain=family.plain))
-            parts.extend(line for kept in lines if (line := kept[at]))
+            parts.extend(lines)
         parts.extend(_machine(snapshot, openmetrics))
         if TEEMON in self._compat:
             parts.extend(_teemon(snapshot, openmetrics))
         parts.append("# EOF\n" if openmetrics else "")
         return "".join(parts)
 
-    def _groups(self, snapshot: Snapshot) -> list[list[str]]:
+    def _groups(self, snapshot: Snapshot) -> Iterator[list[str]]:
         """The lines of each cgroup, one a family; empty where it has no value."""
         self._names.refresh()
         if self._names.version != self._version:
@@ -143,30 +142,37 @@ class Metrics:
         before, now = self._kept, {}
         for group in snapshot.groups:
             kept = before.get(group.path)
-            if kept is None or (kept[0] is not group and kept[0] != group):
-                kept = group, self._lines(group)
+            if kept is None or kept[0] is not group:
+                values = self._values(group)
+                same = kept is not None and kept[1] == values
+                kept = (
+                    group,
+                    values,
+                    kept[2] if same and kept is not None else self._lines(group.path, values),
+                )
             now[group.path] = kept
         self._kept = now
         for path in self._before.keys() - now.keys():
             del self._before[path]
-        return [lines for _, lines in now.values()]
+        return (lines for _, _, lines in now.values())
 
-    def _lines(self, group: GroupView) -> list[str]:
-        before = self._before.get(group.path)
+    def _lines(self, path: str, values: Values) -> list[str]:
+        before = self._before.get(path)
         if before is None:
-            pod = self._names.of(group.path)
-            new, old = {"cgroup": group.path, **pod}, {"id": group.path, "resource": "sgx_epc", **pod}
-            labels = _labels(new), _labels(old)
-            before = [f"{_sample(family)}{labels[family.plain]} " for family in self._families]
-            self._before[group.path] = before
+            pod = self._names.of(path)
+            labels = _labels({"cgroup": path, **pod})
+            before = [f"{name}{labels} " for name in self._samples]
+            if CADVISOR in self._compat:
+                labels = _labels({"id": path, "resource": "sgx_epc", **pod})
+                before += [f"{family.name}{labels} " for family in _CADVISOR]
+            self._before[path] = before
         return [
-            "" if (value := get(group)) is None else f"{start}{value}\n"
-            for start, get in zip(before, self._values, strict=True)
+            "" if value is None else f"{start}{value}\n" for start, value in zip(before, values, strict=True)
         ]
 
 
 def _sample(family: Family) -> str:
-    return f"{family.name}_total" if family.kind == "counter" and not family.plain else family.name
+    return f"{family.name}_total" if family.kind == "counter" else family.name
 
 
 def negotiated(accept: str) -> bool:

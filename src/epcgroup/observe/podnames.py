@@ -20,6 +20,7 @@ _POD = re.compile(
     r"pod([0-9a-f]{8}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{12})(?:\.slice)?(?=/|$)"
 )
 _CONTAINER = re.compile(r"(?:^|/)(?:[a-z-]+-)?([0-9a-f]{64})(?:\.scope)?(?=/|$)")
+_ID = 64  # digits of a container's
 _LOG = re.compile(r"(?P<pod>[^_]+)_(?P<namespace>[^_]+)_(?P<container>.+)-(?P<id>[0-9a-f]{64})\.log")
 
 
@@ -53,12 +54,12 @@ class PodNames:
 
     def of(self, path: str) -> dict[str, str]:
         """``namespace``, ``pod``, ``container`` of a cgroup, as far as they are known."""
-        container = _CONTAINER.search(path)
+        container = _CONTAINER.search(path) if len(path) > _ID else None  # cheap: most have neither
         if container is not None:
             known = self._containers.get(container[1])
             if known is not None:
                 return dict(zip(("namespace", "pod", "container"), known, strict=True))
-        pod = _POD.search(path)
+        pod = _POD.search(path) if "pod" in path else None
         labels: dict[str, str] = {}
         if pod is not None:
             uid = pod[1].replace("_", "-")
