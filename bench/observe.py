@@ -3,15 +3,17 @@
 A served machine with the demo's three tenants: batch pages against its own limit as
 fast as it can. Watched, `epcgroup top` (on a terminal of its own), `epcgroup exporter`
 and the server's own metrics, each scraped once a second, and `epcgroup web` in a real
-Chromium look on, all on this machine, none of them pinned.
+Chromium look on, all on this machine, none of them pinned. Three figures:
 
-A machine's noise is larger than what is sought, so one window of each kind decides
-nothing. The views are attached once, and stopped (SIGSTOP) and continued by turns: short
-windows, plain, watched, watched, plain and so on, so that what drifts hits both kinds.
-Each pair of neighbours gives a ratio; the median counts, and is printed with the
-interval that holds the true median with 95 % (order statistics, no assumption on
-the noise). Beside it the processor time of server and batch for a load, by the
-same pairs: what other processes do blurs it less.
+* The views' processor time, and the server's for their looks. Paging goes from one thread to
+  the next, so it uses one processor at a time: even if every cycle of the views were
+  taken from that one, paging keeps the rest. Noise of the machine hardly moves this; it decides.
+* Loads a second, watched against not. Noise is larger than what is sought, so the views are attached once
+  and stopped (SIGSTOP) and continued by turns: short windows, plain, watched, watched,
+  plain and so on, so that what drifts hits both. Each pair of neighbours gives a ratio; the
+  median is printed with the interval that holds the true one with 95 % (order statistics, no
+  assumption on the noise), and only an interval that lies below the limit breaks it.
+* Processor time of server and batch for a load, by the same pairs: whether being watched makes a load dearer.
 """
 
 from __future__ import annotations
@@ -32,18 +34,18 @@ from pathlib import Path
 from _server import EPCGROUP, TENANTS, listening, server, tenant, url
 
 LEAST = 0.95
-PAIRS = 70
+ALONE_S = 15.0  # of watching without a pause
+PAIRS = 50
 WINDOW_S = 1.0  # each view looks once or twice
 SETTLE_S = 0.1  # after a change
-LONGEST_S = 2 * PAIRS * (WINDOW_S + SETTLE_S) + 60
+LONGEST_S = 2 * PAIRS * (WINDOW_S + SETTLE_S) + ALONE_S + 60
 
 
 class Attached:
     """Views that look on together: the processes, and a scraper in this one."""
 
     def __init__(self, urls: Sequence[str]) -> None:
-        self.pids: list[int] = []
-        self.scrapes = 0
+        self.views: dict[str, list[int]] = {}  # pids
         self._urls = urls
         self._watching = threading.Event()
         self._ended = threading.Event()
@@ -52,14 +54,14 @@ class Attached:
 
     def go_on(self) -> None:
         """All of them look."""
-        for pid in self.pids:
+        for pid in self._pids():
             os.kill(pid, signal.SIGCONT)
         self._watching.set()
 
     def stop(self) -> None:
         """None of them does."""
         self._watching.clear()
-        for pid in self.pids:
+        for pid in self._pids():
             os.kill(pid, signal.SIGSTOP)
 
     def close(self) -> None:
@@ -68,9 +70,12 @@ class Attached:
         self._ended.set()
         self._thread.join(30)
 
-    def cpu_s(self) -> float:
-        """Processor time of all of them so far."""
-        return sum(map(cpu_s, self.pids))
+    def cpu_s(self) -> dict[str, float]:
+        """Processor time of each of them so far."""
+        return {name: sum(map(cpu_s, pids)) for name, pids in self.views.items()}
+
+    def _pids(self) -> list[int]:
+        return [pid for pids in self.views.values() for pid in pids]
 
     def _scrape(self) -> None:
         while not self._ended.is_set():
@@ -78,7 +83,6 @@ class Attached:
             for at in self._urls:
                 with urllib.request.urlopen(at, timeout=30) as answer:
                     answer.read()
-                self.scrapes += 1
             self._ended.wait(1.0)
 
 
@@ -163,96 +167,113 @@ class Window:
         self.cost = (sum(map(cpu_s, pids)) - used) / (after - before)
 
 
-def windows(directory: Path) -> Iterator[tuple[Window, Window, float]]:
-    """Pairs of neighbours, plain and watched; and what the views used of a processor meanwhile."""
-    from epcgroup.serve.places import Places
-    from epcgroup.serve.sources import SocketSource
+class Bench:
+    """A served machine that pages, and its views."""
 
-    with contextlib.ExitStack() as stack:
+    def __init__(self, directory: Path, stack: contextlib.ExitStack) -> None:
+        from epcgroup.serve.places import Places
+        from epcgroup.serve.sources import SocketSource
+
         started = stack.enter_context(server(directory, "--metrics", "0"))
         urls = [url(started)]
         for name in TENANTS:
             stack.enter_context(tenant(directory, name, LONGEST_S))
         exporter, at = stack.enter_context(listening("exporter", "--dir", str(directory), "--listen", "0"))
         page, address = stack.enter_context(listening("web", "--dir", str(directory), "--listen", "0"))
-        source = SocketSource(Places(directory))
-        stack.callback(source.close)
-
-        def loads() -> tuple[float, int]:
-            snapshot = source.snapshot()
-            group = snapshot.group("/batch")
-            return snapshot.at, 0 if group is None else group.pages_in
-
-        pid = stack.enter_context(top(directory))
+        self._source = SocketSource(Places(directory))
+        stack.callback(self._source.close)
+        terminal = stack.enter_context(top(directory))
         chromium = stack.enter_context(browser(address, directory / "chromium"))
-        attached = Attached([*urls, at])
-        stack.callback(attached.close)
-        attached.pids = [exporter.pid, page.pid, pid, *chromium]
-        while loads()[1] < 20_000:  # its heap is filled
+        self._attached = Attached([*urls, at])
+        stack.callback(self._attached.close)
+        self._attached.views = {
+            "top": [terminal], "exporter": [exporter.pid], "web": [page.pid], "Chromium": chromium
+        }  # fmt: skip
+        while self._loads()[1] < 20_000:  # its heap is filled
             time.sleep(0.2)
-        paging = [started.pid, *(p.pid for p in source.snapshot().processes if p.group == "/batch")]
+        members = [p.pid for p in self._source.snapshot().processes if p.group == "/batch"]
+        self._paging = [started.pid, *members]
 
-        def window(watched: bool) -> Window:
-            (attached.go_on if watched else attached.stop)()
-            time.sleep(SETTLE_S)
-            return Window(loads, paging)
+    def shares(self) -> dict[str, float]:
+        """Processors that each view uses while it looks on."""
+        self._attached.go_on()
+        time.sleep(2)
+        used, began = self._attached.cpu_s(), time.monotonic()
+        time.sleep(ALONE_S)
+        span = time.monotonic() - began
+        return {name: (now - used[name]) / span for name, now in self._attached.cpu_s().items()}
 
+    def pairs(self) -> Iterator[tuple[Window, Window]]:
+        """Neighbours: plain and watched."""
         for number in range(PAIRS):
-            used, began = attached.cpu_s(), time.monotonic()
-            seen = {watched: window(watched) for watched in ((False, True) if number % 2 else (True, False))}
-            share = (
-                (attached.cpu_s() - used) / (time.monotonic() - began) * 2
-            )  # half of the time they are stopped
-            yield seen[False], seen[True], share
+            order = (False, True) if number % 2 else (True, False)
+            seen = {watched: self._window(watched=watched) for watched in order}
+            yield seen[False], seen[True]
+
+    def _window(self, *, watched: bool) -> Window:
+        (self._attached.go_on if watched else self._attached.stop)()
+        time.sleep(SETTLE_S)
+        return Window(self._loads, self._paging)
+
+    def _loads(self) -> tuple[float, int]:
+        snapshot = self._source.snapshot()
+        group = snapshot.group("/batch")
+        return snapshot.at, 0 if group is None else group.pages_in
 
 
-def throughput() -> bool:
-    """Whether the limit is kept."""
-    with tempfile.TemporaryDirectory(prefix="epcgroup-bench-", ignore_cleanup_errors=True) as name:
-        pairs = list(windows(Path(name)))
-    rates = [watched.rate / plain.rate for plain, watched, _ in pairs]
-    costs = [watched.cost / plain.cost for plain, watched, _ in pairs]
-    speed = statistics.median(plain.rate for plain, _, _ in pairs)
-    each = statistics.median(plain.cost for plain, _, _ in pairs) * 1e6
-    views = statistics.median(share for _, _, share in pairs)
-    low, high = median_interval(rates)
+def watched(per_second: float) -> bool:
+    """Whether the limit is kept; ``per_second``: of the server's processor, for all looks of a second."""
+    folder = tempfile.TemporaryDirectory(prefix="epcgroup-bench-", ignore_cleanup_errors=True)
+    with folder as name, contextlib.ExitStack() as stack:
+        bench = Bench(Path(name), stack)
+        shares = bench.shares()
+        pairs = list(bench.pairs())
+    kept = 1 - sum(shares.values()) - per_second
+    each = ", ".join(f"{view} {share:.1%}" for view, share in shares.items())
     print(
-        "batch watched by top, two exporters and a page in Chromium: "
-        f"{statistics.median(rates):.1%} of unwatched, {speed:,.0f} loads/s (at least {LEAST:.0%}); "
-        f"95 % sure of {low:.1%} to {high:.1%}, {len(pairs)} pairs"
+        f"top, two exporters and a page in Chromium take at most {1 - kept:.1%} of the processor that pages "
+        f"({each}, their looks {per_second:.2%}): {kept:.1%} is left (at least {LEAST:.0%})"
     )
-    low, high = median_interval(costs)
+    rates = [with_views.rate / plain.rate for plain, with_views in pairs]
+    low, high = median_interval(rates)
+    speed = statistics.median(plain.rate for plain, _ in pairs)
+    print(
+        f"batch watched: {statistics.median(rates):.1%} of unwatched, {speed:,.0f} loads/s "
+        f"(at least {LEAST:.0%}); 95 % sure of {low:.1%} to {high:.1%}, {len(pairs)} pairs"
+    )
+    costs = [with_views.cost / plain.cost for plain, with_views in pairs]
+    cheapest, dearest = median_interval(costs)
+    cost = statistics.median(plain.cost for plain, _ in pairs) * 1e6
     print(
         f"processor time of server and batch for a load: {statistics.median(costs):.2f}× of unwatched, "
-        f"{each:.1f} µs; 95 % sure of {low:.2f} to {high:.2f}; the views use {views:.1%} of a processor"
+        f"{cost:.1f} µs; 95 % sure of {cheapest:.2f} to {dearest:.2f}"
     )
-    return statistics.median(rates) >= LEAST
+    return kept >= LEAST and high >= LEAST
 
 
-def looks() -> bool:
-    """What a look costs the server: milliseconds of its processor, which a busy machine cannot blur."""
+def looks() -> float:
+    """Processor seconds of the server for the looks of a second: three by its socket, one scrape."""
     from epcgroup.serve.places import Places
     from epcgroup.serve.sources import SocketSource
 
-    most, kept = 1e3 * (1 - LEAST), True
+    costs = {}
     with (
         tempfile.TemporaryDirectory(prefix="epcgroup-bench-") as name,
         server(Path(name), "--metrics", "0") as one,
     ):
         metrics, source = url(one), SocketSource(Places(Path(name)))
         for what, look in (
-            ("a look by its socket", source.snapshot),
-            ("a scrape of its metrics", lambda: urllib.request.urlopen(metrics).read()),
+            ("look by its socket", source.snapshot),
+            ("scrape of its metrics", lambda: urllib.request.urlopen(metrics).read()),
         ):
             look()
             times, used = 300, whole_cpu_s(one.pid)
             for _ in range(times):
                 look()
-            cost = (whole_cpu_s(one.pid) - used) / times * 1e3
-            print(f"{what}: {cost:.2f} ms of the server's processor (limit {most:.0f} ms)")
-            kept &= cost <= most
+            costs[what] = (whole_cpu_s(one.pid) - used) / times
+            print(f"a {what}: {costs[what] * 1e3:.2f} ms of the server's processor")
         source.close()
-    return kept
+    return 3 * costs["look by its socket"] + costs["scrape of its metrics"]
 
 
 def whole_cpu_s(pid: int) -> float:
@@ -262,8 +283,7 @@ def whole_cpu_s(pid: int) -> float:
 
 
 def main() -> int:
-    kept = [throughput(), looks()]
-    return 0 if all(kept) else 1
+    return 0 if watched(looks()) else 1
 
 
 if __name__ == "__main__":

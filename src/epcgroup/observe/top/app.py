@@ -149,7 +149,9 @@ class Top(App[None]):
         parts = [
             f" EPC {format_size(epc)}, {format_size(free)} free{by_node} ",
             f" {_many(len(snapshot.groups), 'cgroup')}",
-            f", {_many(sum(not e.ended for e in snapshot.enclaves), 'enclave')}",
+            f", {_many(sum(not e.ended for e in snapshot.enclaves), 'enclave')}"
+            if model.ENCLAVES in snapshot.knows
+            else "",
             " · paused" if self.paused else "",
             f" · filter {self.selection.filter!r}" if self.selection.filter else "",
             f" · {snapshot.policy}",

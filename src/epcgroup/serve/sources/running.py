@@ -10,7 +10,7 @@ result, a folder ``running`` with
 ``history``   samples and events so far, bounded (`observe.store.Store`)
 ============  ========================================================================
 
-Writing is paced by the wall clock, and never takes more than a fiftieth of the time,
+Writing is paced by the wall clock, and never takes more than a twentieth of the time,
 however many cgroups there are. With the result written, ``running`` is removed.
 """
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from epcgroup.observe.model import Event, Snapshot
     from epcgroup.sim.virtual import Simulation
 
-_EVERY_S, _SHARE = 0.5, 0.02  # of wall clock time: how often at most; of all time, how much
+_EVERY_S, _SHARE = 0.5, 0.05  # how often at most; how much of the simulation's processor time
 _KEEP = Keep(most_bytes=64 << 20)
 _TRIES, _PAUSE_S = 20, 0.05  # for the lock, which who looks at it holds for a moment
 
@@ -131,14 +131,14 @@ class _Writer:
         began = time.monotonic()
         if began < self._due:
             return
+        used = time.thread_time()
         try:
             self._write(_snapshot(simulation))
         except (OSError, BadInput) as error:
             self._say(f"{error}; nobody can follow this simulation")
             self._due = float("inf")
             return
-        ended = time.monotonic()
-        self._due = max(began + _EVERY_S, ended + (ended - began) / _SHARE)
+        self._due = max(began + _EVERY_S, time.monotonic() + (time.thread_time() - used) / _SHARE)
 
     def close(self) -> None:
         """Nothing more comes."""
@@ -174,8 +174,8 @@ class RunningSource:
 
     @property
     def name(self) -> str:
-        """The folder, and that it is a simulation that runs, or is over."""
-        return f"{self._folder} ({'over' if self._over is not None else 'running'})"
+        """The folder; whether the simulation is over."""
+        return f"{self._folder}{' (over)' if self._over is not None else ''}"
 
     def snapshot(self) -> Snapshot:
         """The newest one. Raises Refused before the first, and when the simulation was killed."""

@@ -37,7 +37,7 @@ function paint() {
 
 function facts() {
   const { head, used, capacity } = machine, group = machine.groups.get(chosen);
-  const virtual = head.started ? "" : ` · ${clock(head.at)} of virtual time`;
+  const virtual = head.started ? "" : ` · ${clock(head.at)} virtual`;
   at("machine").textContent = `${shown(head.name)} · policy ${shown(head.policy)}${virtual}`;
   at("fill").value = capacity ? used / capacity : 0;
   at("total").textContent = `${size(used)} of ${size(capacity)} EPC in use`;
@@ -94,12 +94,12 @@ function link(text, bad) {
 const stream = new EventSource("/stream");
 let serial = 0;
 stream.addEventListener("state", event => {
-  const message = JSON.parse(event.data), first = machine.head === null;
+  const message = JSON.parse(event.data), first = machine.head === null, before = machine.head?.at;
   for (const one of message.events) one.serial = ++serial;
   machine.apply(message);
   link("live", false);
   if (first || !machine.groups.has(chosen)) choose(chosen);
-  else plots.add(machine.groups.get(chosen), message.at);
+  else if (message.at !== before) plots.add(machine.groups.get(chosen), message.at);
   paint();
 });
 stream.addEventListener("gone", event => {

@@ -14,7 +14,8 @@ export class Machine {
   apply(message) {
     const { columns, rows, order, events, ...head } = message;
     const span = this.head ? message.at - this.head.at : 0;
-    for (const group of this.groups.values()) group.rate = still(group.rate);
+    // A simulation may be looked at more often than it moves on: then its rates hold.
+    if (span !== 0) for (const group of this.groups.values()) group.rate = still(group.rate);
     for (const row of rows) {
       const group = Object.fromEntries(columns.map((name, i) => [name, row[i]]));
       group.stuck = (group.secs + group.va + group.vepc) * PAGE;
