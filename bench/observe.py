@@ -72,7 +72,7 @@ class Attached:
 
     def cpu_s(self) -> dict[str, float]:
         """Processor time of each of them so far."""
-        return {name: sum(map(cpu_s, pids)) for name, pids in self.views.items()}
+        return {name: sum(map(whole_cpu_s, pids)) for name, pids in self.views.items()}
 
     def _pids(self) -> list[int]:
         return [pid for pids in self.views.values() for pid in pids]

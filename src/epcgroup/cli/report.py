@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from epcgroup.observe.study import Study
     from epcgroup.sim.result import Result
 
+_PANELS = 8  # of a picture: more is for the page
+_LINES = 40  # on a terminal
+
 
 class _Run(NamedTuple):
     """One run to look back at; ``result`` where it was a simulation."""
@@ -128,11 +131,14 @@ def _so_far(path: Path) -> Study:
 
 
 def _plot(run: _Run, output: Path) -> None:
-    if run.result is None:
-        raise BadInput(f"{run.path}: --plot draws simulations; of other runs take --html")
-    from epcgroup.sim.plot import plot
+    if run.result is not None:
+        from epcgroup.sim.plot import plot
 
-    plot(run.result, output)
+        plot(run.result, output)
+        return
+    from epcgroup.observe.plot import draw
+
+    draw(run.study.series(_PANELS), output, title=run.study.name)
 
 
 def _print(run: _Run) -> None:
@@ -146,9 +152,11 @@ def _print(run: _Run) -> None:
         Console(highlight=False).print(render(run.result))
     else:
         print(printable(run.study.name))
-        for course in run.study.limited:
+        for course in run.study.limited[:_LINES]:
             advice = course.advice()
             print(f"{printable(course.path)}: {advice.kind}: {printable(advice.why)}")
+        if len(run.study.limited) > _LINES:
+            print(f"… and {len(run.study.limited) - _LINES:,} more, who waited less")
     print(printable(run.study.sentence()))
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from epcgroup.errors import BadInput, MissingCapability
 from epcgroup.observe.history import History, Series
+from epcgroup.observe.printable import printable
 from epcgroup.units import format_size
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ _BLUE, _VERMILION, _GREEN, _PURPLE, _GREY = "#0072B2", "#D55E00", "#00805C", "#A
 _MIB = 1 << 20
 _MOST_LIMITS = 4  # labelled in one panel
 _COLUMNS = 4  # panels side by side before a new row begins
+_TITLE = 40  # characters
 _PANEL_INCHES, _ROW_INCHES = 4.2, 4.6
 
 
@@ -55,20 +57,34 @@ def save(
     Raises BadInput when there is nothing to draw or ``output`` cannot be written,
     MissingCapability without matplotlib.
     """
+    shown = list(paths) if paths is not None else [path for path in history.paths() if path != "/"]
+    if len(history) < 2:
+        shown = []
+    draw([history.series(path) for path in shown], output, title=title, notes=notes, marks=marks)
+
+
+def draw(
+    shown: Sequence[Series],
+    output: Path,
+    *,
+    title: str = "",
+    notes: Sequence[str] = (),
+    marks: Sequence[tuple[float, str]] = (),
+) -> None:
+    """As `save`, of series that are there already: a panel of each, all of them with something in it."""
     require()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    shown = list(paths) if paths is not None else [path for path in history.paths() if path != "/"]
-    if not shown or len(history) < 2:
+    if not shown:
         raise BadInput("nothing to plot: it takes two snapshots and a cgroup")
     columns = min(_COLUMNS, len(shown))
     rows = -(-len(shown) // columns)
     figure = Figure(figsize=(1 + _PANEL_INCHES * columns, 0.6 + _ROW_INCHES * rows), layout="constrained")
     FigureCanvasAgg(figure)
     if title:
-        figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
-    _draw(figure, [history.series(path) for path in shown], columns, notes, marks)
+        figure.suptitle(printable(title), x=0.01, ha="left", fontsize=13, fontweight="bold", parse_math=False)
+    _draw(figure, shown, columns, notes, marks)
     try:
         figure.savefig(output, dpi=110)
     except (OSError, ValueError) as error:
@@ -130,9 +146,9 @@ def _usage(axes: Axes, series: Series, note: str) -> None:
         top = max(series.current)
         when = max(i for i, value in enumerate(series.current) if value == top)
         _label(axes, series.time_s[when], top / _MIB, f"up to {format_size(top)}", _BLUE, above=False)
-    axes.set_title(
-        series.path.lstrip("/") or "/", loc="left", fontsize=12, fontweight="bold", pad=22 if note else 6
-    )
+    name = printable(series.path.lstrip("/") or "/")
+    name = name if len(name) <= _TITLE else f"{name[: _TITLE // 2]}…{name[-_TITLE // 2 + 1 :]}"
+    axes.set_title(name, loc="left", fontsize=12, fontweight="bold", pad=22 if note else 6, parse_math=False)
     if note:
         axes.text(0, 1.03, note, transform=axes.transAxes, fontsize=9, color=_GREY, va="bottom")
 

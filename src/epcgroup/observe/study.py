@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from epcgroup.errors import BadInput
+from epcgroup.observe.history import Series
 from epcgroup.observe.model import EnclaveView, GroupView, Snapshot
 from epcgroup.observe.store import Point
 from epcgroup.units import format_size
@@ -64,6 +65,21 @@ class Course:
         """How far a counter rose."""
         return int(getattr(self.last, name) - (getattr(self.points[0], name) if len(self.points) > 1 else 0))
 
+    def series(self, begin: float) -> Series:
+        """It over time, in seconds since ``begin``; without the moments at which it was not there."""
+        series, before = Series(self.path, [], [], [], [], []), None
+        for point in self.points:
+            if point.current is not None:
+                span = 0.0 if before is None else point.at - before.at
+                series.time_s.append(point.at - begin)
+                series.current.append(point.current)
+                series.limit.append(point.limit)
+                for rates, name in ((series.in_per_s, "pages_in"), (series.out_per_s, "pages_out")):
+                    rise = getattr(point, name) - getattr(before, name) if span > 0 else 0
+                    rates.append(max(rise, 0) / span if span > 0 else 0.0)
+                before = point
+        return series
+
     def advice(self) -> Advice:
         """What its limit should have been."""
         last, hits = self.last, self.since("events")
@@ -102,6 +118,13 @@ class Study:
             (course for course in self.courses if course.last.limit is not None),
             key=lambda course: (-course.waiting, -course.since("pages_in"), course.path),
         )
+
+    def series(self, most: int) -> list[Series]:
+        """Those over time that paid most or used most, below the root; in the order of their paths."""
+        seen = [course for course in self.courses if course.path != "/" and len(course.points) > 1]
+        seen.sort(key=lambda course: (-course.since("pages_in"), -course.last.peak, course.path))
+        begin = min((course.points[0].at for course in seen[:most]), default=0.0)
+        return [course.series(begin) for course in sorted(seen[:most], key=lambda course: course.path)]
 
     def sentence(self) -> str:
         """What there is to say in one sentence."""

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,10 +17,22 @@ from epcgroup.errors import BadInput
 from epcgroup.observe import codec
 from epcgroup.observe.model import EnclaveView, GroupView, Snapshot
 from epcgroup.observe.page import render
-from epcgroup.observe.store import Store
-from epcgroup.observe.study import FITS, LESS, MORE, UNLIMITED, Study, of_snapshots, of_store, to_csv
+from epcgroup.observe.plot import draw
+from epcgroup.observe.store import Point, Store
+from epcgroup.observe.study import (
+    FITS,
+    LESS,
+    MORE,
+    UNLIMITED,
+    Course,
+    Study,
+    of_snapshots,
+    of_store,
+    to_csv,
+)
 
 MIB = 1 << 20
+NOTHING = Point(0.0, None, None, *[0] * 10)
 HOSTILE = "/<script>alert(1)</script>\x1b[2J"
 
 
@@ -155,6 +168,27 @@ def test_the_command_reports_a_served_machine_and_a_run(
     assert "Side by side" in page.read_text()
     assert main.main(["report", str(tmp_path), "--csv", str(table), "--last", "6"]) == 0
     assert table.read_text().startswith("cgroup,at,limit,current")
+    picture = tmp_path / "r.png"
+    assert main.main(["report", str(tmp_path), "--plot", str(picture)]) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    capsys.readouterr()
+    assert main.main(["report", str(run), "--plot", str(picture)]) == 2
+    assert "two snapshots" in capsys.readouterr().err, "a report in JSON is one moment"
+
+
+def test_a_course_is_drawn_with_rates_and_without_the_time_in_which_it_was_not_there() -> None:
+    points = tuple(replace(NOTHING, at=100.0 + at, current=at, pages_in=20 * at) for at in (0, 5, 10))
+    course = Course("/a", (*points, replace(NOTHING, at=120.0)))
+    series = course.series(100.0)
+    assert (series.time_s, series.current) == ([0.0, 5.0, 10.0], [0, 5, 10])
+    assert series.in_per_s == [0.0, 20.0, 20.0]
+    assert series.out_per_s == [0.0, 0.0, 0.0]
+
+
+def test_a_name_that_would_be_a_formula_is_drawn_as_it_is(tmp_path: Path) -> None:
+    points = tuple(replace(NOTHING, at=at, current=4096) for at in (1.0, 2.0))
+    draw([Course("/$x_{ \x1b" + "y" * 4000, points).series(0.0)], tmp_path / "r.png", title="$\\bad{")
+    assert (tmp_path / "r.png").stat().st_size > 1000
 
 
 @pytest.mark.parametrize(
