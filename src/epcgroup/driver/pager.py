@@ -54,6 +54,7 @@ class SealingPager:
         self.on_store: Callable[[EpcPage], None] = _nothing  # who pays for backing store hears of it
         self.on_disable: Callable[[Enclave], None] = _nothing  # who tells why an enclave died does
         self.mover: Mover = PlainMover(frames, sealer, store)
+        self.arrived = False  # the contents of what is loaded are in their frames already
         self._states: dict[int, EnclaveState] = {}
         self._slots: dict[int, VaSlots] = {}
         # Pages that are blocked and sealed, in the order in which they will be written out.
@@ -95,31 +96,36 @@ class SealingPager:
         """
         for enclave, run in groupby(pages, _ENCLAVE):
             state = self._states[enclave.id]
+            epcm = state.epcm
             indices, flags = [], []
             for page in run:
                 index = page.index
+                word = epcm.get(index, 0) & SEALED_MASK
                 if eblock(state, index):
                     raise InternalError(
                         f"EBLOCK of page {index} of {enclave}, which has no EPCM entry to block"
                     )
                 indices.append(index)
-                flags.append(state.epcm[index] & SEALED_MASK)
+                flags.append(word)
             self._leaving += self.mover.out(enclave.id, state.base, indices, flags)
 
-    def write_out(self, page: EpcPage) -> None:
-        """EWB: keep what was sealed, and the version in a VA slot; forget the plaintext."""
-        enclave, index = page.enclave, page.index
+    def write_out(self, pages: Sequence[EpcPage]) -> None:
+        """EWB: keep what was sealed, and the versions in VA slots; forget the plaintext."""
+        enclave = pages[0].enclave
         number = enclave.id
         state, slots = self._states[number], self._slots[number]
         if len(slots) != len(enclave.va_pages):
             slots.follow(enclave.va_pages)
-        if index == SECS_INDEX:
-            version, entry = self.mover.seal(state.take_secs(), number, _SECS_FLAGS)
-        else:
-            del state.epcm[index]
-            version, entry = self._leaving.popleft()
-        entry.va, entry.slot = slots.take(version)
-        self.store.add(number, index, entry)
+        epcm, leaving, take, add = state.epcm, self._leaving.popleft, slots.take, self.store.add
+        for page in pages:
+            index = page.index
+            if index == SECS_INDEX:
+                version, entry = self.mover.seal(state.take_secs(), number, _SECS_FLAGS)
+            else:
+                del epcm[index]
+                version, entry = leaving()
+            entry.va, entry.slot = take(version)
+            add(number, index, entry)
 
     def load(self, enclave: Enclave, index: int) -> None:
         """ELDU. Raises LoadFailed, and says so in the log, when the page does not verify."""
@@ -133,7 +139,8 @@ class SealingPager:
             if index == SECS_INDEX:
                 state.put_secs(self.mover.unseal(number, entry, version))
             else:
-                self.mover.back(number, state.base, index, entry, version)
+                if not self.arrived:
+                    self.mover.back(number, state.base, index, entry, version)
                 flags = entry.flags
                 state.epcm[index] = _WORDS.setdefault(flags, flags)
         except MacCompareFail:

@@ -13,11 +13,11 @@ from epcgroup.epc.group import Group
 from epcgroup.epc.pages import EpcPage
 from epcgroup.epc.queue import wake_ksgxd
 from epcgroup.epc.reclaim import Effort
+from epcgroup.epc.release import refund
 from epcgroup.epc.state import Epc
 from epcgroup.epc.walk import nothing_reclaimable
 from epcgroup.errors import Busy, Interrupted, NoEpc
-from epcgroup.misc import uncharge
-from epcgroup.units import PAGE_SHIFT, PAGE_SIZE
+from epcgroup.units import PAGE_SHIFT
 
 
 def allocate(epc: Epc, caller: Caller, pages: int, may_reclaim: bool) -> list[EpcPage]:
@@ -61,10 +61,7 @@ def _take(epc: Epc, caller: Caller, pages: int, may_reclaim: bool) -> list[EpcPa
             _make_room(epc, caller, pages, may_reclaim)
         return [pool.take(group, caller.node) for _ in range(pages)]
     except BaseException:  # not charged for what was not had (ALLOC-02)
-        uncharge(epc.groups, group, epc.resource, pages * PAGE_SIZE)
-        group.pins -= pages
-        if not group.online:
-            epc.groups.settle_group(group)
+        refund(epc, group, pages)
         raise
     finally:
         if pool.free < epc.low and not nothing_reclaimable(epc, epc.groups.root):

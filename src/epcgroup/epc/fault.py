@@ -14,11 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from epcgroup.epc.alloc import allocate, allocate_one
+from epcgroup.epc.alloc import allocate, allocate_one, headroom
 from epcgroup.epc.caller import Caller
+from epcgroup.epc.charge import charge
 from epcgroup.epc.enclaves import new_page, place_new, va_due
-from epcgroup.epc.pages import CHILD, RECLAIM_IN_PROGRESS, SECS_INDEX, Enclave, EpcPage, Kind
-from epcgroup.epc.release import free_page
+from epcgroup.epc.pages import CHILD, RECLAIM_IN_PROGRESS, RECLAIMABLE, SECS_INDEX, Enclave, EpcPage, Kind
+from epcgroup.epc.release import free_page, refund
 from epcgroup.epc.state import Epc
 from epcgroup.epc.track import record
 from epcgroup.errors import Busy, EnclaveDisabled, OutOfRange, PageExists, Refused
@@ -52,6 +53,49 @@ def fault(epc: Epc, caller: Caller, enclave: Enclave, index: int) -> EpcPage:
     enclave.child_count += 1
     record(epc, page)
     return page
+
+
+def load_all(epc: Epc, caller: Caller, enclave: Enclave, indices: Sequence[int]) -> None:
+    """As ``fault`` for each of these evicted pages in turn; see Machine.load_all.
+
+    Where there is room for all of them, no step of the first can refuse the last:
+    so what counts and charges does it once.
+    """
+    group, pages, count = caller.group, enclave.pages, len(indices)
+    together = enclave.secs is not None and not enclave.disabled and headroom(epc, group) >= count
+    # (Who is asked for twice is evicted once; who does not exist is not None.)
+    if not together or len({*indices}) < count or any(pages.get(i, enclave) is not None for i in indices):
+        for index in indices:
+            fault(epc, caller, enclave, index)
+        return
+    charge(epc, caller, count, False)
+    pool, load, node = epc.pool, epc.pager.load, caller.node
+    loaded: list[EpcPage] = []
+    try:
+        for index in indices:
+            page = pool.take(group, node)
+            try:
+                load(enclave, index)
+            except Refused:
+                page.group = None
+                pool.give(page)
+                raise
+            page.enclave, page.kind, page.index = enclave, CHILD, index
+            page.state = RECLAIMABLE
+            pages[index] = page
+            loaded.append(page)
+    finally:
+        done = len(loaded)
+        asked = min(done + 1, count)  # one more, if that was refused
+        for counters in (enclave.counters, group.counters):
+            counters.faults += asked
+            counters.loaded += done
+        if loaded:
+            enclave.child_count += done
+            group.reclaimable.extend(loaded)
+            group.count(done)
+        if done < count:
+            refund(epc, group, count - done)
 
 
 def augment(epc: Epc, caller: Caller, enclave: Enclave, index: int) -> EpcPage:

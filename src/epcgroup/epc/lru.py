@@ -8,7 +8,7 @@ of young pages, a one-bit approximation of LRU: EPC-22).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from epcgroup.epc.pages import EpcPage
 
@@ -34,6 +34,21 @@ class PageList:
             tail.next = page
         self.tail = page
         self.count += 1
+
+    def extend(self, pages: Sequence[EpcPage]) -> None:
+        """Add pages that are on no list at the tail, in order."""
+        tail = self.tail
+        for page in pages:
+            page.prev = tail
+            if tail is None:
+                self.head = page
+            else:
+                tail.next = page
+            tail = page
+        if tail is not None:
+            tail.next = None
+        self.tail = tail
+        self.count += len(pages)
 
     def unlink(self, page: EpcPage) -> None:
         """Take out a page that is on this list."""

@@ -109,6 +109,13 @@ class Machine(Epc):
         """
         return fault.fault(self, caller, enclave, index)
 
+    def load_all(self, caller: Caller, enclave: Enclave, indices: Sequence[int]) -> None:
+        """As fault for each of these pages in turn, all of them evicted; a little faster.
+
+        The first that is refused ends it. Raises as fault does.
+        """
+        fault.load_all(self, caller, enclave, indices)
+
     def augment(self, caller: Caller, enclave: Enclave, index: int) -> EpcPage:
         """EAUG: a new page in an initialised enclave; never reclaims (spec 6.4).
 

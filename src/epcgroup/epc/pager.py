@@ -37,8 +37,11 @@ class Pager(Protocol):
     def block(self, pages: Sequence[EpcPage]) -> None:
         """Unmap these pages everywhere and wait for threads inside (EBLOCK, ETRACK)."""
 
-    def write_out(self, page: EpcPage) -> None:
-        """EWB: seal the contents to the backing store. The frame is free afterwards."""
+    def write_out(self, pages: Sequence[EpcPage]) -> None:
+        """EWB: seal the contents to the backing store, in order. The frames are free afterwards.
+
+        All are of one enclave; a SECS comes alone.
+        """
 
     def load(self, enclave: Enclave, index: int) -> None:
         """ELDU: verify and bring back the sealed contents.

@@ -21,16 +21,19 @@ ignore age (v5's promise 5, "reclaim is forced"), and when it gives up.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import repeat
+from itertools import groupby, repeat
+from operator import attrgetter
 
 from epcgroup.epc.group import Group
 from epcgroup.epc.pages import NOT_TRACKED, RECLAIM_IN_PROGRESS, RECLAIMABLE, Enclave, EpcPage
 from epcgroup.epc.policy import Walk
 from epcgroup.epc.protect import turns
-from epcgroup.epc.release import finish_release, free_page
+from epcgroup.epc.release import finish_release, free_children, free_page
 from epcgroup.epc.state import Epc
 from epcgroup.epc.track import drop
 from epcgroup.epc.walk import lists_from_top, nothing_reclaimable, take_next
+
+_GROUP = attrgetter("group")
 
 
 class Effort:
@@ -154,12 +157,13 @@ def _reclaim_batch(epc: Epc, batch: list[EpcPage], ignore_age: bool) -> int:
     pager = epc.pager
     ages = repeat(False) if ignore_age else pager.young(batch)
     chosen, kept = [], []
+    reserve = pager.reserve
     for page, young in zip(batch, ages, strict=False):
         if young:
             page.enclave.counters.young += 1
             page.group.counters.young += 1  # type: ignore[union-attr]  # in use, so charged
             kept.append(page)
-        elif pager.reserve(page):
+        elif reserve(page):
             chosen.append(page)
         else:
             kept.append(page)
@@ -167,33 +171,30 @@ def _reclaim_batch(epc: Epc, batch: list[EpcPage], ignore_age: bool) -> int:
         _put_back(epc, kept)
     if chosen:
         pager.block(chosen)
-        for page in chosen:
-            _evict(epc, page)
+        enclave, group = chosen[0].enclave, chosen[0].group
+        alike = all(page.enclave is enclave and page.group is group for page in chosen)
+        if alike and len(chosen) < enclave.child_count:
+            _evict_some(epc, chosen)
+        else:
+            for page in chosen:
+                _evict(epc, page)
     return len(chosen)
 
 
 def _put_back(epc: Epc, pages: list[EpcPage]) -> None:
     # T6: each to the tail of the list of the group it is charged to (RECL-02).
     # Neighbours have mostly the same group, which is then counted up once.
-    last: Group | None = None
-    run = 0
     dying: list[Enclave] = []
     for page in pages:
-        group = page.group
-        assert group is not None
-        if group is not last:
-            if last is not None:
-                last.count(run)
-            last, run = group, 0
         page.state = RECLAIMABLE
-        group.reclaimable.append(page)
-        run += 1
         enclave = page.enclave
         enclave.isolated -= 1
         if enclave.released:
             dying.append(enclave)
-    if last is not None:
-        last.count(run)
+    for group, run in groupby(pages, _GROUP):
+        back = list(run)
+        group.reclaimable.extend(back)
+        group.count(len(back))
     for enclave in dying:
         _finish_if_unused(epc, enclave)
 
@@ -201,7 +202,7 @@ def _put_back(epc: Epc, pages: list[EpcPage]) -> None:
 def _evict(epc: Epc, page: EpcPage) -> None:
     # T7. The contents leave, then the SECS if this was the last child, then the page is free.
     enclave = page.enclave
-    epc.pager.write_out(page)
+    epc.pager.write_out((page,))
     enclave.pages[page.index] = None
     enclave.child_count -= 1
     enclave.counters.evicted += 1
@@ -215,11 +216,26 @@ def _evict(epc: Epc, page: EpcPage) -> None:
         _finish_if_unused(epc, enclave)
 
 
+def _evict_some(epc: Epc, pages: list[EpcPage]) -> None:
+    # As _evict for each: pages of one enclave and one group, and others of the enclave stay.
+    enclave, group, count = pages[0].enclave, pages[0].group, len(pages)
+    assert group is not None
+    epc.pager.write_out(pages)
+    enclave.pages.update(dict.fromkeys([page.index for page in pages]))
+    enclave.child_count -= count
+    enclave.counters.evicted += count
+    group.counters.evicted += count
+    free_children(epc, group, pages)
+    enclave.isolated -= count
+    if enclave.released:
+        _finish_if_unused(epc, enclave)
+
+
 def _evict_secs(epc: Epc, enclave: Enclave) -> None:
     secs = enclave.secs
     if secs is None or not epc.pager.reserve(secs):
         return  # no backing: it stays resident, silently
-    epc.pager.write_out(secs)
+    epc.pager.write_out((secs,))
     enclave.secs = None
     enclave.counters.evicted += 1
     secs.group.counters.evicted += 1  # type: ignore[union-attr]  # in use, so charged

@@ -59,10 +59,10 @@ class TablePager:
             if bits is not None:
                 bits[page.index] = 0
 
-    def write_out(self, page: EpcPage) -> None:
-        """Log it."""
+    def write_out(self, pages: Sequence[EpcPage]) -> None:
+        """Log them."""
         if self.log is not None:
-            self.log.append(("-", page.enclave.id, page.index))
+            self.log += [("-", page.enclave.id, page.index) for page in pages]
 
     def load(self, enclave: Enclave, index: int) -> None:
         """Log it; fail if it is broken."""
