@@ -20,7 +20,8 @@ from epcgroup import epc
 from epcgroup.driver import Driver, EnclaveFile
 from epcgroup.epc.reclaim import reclaim
 from epcgroup.live.devices import Device, DeviceTable, Kind
-from epcgroup.live.paging import uffd
+from epcgroup.live.paging import pagemap, uffd
+from epcgroup.live.paging.batches import LaneAge
 from epcgroup.live.paging.express import Express
 from epcgroup.live.paging.frames import MemfdFrames
 from epcgroup.live.paging.mm import AddressSpace, EnclaveVma
@@ -204,3 +205,38 @@ def test_a_limit_holds_however_many_loads_were_granted(machine: Machine) -> None
     assert (
         os.fstat(machine.world.frames.inhabited()[machine.file.enclave.id].memfd).st_blocks * 512 <= 50 * PAGE
     )
+
+
+@pytest.fixture
+def one_processor() -> Iterator[None]:
+    """All threads to come on one: a page that another one has just filled may keep its entry for a while."""
+    here = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(here)})
+    yield
+    os.sched_setaffinity(0, here)
+
+
+@pytest.mark.usefixtures("one_processor")
+@pytest.mark.parametrize("may_drop", [True, False], ids=["dropped", "set aside"])
+def test_a_page_is_young_if_it_was_touched_since_the_last_look(
+    machine: Machine, may_drop: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as one round looks at, neighbours and not; looked at in machine code and by Python."""
+    monkeypatch.setattr(pagemap, "_may_drop", may_drop)
+    order = [*range(10, 21), 40, 38, 36, 60]
+    frames, group = machine.world.frames, machine.service.caller.group
+
+    def young() -> list[int]:
+        with machine.world.lock:
+            pages = list(group.reclaimable)
+            return [page.index for page, found in zip(pages, frames.young(pages), strict=True) if found]
+
+    machine.touch(order)
+    assert young() == order
+    assert young() == []
+    machine.touch([40, 11, 12, 60])
+    frames.touch(machine.file.enclave.id, 36)
+    assert young() == [11, 12, 40, 36, 60]
+    assert young() == []
+    assert machine.touch(order) == [contents_of(index)[:8] for index in order]
+    assert isinstance(frames.age, LaneAge) == (machine.mode == "compiled")

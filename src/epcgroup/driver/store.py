@@ -20,7 +20,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 from array import array
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, MutableMapping
 
 from epcgroup.sgx.seal import MAC_SIZE, SEALED_SIZE
 
@@ -211,6 +211,11 @@ class Arena:
     def address(self, place: int) -> int:
         """Where a slot begins in our memory."""
         return self._bases[place >> _CHUNK_SHIFT] + (place & _CHUNK_MASK) * SEALED_SIZE
+
+    def addresses(self, places: Iterable[int]) -> list[int]:
+        """As address, of each."""
+        bases = self._bases
+        return [bases[p >> _CHUNK_SHIFT] + (p & _CHUNK_MASK) * SEALED_SIZE for p in places]
 
     def trim(self) -> None:
         """Give back the chunks that hold nothing."""

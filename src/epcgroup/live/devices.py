@@ -130,6 +130,16 @@ class Device:
         """Whether a thread is inside the enclave."""
         return bool(self.threads) or self.enterable.occupied()
 
+    def only_space(self) -> AddressSpace | None:
+        """The address space that maps this, if there is one only; children of fork count once they ran."""
+        found = None
+        for space in self.mms:
+            if space.uffd >= 0:
+                if found is not None:
+                    return None
+                found = space
+        return found
+
     def hold_guest(self, file: VepcFile) -> None:
         """This is a virtual EPC: it can be mapped at any offset."""
         self.guest = file

@@ -45,6 +45,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from epcgroup.live.devices import Device
     from epcgroup.live.paging.mm import AddressSpace
 
@@ -261,11 +263,17 @@ class Enterable:
         """Whether a thread is inside by a table."""
         return any(entry.table.words[entry.word(_OWNER)] for entry in self._entries.values())
 
-    def used(self, indices: set[int]) -> set[int]:
+    def take_out_all_of(self, indices: Iterable[int]) -> None:
+        """As take_out, for those of ``indices`` that are TCSs."""
+        if self._entries:
+            for index in self._entries.keys() & indices:
+                self.take_out(index)
+
+    def used(self, indices: Iterable[int]) -> set[int]:
         """Those of ``indices`` that are TCSs and were entered since the last call."""
         if not self._entries:
             return set()
-        return {i for i in indices & self._entries.keys() if self._entries[i].used()}
+        return {i for i in self._entries.keys() & indices if self._entries[i].used()}
 
 
 class BusyTcs(set[int]):

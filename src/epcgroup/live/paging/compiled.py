@@ -29,6 +29,8 @@ try:
 except ImportError as missing:
     raise MissingCapability("machine code needs llvmlite: pip install 'epcgroup[sim]'") from missing
 
+from epcgroup.live.paging import ciphers
+from epcgroup.sgx.layouts import MODIFIED, PENDING, TYPE_MASK, TYPE_SHIFT, PageType
 from epcgroup.sim.compiler.dialect import I64, INT, Builtin, Value
 from epcgroup.sim.compiler.jit import Entry, part
 
@@ -54,18 +56,37 @@ _TIME: Final = 224  # struct timespec
 _CALLS: Final = 256  # addresses of what is called
 LOG: Final = 384
 LOG_ENTRY: Final = 32  # index, thread, start, end (ns of CLOCK_MONOTONIC)
-LOG_LENGTH: Final = 32
+LOG_LENGTH: Final = 64
 SIZE: Final = LOG + LOG_LENGTH * LOG_ENTRY
 
-# Words of a job of eviction; BASE, ENCLAVE, UFFD, CIPHER, PAGE and what is private are as in the block.
+# Words of a job of eviction; what is private is as in the block.
 COUNT: Final = 0  # pages
 VERSION: Final = 8  # of the first one, the others follow
 MEMFD: Final = 16
+TABLE_OF_JOB: Final = 24  # address of the enclave's table, 0: it has none
+UFFD_OF_JOB: Final = 32
+BASE_OF_JOB: Final = 40  # as BASE
+ENCLAVE_OF_JOB: Final = 48
+SEALING: Final = 56  # EVP_CIPHER_CTX
+PLAIN: Final = 64  # as PAGE
 _ARGUMENT: Final = 184  # struct uffdio_writeprotect
 PAGES: Final = 384
-JOB_ENTRY: Final = 32  # index, flags, where to seal it, out: whether it is all zero (a MAC alone)
+JOB_ENTRY: Final = 32  # index, word as in a table, where to seal it, out: it is all zero, a MAC alone
 JOB_LENGTH: Final = 64
 JOB_SIZE: Final = PAGES + JOB_LENGTH * JOB_ENTRY
+
+# Words of a look at ages; COUNT as in a job.
+PAGEMAP: Final = 8
+PIDFD: Final = 16
+MAY_DROP: Final = 24  # whether page table entries may be dropped
+BASE_OF_LOOK: Final = 32  # as BASE
+LOOKS: Final = 384
+LOOK_ENTRY: Final = 16  # index, in and out: whether it has a page table entry
+_RANGES: Final = LOOKS + JOB_LENGTH * LOOK_ENTRY  # struct iovec, as many as there are pages
+_SCRATCH: Final = _RANGES + JOB_LENGTH * 16  # entries of the pagemap file; struct sysinfo
+LOOK_SIZE: Final = _SCRATCH + JOB_LENGTH * 8
+#: What is left to do when a look ends: nothing; the entries are still there.
+DROPPED, KEPT = 0, 1
 
 # One entry of a table: address of the sealed bytes (0: ask Python), version, EPCM word
 # with the page's maximum protection in the bits from MAXIMUM_SHIFT on.
@@ -73,11 +94,15 @@ ENTRY: Final = 24
 MAXIMUM_SHIFT: Final = 32
 
 _ENOENT, _ESRCH, _EIO = 2, 3, 5
+_TOTALSWAP: Final = 64  # bytes into struct sysinfo
+_PROCESS_MADVISE, _MADV_PAGEOUT = 440, 21
 _PUNCH: Final = 3  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
 _UFFDIO_WRITEPROTECT: Final = 0xC018AA06
 _UFFDIO_COPY: Final = 0xC028AA03
 _WRITE, _WP = 1, 2
-_W: Final = 2  # of an EPCM word
+_R, _W = 1, 2  # of an EPCM word
+_UNTOUCHABLE: Final = TYPE_MASK | PENDING | MODIFIED  # as `sgx.epcm.hidden`
+_REGULAR: Final = int(PageType.REG) << TYPE_SHIFT
 _COPY_WP: Final = 2
 _PAGE_SIZE: Final = 4096
 _GET_TAG, _SET_TAG = 0x10, 0x11
@@ -126,25 +151,22 @@ def _function(library: ctypes.CDLL, name: str, bits: int = 32) -> Builtin:
 
 
 _libc = ctypes.CDLL(None)
-try:
-    _libcrypto = ctypes.CDLL("libcrypto.so.3")
-except OSError as error:
-    raise MissingCapability("the compiled page service needs libcrypto: apt install libssl3") from error
-
 _read = _function(_libc, "read", 64)
 _pread = _function(_libc, "pread", 64)
 _ioctl = _function(_libc, "ioctl")
 _fallocate = _function(_libc, "fallocate")
 _sched_yield = _function(_libc, "sched_yield")
 _clock_gettime = _function(_libc, "clock_gettime")
+_sysinfo = _function(_libc, "sysinfo")
+_syscall = _function(_libc, "syscall", 64)
 _errno_location = _function(_libc, "__errno_location", 64)
-_open_init = _function(_libcrypto, "EVP_DecryptInit_ex")
-_open_update = _function(_libcrypto, "EVP_DecryptUpdate")
-_open_final = _function(_libcrypto, "EVP_DecryptFinal_ex")
-_seal_init = _function(_libcrypto, "EVP_EncryptInit_ex")
-_seal_update = _function(_libcrypto, "EVP_EncryptUpdate")
-_seal_final = _function(_libcrypto, "EVP_EncryptFinal_ex")
-_control = _function(_libcrypto, "EVP_CIPHER_CTX_ctrl")
+_open_init = _function(ciphers.libcrypto, "EVP_DecryptInit_ex")
+_open_update = _function(ciphers.libcrypto, "EVP_DecryptUpdate")
+_open_final = _function(ciphers.libcrypto, "EVP_DecryptFinal_ex")
+_seal_init = _function(ciphers.libcrypto, "EVP_EncryptInit_ex")
+_seal_update = _function(ciphers.libcrypto, "EVP_EncryptUpdate")
+_seal_final = _function(ciphers.libcrypto, "EVP_EncryptFinal_ex")
+_control = _function(ciphers.libcrypto, "EVP_CIPHER_CTX_ctrl")
 
 
 def _acquire(block: int) -> int:
@@ -215,12 +237,21 @@ def _serve(block: int) -> int:
 
 
 @part
+def _neighbours(entries: int, size: int, at: int, count: int) -> int:
+    """Of a list of ``count`` entries of some size: how many from ``at`` on are of pages in a row."""
+    first, run = peek(entries + at * size), 1
+    while at + run < count and peek(entries + (at + run) * size) == first + run:
+        run += 1
+    return run
+
+
+@part
 def _protect(job: int, addr: int, pages: int) -> int:
     """Write-protect neighbours; 0, or the errno."""
     poke(job + _ARGUMENT, addr)
     poke(job + _ARGUMENT + 8, pages << 12)
     poke(job + _ARGUMENT + 16, 1)
-    if _ioctl(job, peek(job + UFFD), _UFFDIO_WRITEPROTECT, job + _ARGUMENT) == 0:
+    if _ioctl(job, peek(job + UFFD_OF_JOB), _UFFDIO_WRITEPROTECT, job + _ARGUMENT) == 0:
         return 0
     return peek(_errno_location(job)) & 0xFFFFFFFF  # type: ignore[no-any-return]
 
@@ -230,13 +261,11 @@ def _evict(job: int) -> int:
 
     Neighbours are protected and punched out together. A page of zeros gets a MAC and a mark.
     """
-    count, base, memfd = peek(job + COUNT), peek(job + BASE), peek(job + MEMFD)
+    count, base, memfd = peek(job + COUNT), peek(job + BASE_OF_JOB), peek(job + MEMFD)
     pages = job + PAGES
     at = 0
     while at < count:
-        first, run = peek(pages + at * JOB_ENTRY), 1
-        while at + run < count and peek(pages + (at + run) * JOB_ENTRY) == first + run:
-            run += 1
+        first, run = peek(pages + at * JOB_ENTRY), _neighbours(pages, JOB_ENTRY, at, count)
         error = _protect(job, base + (first << 12), run)
         if error == _ENOENT and run > 1:  # it ended at the first page that is not mapped
             for page in range(first, first + run):
@@ -246,10 +275,10 @@ def _evict(job: int) -> int:
         elif error and error != _ENOENT and error != _ESRCH:
             return error
         at += run
-    page, cipher = peek(job + PAGE), peek(job + CIPHER)
+    page, cipher = peek(job + PLAIN), peek(job + SEALING)
     for at in range(count):
         entry = pages + at * JOB_ENTRY
-        index, flags, sealed = peek(entry), peek(entry + 8), peek(entry + 16)
+        index, flags, sealed = peek(entry), peek(entry + 8) & 0xFFFFFFFF, peek(entry + 16)
         if _pread(job, memfd, page, _PAGE_SIZE, index << 12) != _PAGE_SIZE:
             return _EIO
         word = 0
@@ -260,7 +289,7 @@ def _evict(job: int) -> int:
         poke(job + _NONCE + 8, 0)
         poke(job + _AAD, flags)
         poke(job + _AAD + 8, base + (index << 12))
-        poke(job + _AAD + 16, peek(job + ENCLAVE))
+        poke(job + _AAD + 16, peek(job + ENCLAVE_OF_JOB))
         poke(job + _AAD + 24, 1 if zero else 0)
         size = 0 if zero else _PAGE_SIZE
         good = (
@@ -275,44 +304,75 @@ def _evict(job: int) -> int:
         poke(entry + 24, 1 if zero else 0)
     at = 0
     while at < count:
-        first, run = peek(pages + at * JOB_ENTRY), 1
-        while at + run < count and peek(pages + (at + run) * JOB_ENTRY) == first + run:
-            run += 1
+        first, run = peek(pages + at * JOB_ENTRY), _neighbours(pages, JOB_ENTRY, at, count)
         if _fallocate(job, memfd, _PUNCH, first << 12, run << 12):
             return peek(_errno_location(job)) & 0xFFFFFFFF  # type: ignore[no-any-return]
         at += run
+    table = peek(job + TABLE_OF_JOB)
+    if table:
+        for at in range(count):
+            entry = pages + at * JOB_ENTRY
+            word = peek(entry + 8)
+            if not peek(entry + 24) and word & _UNTOUCHABLE == _REGULAR and word & _R:
+                place = table + peek(entry) * ENTRY
+                poke(place, peek(entry + 16))
+                poke(place + 8, peek(job + VERSION) + at)
+                poke(place + 16, word)
     return 0
+
+
+@part
+def _present_at(entry: int, index: int) -> int:
+    """Whether the entry of a look is that of page ``index`` and found to have a page table entry."""
+    return peek(entry) == index and peek(entry + 8) != 0  # type: ignore[no-any-return]
+
+
+def _look(job: int) -> int:
+    """Find out which pages have a page table entry, and drop these: DROPPED, KEPT, or an errno below 0.
+
+    Pages that are neighbours in the list are looked at together, and dropped together.
+    """
+    count, base, scratch = peek(job + COUNT), peek(job + BASE_OF_LOOK), job + _SCRATCH
+    at = 0
+    while at < count:
+        entry = job + LOOKS + at * LOOK_ENTRY
+        first, run = peek(entry), 1
+        if not peek(entry + 8):
+            run = _neighbours(job + LOOKS, LOOK_ENTRY, at, count)
+            found = _pread(job, peek(job + PAGEMAP), scratch, run << 3, ((base >> 12) + first) << 3)
+            for page in range(run):
+                if page << 3 < found and peek(scratch + (page << 3)) < 0:  # bit 63: present
+                    poke(entry + page * LOOK_ENTRY + 8, 1)
+        at += run
+    ranges = 0
+    at = 0
+    while at < count:
+        entry = job + LOOKS + at * LOOK_ENTRY
+        first, run = peek(entry), 0
+        while at + run < count and _present_at(entry + run * LOOK_ENTRY, first + run):
+            run += 1
+        if run:
+            poke(job + _RANGES + ranges * 16, base + (first << 12))
+            poke(job + _RANGES + ranges * 16 + 8, run << 12)
+            ranges += 1
+        at += max(run, 1)
+    if not ranges:
+        return DROPPED
+    if not peek(job + MAY_DROP) or _sysinfo(job, scratch) or peek(scratch + _TOTALSWAP):
+        return KEPT
+    told = _syscall(job, _PROCESS_MADVISE, peek(job + PIDFD), job + _RANGES, ranges, _MADV_PAGEOUT, 0)
+    return DROPPED if told >= 0 else -(peek(_errno_location(job)) & 0xFFFFFFFF)
 
 
 acquire = Entry(_acquire, (INT,), tell=False)
 serve = Entry(_serve, (INT,), tell=False)
 evict = Entry(_evict, (INT,), tell=False)
-
-_libcrypto.EVP_CIPHER_CTX_new.restype = ctypes.c_void_p
-_libcrypto.EVP_aes_128_gcm.restype = ctypes.c_void_p
-for _name in ("EVP_EncryptInit_ex", "EVP_DecryptInit_ex"):
-    getattr(_libcrypto, _name).argtypes = (*[ctypes.c_void_p] * 3, ctypes.c_char_p, ctypes.c_void_p)
-_libcrypto.EVP_CIPHER_CTX_free.argtypes = (ctypes.c_void_p,)
-_libcrypto.EVP_CIPHER_CTX_free.restype = None
-
-
-def new_cipher(key: bytes, *, sealing: bool = False) -> int:
-    """An EVP_CIPHER_CTX that opens what ``key`` sealed, or seals."""
-    cipher: int = _libcrypto.EVP_CIPHER_CTX_new()
-    start = _libcrypto.EVP_EncryptInit_ex if sealing else _libcrypto.EVP_DecryptInit_ex
-    if not start(cipher, _libcrypto.EVP_aes_128_gcm(), None, key, None):
-        raise MissingCapability("libcrypto has no AES-128-GCM")
-    return cipher
-
-
-def free_cipher(cipher: int) -> None:
-    """Give it back."""
-    _libcrypto.EVP_CIPHER_CTX_free(cipher)
+look = Entry(_look, (INT,), tell=False)
 
 
 def load() -> None:
     """Have all machine code ready, compiled now if it never was."""
-    for entry in (acquire, serve, evict):
+    for entry in (acquire, serve, evict, look):
         entry.load()
 
 

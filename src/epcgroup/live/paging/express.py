@@ -5,60 +5,51 @@ near. So the engine is asked once how many loads can do without one (`headroom`)
 that many are granted to a loop in machine code (`compiled`): it reads the fault, opens
 the sealed page, fills it and notes it in a log. Whoever takes `World.lock` next closes
 all lanes first: the grants end, and every noted load is put through the engine, in the
-order in which they happened and by the very code that serves faults without a lane,
+order in which they happened and by the rules for faults without a lane (`load_all`),
 except that the contents are there already. So nobody who holds the lock can tell the
 two apart: same charges, same order of the lists, same counters, same versions.
 
 What a lane must be sure of while it is open (all of it changes under the lock alone):
 one address space maps the enclave, all its threads are in one cgroup, the SECS is
-resident, no background work waits, the backing store is honest. What it finds
+resident, the backing store is honest. Background work may wait: it begins with the
+lanes closed, as everything. What it finds
 else (a page of zeros, one that may not be written, a MAC that does not match) it
 leaves to Python, with the event.
 
-Without llvmlite, on a machine that watches itself (`paranoid`) or under attack
-(`--inject`), there is no lane, and the page service does the same in Python.
+Without llvmlite or under attack (`--inject`) there is no lane, and the page service
+does the same in Python; so it does on a machine that watches itself (`paranoid`),
+unless it is told otherwise.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import mmap
-import os
 import struct
 import threading
 import traceback
 from typing import TYPE_CHECKING, TypeAlias
 
-from epcgroup.driver import BackingStore, Evicted
-from epcgroup.driver.mover import PlainMover
+from epcgroup.driver import BackingStore
 from epcgroup.epc import headroom
 from epcgroup.errors import BadInput, MissingCapability, Refused
 from epcgroup.live.paging import uffd
+from epcgroup.live.paging.batches import LaneAge, LaneMover
 from epcgroup.live.tracing import room
-from epcgroup.sgx import epcm
-from epcgroup.sgx.seal import MAC_SIZE
-from epcgroup.units import PAGE_SHIFT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import ModuleType
 
     from epcgroup.epc import Caller, Enclave
-    from epcgroup.live.devices import Device
-    from epcgroup.live.paging.frames import MemfdFrames
     from epcgroup.live.paging.mm import AddressSpace, EnclaveVma
     from epcgroup.live.paging.stall import Stall
     from epcgroup.live.world import World
-    from epcgroup.sgx.seal import PageSealer
 
-_MAP_NORESERVE = 0x4000
-_LARGEST = 1 << 36  # bytes of enclave that get a table: 400 MiB of addresses, hardly any memory
 _MOST_THREADS = 64  # in an address space with a lane: all of them are looked at when it opens
-_LEAST = 4  # loads; for fewer it does not pay to open a lane
+_LEAST = 1  # loads; for none there is no lane to open
 _ENOUGH = 4096  # faults of a process after which "auto" loads the compiled code
 WHEN = ("auto", "python", "compiled")
-_THREE = struct.Struct("<QQQ")
 _NOTE = struct.Struct("<QQQQ")
 
 #: A load that has happened: its lane, page, thread, start and end (ns of CLOCK_MONOTONIC).
@@ -106,122 +97,6 @@ def _end(note: Note) -> int:
     return note[4]
 
 
-class LaneMover(PlainMover):
-    """The plain mover, which also keeps the tables that lanes read."""
-
-    def __init__(
-        self, frames: MemfdFrames, sealer: PageSealer, store: BackingStore, code: ModuleType
-    ) -> None:
-        super().__init__(frames, sealer, store)
-        self._memfds = frames
-        self._entry = code.ENTRY
-        self._maximum_shift = code.MAXIMUM_SHIFT
-        self._tables: dict[int, mmap.mmap] = {}
-        self._code = code
-        self._versions = sealer.versions
-        self._job = code.new_block(code.JOB_SIZE)
-        self._job_bytes = memoryview(self._job).cast("B")
-        self._job_words = self._job_bytes.cast("Q")
-        self._job_page = uffd.PageBuffer()
-        self._job_words[code.CIPHER >> 3] = code.new_cipher(sealer.key, sealing=True)
-        self._job_words[code.PAGE >> 3] = self._job_page.address
-        self.arrived = False  # the page that is being loaded is in its frame already
-
-    def table(self, enclave: int) -> int:
-        """Address of an enclave's table; 0 if it has none (yet)."""
-        table = self._tables.get(enclave)
-        return 0 if table is None else ctypes.addressof(ctypes.c_char.from_buffer(table))
-
-    def forget(self, enclave: int) -> None:
-        super().forget(enclave)
-        self._tables.pop(enclave, None)
-
-    def out(
-        self, enclave: int, base: int, indices: Sequence[int], flags: Sequence[int]
-    ) -> list[tuple[int, Evicted]]:
-        device = self._memfds.leaving(enclave, indices)
-        spaces = [space for space in device.mms if space.uffd >= 0]
-        hidden = device.hidden and not device.hidden.keys().isdisjoint(indices)
-        if len(spaces) != 1 or hidden or len(indices) > self._code.JOB_LENGTH:
-            moved = super().out(enclave, base, indices, flags)
-        else:
-            moved = self._evict(device, spaces[0], enclave, base, indices, flags)
-        table = self._tables.get(enclave) or self._make_table(enclave)
-        if table is None:
-            return moved
-        maximum = self._memfds.file(enclave).maximum
-        address, entry_size, shift = self._arena.address, self._entry, self._maximum_shift
-        for index, word, (version, entry) in zip(indices, flags, moved, strict=True):
-            if entry.place >= 0 and not epcm.hidden(word):
-                allowed = word | maximum.get(index, 0) << shift
-                _THREE.pack_into(table, index * entry_size, address(entry.place), version, allowed)
-        return moved
-
-    def _evict(
-        self,
-        device: Device,
-        space: AddressSpace,
-        enclave: int,
-        base: int,
-        indices: Sequence[int],
-        flags: Sequence[int],
-    ) -> list[tuple[int, Evicted]]:
-        code, words, arena = self._code, self._job_words, self._arena
-        count = len(indices)
-        version = self._versions(count)
-        for offset, value in (
-            (code.COUNT, count),
-            (code.VERSION, version),
-            (code.MEMFD, device.memfd),
-            (code.UFFD, space.uffd),
-            (code.BASE, base),
-            (code.ENCLAVE, enclave),
-        ):
-            words[offset >> 3] = value
-        places = [arena.free.pop() for _ in indices]
-        at = code.PAGES
-        for index, word, place in zip(indices, flags, places, strict=True):
-            _THREE.pack_into(self._job_bytes, at, index, word, arena.address(place))
-            at += code.JOB_ENTRY
-        error = code.evict(ctypes.addressof(self._job))
-        if error:
-            arena.free += places
-            raise OSError(error, f"taking out pages of enclave {enclave}: {os.strerror(error)}")
-        moved = []
-        zero = (code.PAGES + 24) >> 3
-        for word, place in zip(flags, places, strict=True):
-            if words[zero]:
-                entry = Evicted(arena, word, -1, bytes(arena.view(place)[:MAC_SIZE]))
-                arena.free.append(place)
-            else:
-                entry = Evicted(arena, word, place, b"")
-            moved.append((version, entry))
-            version += 1
-            zero += code.JOB_ENTRY >> 3
-        return moved
-
-    def back(self, enclave: int, base: int, index: int, entry: Evicted, version: int) -> None:
-        if self.arrived:
-            self._memfds.filled(enclave, index)
-            return
-        super().back(enclave, base, index, entry, version)
-        table = self._tables.get(enclave)
-        if table is not None:
-            _THREE.pack_into(table, index * self._entry, 0, 0, 0)
-
-    def _make_table(self, enclave: int) -> mmap.mmap | None:
-        size = self._memfds.file(enclave).size
-        if not 0 < size <= _LARGEST:
-            return None
-        length = (size >> PAGE_SHIFT) * self._entry
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
-        try:
-            table = self._tables[enclave] = mmap.mmap(-1, length, flags=flags)
-        except OSError:
-            return None
-        return table
-
-
 class Lane:
     """The express lane of one address space, used by its page service."""
 
@@ -238,7 +113,7 @@ class Lane:
         self._bytes = memoryview(self._block).cast("B")
         self._words = self._bytes.cast("Q")
         self._page = uffd.PageBuffer()
-        self._cipher = code.new_cipher(world.driver.pager.sealer.key)
+        self._cipher = code.ciphers.new_cipher(world.driver.pager.sealer.key)
         self._set(code.UFFD, space.uffd)
         self._set(code.CIPHER, self._cipher)
         self._set(code.PAGE, self._page.address)
@@ -259,13 +134,13 @@ class Lane:
 
     def discard(self) -> None:
         """The service ends; nobody opens the lane any more."""
-        self._code.free_cipher(self._cipher)
+        self._code.ciphers.free_cipher(self._cipher)
 
     def grant(self, vma: EnclaveVma, caller: Caller, stall: Stall, others: int) -> bool:
         """Begin, if there is room beside the ``others`` granted already. Hold the lock."""
         device, machine, space, tasks = vma.device, self._world.machine, self._space, self._world.tasks
         enclave = device.file.held if device.file is not None else None
-        if enclave is None or enclave.disabled or enclave.secs is None or machine.pending:
+        if enclave is None or enclave.disabled or enclave.secs is None:
             return False
         credit = min(headroom(machine, caller.group) - others, self._code.LOG_LENGTH)
         if credit < _LEAST or len(device.mms) != 1 or not space.alive or space.find(vma.start) is not vma:
@@ -303,20 +178,19 @@ class Lane:
 
     def book(self, notes: Sequence[Note]) -> None:
         """Put loads that have happened through the engine. Hold the lock."""
-        tasks, mover, fault = self._world.tasks, self._mover, self._world.machine.fault
-        waits = []
-        mover.arrived = True
+        tasks, pager, indices = self._world.tasks, self._world.driver.pager, [note[1] for note in notes]
+        self._world.frames.filled(self._enclave.id, indices)
+        pager.arrived = True
         try:
-            for _, index, tid, start, end in notes:
-                fault(self._caller, self._enclave, index)
-                began, ended = start * 1e-9, end * 1e-9
-                waits.append((began, ended))
-                task = tasks.get(tid)
-                if task is not None:
-                    task.faults += 1
-                    task.stall_s += ended - began
+            self._world.machine.load_all(self._caller, self._enclave, indices)
         finally:
-            mover.arrived = False
+            pager.arrived = False
+        waits = [(start * 1e-9, end * 1e-9) for _, _, _, start, end in notes]
+        for note, (began, ended) in zip(notes, waits, strict=True):
+            task = tasks.get(note[2])
+            if task is not None:
+                task.faults += 1
+                task.stall_s += ended - began
         self._world.stalls.passed(self._stall, waits)
 
     def _set(self, offset: int, value: int) -> None:
@@ -350,6 +224,7 @@ class Express:
         compiled.load()
         with world.lock:
             self._mover = pager.mover = LaneMover(world.frames, pager.sealer, pager.store, compiled)
+            world.frames.age = LaneAge(world.frames.inhabited(), compiled)
             self._code = compiled
 
     def lane(self, space: AddressSpace, faults: int) -> Lane | None:
@@ -372,4 +247,4 @@ class Express:
             self._world.log(f"page faults go on being served by Python:\n{traceback.format_exc()}")
 
 
-__all__ = ["WHEN", "Express", "Lane", "LaneMover", "MachineLock"]
+__all__ = ["WHEN", "Express", "Lane", "MachineLock"]

@@ -4,48 +4,36 @@ This is the driver's `Frames` for real processes. The tricks and their reasons:
 
 * A page is *put* by UFFDIO_COPY where a thread waits for it, else by a plain
   pwrite into the memfd, which needs no mapping at all.
-* A page is *taken* in three steps: write-protect it in every mm (a writer now
-  faults and waits for us), read it from the memfd, punch it out (which drops
-  the page and every PTE of it). Without the first step a store between the
-  read and the punch is lost.
-* *Young* is "a PTE is present". The accessed bit itself is out of reach, but
-  the PTEs of a shared file mapping can be dropped without losing the page, and
-  the next touch is a minor fault that the kernel resolves alone. This is exact
-  because ranges registered for write-protect faults have no fault-around.
+* A page is *taken* by revoking it everywhere first (`revoke`).
+* *Young* is "a PTE is present" (`age`).
 * A page that may not be touched at all is kept out of the memfd (`hidden`), so
   that a touch comes to us; a page that may not be written is write-protected.
 
-Rejected: FIFO (no second chance), idle page tracking and soft-dirty (absent on
-common kernels, or blind to reads), a copy of every page in the supervisor.
+Rejected: a copy of every page in the supervisor.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
 from typing import TYPE_CHECKING
 
 from epcgroup.live.fastpath.table import BusyTcs
-from epcgroup.live.paging import pagemap, uffd
+from epcgroup.live.paging import revoke, uffd
+from epcgroup.live.paging.age import Age, PlainAge
 from epcgroup.sgx import epcm
 from epcgroup.sgx.layouts import TYPE_SHIFT, PageType, R, W, X
 from epcgroup.units import PAGE_SHIFT, PAGE_SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from epcgroup.driver import EnclaveFile
     from epcgroup.epc import EpcPage
     from epcgroup.live.devices import Device
     from epcgroup.live.paging.mm import AddressSpace
 
-_PUNCH = 0x1 | 0x2  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
 _ZERO_PAGE = bytes(PAGE_SIZE)
 _WRITABLE = PageType.REG << TYPE_SHIFT | R | W
-_libc = ctypes.PyDLL(None, use_errno=True)  # a punch never sleeps: keep the interpreter lock
-_fallocate = _libc.fallocate
-_fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long)
 
 
 class MemfdFrames:
@@ -53,6 +41,7 @@ class MemfdFrames:
 
     def __init__(self) -> None:
         self._devices: dict[int, Device] = {}  # by enclave id
+        self.age: Age = PlainAge(self._devices)
         self._waiting: AddressSpace | None = None
         self._waiting_at = 0
         self._woken = False
@@ -76,9 +65,9 @@ class MemfdFrames:
         assert file is not None
         return file
 
-    def filled(self, enclave: int, index: int) -> None:
-        """A page was filled for a waiting thread, without us."""
-        self._devices[enclave].filled.add(index)
+    def filled(self, enclave: int, indices: Iterable[int]) -> None:
+        """Pages were filled for waiting threads, without us."""
+        self._devices[enclave].filled.update(indices)
 
     def inhabited(self) -> dict[int, Device]:
         """The devices that hold an enclave, by its id."""
@@ -112,7 +101,7 @@ class MemfdFrames:
             word = words.get(index)
             if word is None or not first <= index < last or epcm.allows(word, "w") or index in device.hidden:
                 continue
-            _writeprotect(space, device.base + (index << PAGE_SHIFT), PAGE_SIZE, True)
+            revoke.writeprotect(space, device.base + (index << PAGE_SHIFT), PAGE_SIZE, True)
 
     # ---- Frames ----------------------------------------------------------------
 
@@ -149,15 +138,14 @@ class MemfdFrames:
         device = self._devices[enclave]
         device.touched.difference_update(indices)
         device.filled.difference_update(indices)
-        for index in indices:
-            device.enterable.take_out(index)
+        device.enterable.take_out_all_of(indices)
         return device
 
     def take(self, enclave: int, indices: Sequence[int]) -> list[bytes]:
         """Revoke the pages everywhere and return their final contents."""
         device = self.leaving(enclave, indices)
         shown = [index for index in indices if index not in device.hidden] if device.hidden else indices
-        contents = _hide(device, shown)
+        contents = revoke.hide(device, shown)
         if len(shown) == len(indices):
             return contents
         left = iter(contents)
@@ -174,7 +162,7 @@ class MemfdFrames:
         device.filled.discard(index)
         device.enterable.changes(index)
         if device.hidden.pop(index, None) is None:
-            _punch(device, index)
+            revoke.punch(device, index)
 
     def read(self, enclave: int, index: int, offset: int, length: int) -> bytes:
         """Bytes of a resident page."""
@@ -199,7 +187,7 @@ class MemfdFrames:
         device.enterable.changes(index)
         if epcm.hidden(word):
             if index not in device.hidden:
-                device.hidden[index] = bytearray(_hide(device, (index,))[0])
+                device.hidden[index] = bytearray(revoke.hide(device, (index,))[0])
             return
         hidden = device.hidden.pop(index, None)
         writable = epcm.allows(word, "w")
@@ -208,7 +196,7 @@ class MemfdFrames:
             return
         addr = device.base + (index << PAGE_SHIFT)
         for space in device.mms:
-            _writeprotect(space, addr, PAGE_SIZE, not writable)
+            revoke.writeprotect(space, addr, PAGE_SIZE, not writable)
 
     def disable(self, enclave: int) -> None:
         """Every page goes out of reach; contents are lost with the enclave."""
@@ -217,36 +205,11 @@ class MemfdFrames:
         if device.state is not None:
             for index in device.state.epcm:
                 if index not in device.hidden:
-                    device.hidden[index] = bytearray(_hide(device, (index,))[0])
-
-    # ---- age -------------------------------------------------------------------
+                    device.hidden[index] = bytearray(revoke.hide(device, (index,))[0])
 
     def young(self, pages: Sequence[EpcPage]) -> Sequence[bool]:
         """Which pages were touched since they were last asked about; forgets it."""
-        by_enclave: dict[int, set[int]] = {}
-        for page in pages:
-            by_enclave.setdefault(page.enclave.id, set()).add(page.index)
-        touched = {
-            enclave: self._age(self._devices[enclave], indices) for enclave, indices in by_enclave.items()
-        }
-        return [page.index in touched[page.enclave.id] for page in pages]
-
-    def _age(self, device: Device, indices: set[int]) -> set[int]:
-        """Those of ``indices`` that were touched; their PTEs are dropped."""
-        touched = indices & device.touched
-        device.touched -= touched
-        touched |= device.enterable.used(indices)
-        with_pte = indices & device.filled
-        device.filled -= with_pte
-        base, hidden = device.base, device.hidden
-        unknown = [base + (i << PAGE_SHIFT) for i in indices - with_pte if i not in hidden]
-        spaces = [space for space in device.mms if space.uffd >= 0]
-        for space in spaces:
-            with contextlib.suppress(OSError):  # the mm is just going away
-                found = pagemap.young(space.open_pagemap(), unknown)
-                with_pte.update((addr - base) >> PAGE_SHIFT for addr in found)
-        _drop_ptes(device, spaces, with_pte)
-        return touched | with_pte
+        return self.age.young(pages)
 
     # ---- showing ---------------------------------------------------------------
 
@@ -265,7 +228,7 @@ class MemfdFrames:
             for space in device.mms:
                 if space is not waiting:
                     # Also takes away the marker that an eviction left in the other mm.
-                    _writeprotect(space, addr, PAGE_SIZE, not writable)
+                    revoke.writeprotect(space, addr, PAGE_SIZE, not writable)
 
     def _copy_in(
         self, device: Device, waiting: AddressSpace, index: int, contents: bytes, writable: bool
@@ -285,86 +248,6 @@ class MemfdFrames:
         device.filled.add(index)
         self._woken = True
         return True
-
-
-def _writeprotect(space: AddressSpace, addr: int, length: int, on: bool) -> None:
-    if space.uffd < 0:
-        return  # a child of fork that has not run yet
-    try:  # (contextlib.suppress costs as much as the request)
-        uffd.writeprotect(space.uffd, addr, length, on)
-    except FileNotFoundError:
-        # This mm does not map the page (any more); of several, the request ended at the first such one.
-        if length > PAGE_SIZE:
-            for page in range(addr, addr + length, PAGE_SIZE):
-                _writeprotect(space, page, PAGE_SIZE, on)
-    except ProcessLookupError:
-        pass  # the mm is just going away
-
-
-def _hide(device: Device, indices: Sequence[int]) -> list[bytes]:
-    """Take shown pages out of the memfd; no store after the read is lost."""
-    runs = _runs(indices)
-    for first, count in runs:
-        for space in device.mms:
-            _writeprotect(space, device.base + (first << PAGE_SHIFT), count << PAGE_SHIFT, True)
-    contents = [os.pread(device.memfd, PAGE_SIZE, index << PAGE_SHIFT) for index in indices]
-    for first, count in runs:
-        _punch(device, first, count)
-    return contents
-
-
-def _runs(indices: Sequence[int]) -> list[tuple[int, int]]:
-    """(first, count) of neighbours that follow each other."""
-    runs: list[tuple[int, int]] = []
-    first, count = -1, 0
-    for index in indices:
-        if index == first + count:
-            count += 1
-            continue
-        if count:
-            runs.append((first, count))
-        first, count = index, 1
-    if count:
-        runs.append((first, count))
-    return runs
-
-
-def _punch(device: Device, index: int, count: int = 1) -> None:
-    if _fallocate(device.memfd, _PUNCH, index << PAGE_SHIFT, count << PAGE_SHIFT) < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"punching out an enclave page: {os.strerror(number)}")
-
-
-def _drop_ptes(device: Device, spaces: list[AddressSpace], indices: set[int]) -> None:
-    """Forget that these pages were touched.
-
-    One mm alone can be told to, with the right and without swap. What it keeps (pages that
-    another processor has only just put into the page cache) stays young for
-    another turn, which does no harm.
-    """
-    if not indices:
-        return
-    if len(spaces) == 1:
-        addresses = sorted(device.base + (index << PAGE_SHIFT) for index in indices)
-        with contextlib.suppress(ProcessLookupError):  # the process has just ended
-            if pagemap.drop(spaces[0].open_pidfd(), pagemap.coalesce(addresses)):
-                return
-    for index in indices:
-        _set_aside(device, index)
-
-
-def _set_aside(device: Device, index: int) -> None:
-    """Drop the PTEs of one page in every mm: out of the memfd and back.
-
-    Slower than dropping PTEs (three times), but works with any number of mms
-    and beside swap. A thread that touches the page meanwhile waits for the lock.
-    """
-    addr = device.base + (index << PAGE_SHIFT)
-    contents = _hide(device, (index,))[0]
-    os.pwrite(device.memfd, contents, index << PAGE_SHIFT)
-    word = device.state.epcm.get(index, 0) if device.state is not None else 0
-    for space in device.mms:
-        _writeprotect(space, addr, PAGE_SIZE, not epcm.allows(word, "w"))
 
 
 __all__ = ["MemfdFrames"]

@@ -165,6 +165,17 @@ def _pageout(pidfd: int, ranges: Sequence[tuple[int, int]]) -> None:
             raise OSError(number, f"process_madvise(MADV_PAGEOUT): {os.strerror(number)}")
 
 
+def may_drop() -> bool:
+    """Whether the kernel has let us drop entries so far."""
+    return _may_drop
+
+
+def may_not_drop() -> None:
+    """The kernel does not let us."""
+    global _may_drop
+    _may_drop = False
+
+
 def swap_in_use() -> bool:
     """Whether any swap area is active."""
     _libc.sysinfo(_sysinfo)

@@ -1,0 +1,201 @@
+"""Batches of pages in machine code: look at their ages, revoke and seal them.
+
+A round of reclaim does to 16 pages what Python would do to one after the other, and
+the interpreter costs more than the kernel does. So what is the same for each page is
+one call of `compiled`: both ways to the contents (`driver.mover`) and to the ages
+(`age`) of pages have a twin here. *Which* pages, and in what order, is the
+engine's business before and after. What has a form of its own (several address spaces,
+hidden pages, several enclaves in one batch) takes the plain way.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+import struct
+from array import array
+from typing import TYPE_CHECKING
+
+from epcgroup.driver import Evicted
+from epcgroup.driver.mover import PlainMover
+from epcgroup.live.paging import pagemap, uffd
+from epcgroup.live.paging.age import PlainAge
+from epcgroup.sgx import epcm
+from epcgroup.sgx.seal import MAC_SIZE
+from epcgroup.units import PAGE_SHIFT
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import ModuleType
+
+    from epcgroup.driver import BackingStore
+    from epcgroup.epc import EpcPage
+    from epcgroup.live.devices import Device
+    from epcgroup.live.paging.frames import MemfdFrames
+    from epcgroup.live.paging.mm import AddressSpace
+    from epcgroup.sgx.seal import PageSealer
+
+_MAP_NORESERVE = 0x4000
+_LARGEST = 1 << 36  # bytes of enclave that get a table: 400 MiB of addresses, hardly any memory
+_THREE = struct.Struct("<QQQ")
+_JOB = struct.Struct("<7Q")  # as `compiled` numbers the words of a job,
+_LOOK = struct.Struct("<5Q")  # and of a look
+
+
+class LaneMover(PlainMover):
+    """The plain mover, a batch in one call; it also keeps the tables that lanes read."""
+
+    def __init__(
+        self, frames: MemfdFrames, sealer: PageSealer, store: BackingStore, code: ModuleType
+    ) -> None:
+        super().__init__(frames, sealer, store)
+        self._memfds = frames
+        self._entry = code.ENTRY
+        self._maximum_shift = code.MAXIMUM_SHIFT
+        self._tables: dict[int, tuple[mmap.mmap, int]] = {}  # and where they are
+        self._code = code
+        self._versions = sealer.versions
+        self._job = code.new_block(code.JOB_SIZE)
+        self._job_at = ctypes.addressof(self._job)
+        self._words = memoryview(self._job).cast("B").cast("Q")
+        self._page = uffd.PageBuffer()
+        self._words[code.SEALING >> 3] = code.ciphers.new_cipher(sealer.key, sealing=True)
+        self._words[code.PLAIN >> 3] = self._page.address
+
+    def table(self, enclave: int) -> int:
+        """Address of an enclave's table; 0 if it has none (yet)."""
+        table = self._tables.get(enclave)
+        return 0 if table is None else table[1]
+
+    def forget(self, enclave: int) -> None:
+        super().forget(enclave)
+        self._tables.pop(enclave, None)
+
+    def out(
+        self, enclave: int, base: int, indices: Sequence[int], flags: Sequence[int]
+    ) -> list[tuple[int, Evicted]]:
+        device = self._memfds.leaving(enclave, indices)
+        space = device.only_space()
+        hidden = device.hidden and not device.hidden.keys().isdisjoint(indices)
+        maximum, shift = self._memfds.file(enclave).maximum, self._maximum_shift
+        words = [word | maximum.get(index, 0) << shift for index, word in zip(indices, flags, strict=True)]
+        if space is not None and not hidden and len(indices) <= self._code.JOB_LENGTH:
+            return self._evict(device, space, enclave, base, indices, flags, words)
+        moved = super().out(enclave, base, indices, flags)
+        table = self._tables.get(enclave) or self._make_table(enclave)
+        if table is not None:
+            address = self._arena.address
+            for index, word, (version, entry) in zip(indices, words, moved, strict=True):
+                if entry.place >= 0 and not epcm.hidden(entry.flags):
+                    _THREE.pack_into(table[0], index * self._entry, address(entry.place), version, word)
+        return moved
+
+    def _evict(
+        self,
+        device: Device,
+        space: AddressSpace,
+        enclave: int,
+        base: int,
+        indices: Sequence[int],
+        flags: Sequence[int],
+        words: Sequence[int],
+    ) -> list[tuple[int, Evicted]]:
+        code, job, arena = self._code, self._words, self._arena
+        table = self._tables.get(enclave) or self._make_table(enclave)
+        count, free = len(indices), arena.free
+        version = self._versions(count)
+        at = 0 if table is None else table[1]
+        _JOB.pack_into(job, 0, count, version, device.memfd, at, space.uffd, base, enclave)
+        places = free[: -count - 1 : -1]
+        del free[-count:]
+        first, last = code.PAGES >> 3, code.PAGES + count * code.JOB_ENTRY >> 3
+        job[first:last:4] = array("Q", indices)
+        job[first + 1 : last : 4] = array("Q", words)
+        job[first + 2 : last : 4] = array("Q", arena.addresses(places))
+        error = code.evict(self._job_at)
+        if error:
+            free += places[::-1]
+            raise OSError(error, f"taking out pages of enclave {enclave}: {os.strerror(error)}")
+        moved = []
+        for word, place, zero in zip(flags, places, job[first + 3 : last : 4], strict=True):
+            if zero:
+                entry = Evicted(arena, word, -1, bytes(arena.view(place)[:MAC_SIZE]))
+                free.append(place)
+            else:
+                entry = Evicted(arena, word, place, b"")
+            moved.append((version, entry))
+            version += 1
+        return moved
+
+    def back(self, enclave: int, base: int, index: int, entry: Evicted, version: int) -> None:
+        super().back(enclave, base, index, entry, version)
+        table = self._tables.get(enclave)
+        if table is not None:
+            _THREE.pack_into(table[0], index * self._entry, 0, 0, 0)
+
+    def _make_table(self, enclave: int) -> tuple[mmap.mmap, int] | None:
+        size = self._memfds.file(enclave).size
+        if not 0 < size <= _LARGEST:
+            return None
+        length = (size >> PAGE_SHIFT) * self._entry
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+        try:
+            table = mmap.mmap(-1, length, flags=flags)
+        except OSError:
+            return None
+        found = self._tables[enclave] = table, ctypes.addressof(ctypes.c_char.from_buffer(table))
+        return found
+
+
+class LaneAge(PlainAge):
+    """The plain look at ages, a batch in one call."""
+
+    def __init__(self, devices: Mapping[int, Device], code: ModuleType) -> None:
+        super().__init__(devices)
+        self._code = code
+        self._job = code.new_block(code.LOOK_SIZE)
+        self._job_at = ctypes.addressof(self._job)
+        self._words = memoryview(self._job).cast("B").cast("Q")
+
+    def young(self, pages: Sequence[EpcPage]) -> Sequence[bool]:
+        enclave = pages[0].enclave
+        indices = [page.index for page in pages if page.enclave is enclave]
+        device = self._devices[enclave.id]
+        space = device.only_space()
+        hidden = device.hidden and not device.hidden.keys().isdisjoint(indices)
+        if space is None or hidden or not len(indices) == len(pages) <= self._code.JOB_LENGTH:
+            return super().young(pages)
+        try:
+            files = space.open_pagemap(), space.open_pidfd()
+        except OSError:  # the mm is just going away
+            return super().young(pages)
+        code, job, filled = self._code, self._words, device.filled
+        _LOOK.pack_into(job, 0, len(indices), *files, pagemap.may_drop(), device.base)
+        first, last = code.LOOKS >> 3, code.LOOKS + len(indices) * code.LOOK_ENTRY >> 3
+        job[first:last:2] = array("Q", indices)
+        job[first + 1 : last : 2] = array("Q", [index in filled for index in indices])
+        told = code.look(self._job_at)
+        found = list(map(bool, job[first + 1 : last : 2]))
+        filled.difference_update(indices)
+        if told < 0:
+            self._cannot_drop(-told)
+        if told == code.KEPT or told == -errno.EPERM:
+            self.set_aside(device, [index for index, young in zip(indices, found, strict=True) if young])
+        touched = self._touched(device, indices)
+        if touched:
+            return [young or index in touched for index, young in zip(indices, found, strict=True)]
+        return found
+
+    @staticmethod
+    def _cannot_drop(error: int) -> None:
+        """What the kernel said instead of dropping: as `pagemap.drop`."""
+        if error == errno.EPERM:
+            pagemap.may_not_drop()
+        # A process that is gone, or a range that is: the caller finds out by looking.
+        elif error not in (errno.ESRCH, errno.ENOMEM):
+            raise OSError(error, f"process_madvise(MADV_PAGEOUT): {os.strerror(error)}")
+
+
+__all__ = ["LaneAge", "LaneMover"]
