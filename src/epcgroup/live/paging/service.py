@@ -19,6 +19,7 @@ import signal
 import threading
 import time
 import traceback
+from collections import deque
 from typing import TYPE_CHECKING
 
 from epcgroup.driver import Fault
@@ -43,6 +44,7 @@ _WRITES = _WRITE | _WP
 _RESIDENT = Fault.RESIDENT
 _LOOK = 256  # faults between two looks for an express lane
 _SLICES = 4
+_RECENT = 8  # faults that were not a lane's, which tell whether several threads page
 _IDLE_PAUSE = 0.0002
 END_SIGNAL = signal.SIGURG  # interrupts a blocked read; its handler does nothing
 
@@ -77,6 +79,7 @@ class PageService(threading.Thread):
         fd, tasks, stalls = mm.uffd, world.tasks, world.stalls
         lane: Lane | None = None
         faults = 0
+        recent: deque[int] = deque(maxlen=_RECENT)
         while mm.alive:
             message: bytes | memoryview
             if lane is not None:
@@ -115,11 +118,15 @@ class PageService(threading.Thread):
             self._affinity.follow(tid)
             # A program that faults all the time must not keep the workers from working.
             # What this slice leaves over, the next fault or the tracer goes on with.
-            world.slice()
+            more = world.slice()
             if lane is not None and self._vma is not None:
-                for _ in range(_SLICES):  # no lane opens before the work is done
-                    if not world.slice():
+                # The more is done at once, the longer the lane stays open, and one thread gets on best like
+                # that. Several shall not all wait for all of it: the lane opens for what there is room now.
+                recent.append(tid)
+                for _ in range(_SLICES if recent.count(tid) == len(recent) else 0):
+                    if not more:
                         break
+                    more = world.slice()
                 lane.open(self._vma, caller, stall)
         with self._closing:
             self._closed = True
