@@ -1,6 +1,7 @@
 """Random tenants on one machine that checks itself: starts, limits changed on the fly, kills.
 
     python -m tests.soak.soak [--seconds 600] [--seed N] [--epc-pages 512] [--policy standard]
+                              [--page-service python|compiled]
 
 Each tenant is a real program that checks its enclave's contents without end. After every operation all
 invariants are checked (`--paranoid`'s rules). Prints figures at the end; status 1 when a
@@ -100,10 +101,11 @@ def _kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def soak(seconds: float, seed: int, epc_pages: int, policy: str) -> list[str]:
+def soak(seconds: float, seed: int, epc_pages: int, policy: str, page_service: str = "auto") -> list[str]:
     """Run; what went wrong. Prints figures."""
     troubles: list[str] = []
-    with open(os.devnull, "w") as sink, Supervisor(epc_pages, policy, paranoid=True) as machine:  # noqa: PTH123
+    how = Supervisor(epc_pages, policy, paranoid=True, page_service=page_service)
+    with open(os.devnull, "w") as sink, how as machine:  # noqa: PTH123
         for path in GROUPS:
             machine.mkdir(path)
         load = str(build() / "load")
@@ -134,8 +136,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--epc-pages", type=int, default=512)
     parser.add_argument("--policy", default="standard")
+    parser.add_argument("--page-service", default="auto", choices=("python", "compiled"))
     args = parser.parse_args()
-    troubles = soak(args.seconds, args.seed, args.epc_pages, args.policy)
+    troubles = soak(args.seconds, args.seed, args.epc_pages, args.policy, args.page_service)
     for trouble in troubles:
         print(f"BROKEN: {trouble}")
     print("all invariants held, nothing is charged" if not troubles else f"{len(troubles)} troubles")

@@ -22,12 +22,12 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
 import traceback
 from typing import TYPE_CHECKING
 
 from epcgroup.epc import invariants
 from epcgroup.errors import InternalError
+from epcgroup.live.paging.express import MachineLock
 from epcgroup.units import PAGE_SHIFT, PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -40,21 +40,18 @@ if TYPE_CHECKING:
 _BLOCK = 512  # bytes in a block of st_blocks
 
 
-class CheckedLock:
-    """A lock that calls ``check`` each time before it is released."""
+class CheckedLock(MachineLock):
+    """The machine's lock, which calls ``check`` each time before it is released."""
 
     def __init__(self, check: Callable[[], None]) -> None:
-        self._lock = threading.Lock()
+        super().__init__()
         self._check = check
-
-    def __enter__(self) -> bool:
-        return self._lock.acquire()
 
     def __exit__(self, *_: object) -> None:
         try:
             self._check()
         finally:
-            self._lock.release()
+            super().__exit__()
 
 
 def watch(world: World) -> None:

@@ -115,7 +115,9 @@ class Supervisor:
             raise BadInput(f"enclu={enclu!r}: must be fast or trap")
         self.world.fast = enclu == "fast" and fastpath.supported()
         paranoid = paranoid or bool(os.environ.get("EPCGROUP_PARANOID"))
-        self.world.express = Express(self.world, "python" if paranoid else page_service)
+        if paranoid and page_service == "auto":
+            page_service = "python"  # every load is checked by itself
+        self.world.express = Express(self.world, page_service)
         self.world.tracer_thread = threading.get_ident()
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
         self._end_handler = signal.signal(END_SIGNAL, lambda *_: None)
