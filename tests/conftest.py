@@ -181,3 +181,12 @@ def golden_dir() -> Path:
             pytrace=False,
         )
     return directory
+
+
+@pytest.fixture
+def one_processor() -> Generator[None, None, None]:
+    """Threads stay on one: a page that another one just wrote keeps its entry for a while."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    yield
+    os.sched_setaffinity(0, allowed)

@@ -207,15 +207,6 @@ def test_a_limit_holds_however_many_loads_were_granted(machine: Machine) -> None
     )
 
 
-@pytest.fixture
-def one_processor() -> Iterator[None]:
-    """All threads to come on one: a page that another one has just filled may keep its entry for a while."""
-    here = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(here)})
-    yield
-    os.sched_setaffinity(0, here)
-
-
 @pytest.mark.usefixtures("one_processor")
 @pytest.mark.parametrize("may_drop", [True, False], ids=["dropped", "set aside"])
 def test_a_page_is_young_if_it_was_touched_since_the_last_look(

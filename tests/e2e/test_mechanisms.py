@@ -359,15 +359,6 @@ def test_a_signal_ends_a_wait_for_events_once_another_file_is_in_its_place(touch
         os.close(nothing)
 
 
-@pytest.fixture
-def one_processor() -> Iterator[None]:
-    """Stay on one: a page that another one just wrote cannot be dropped for a while."""
-    allowed = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(allowed)})
-    yield
-    os.sched_setaffinity(0, allowed)
-
-
 @pytest.mark.usefixtures("one_processor")
 def test_exactly_the_touched_pages_are_young(touched: Touched) -> None:
     """The neighbours of a touched page are not mapped along with it, and reads count."""

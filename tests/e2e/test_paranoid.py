@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(180)]
 # What breaks the machine, and the invariant that must notice.
 BREAKS = {
     "an evicted page stays in the memfd": (
-        "import epcgroup.live.paging.frames as frames; frames._punch = lambda device, index, count=1: None",
+        "import epcgroup.live.paging.revoke as revoke; revoke.punch = lambda device, index, count=1: None",
         "LIVE-",
     ),
     "a page is hidden and shown at once": (
