@@ -41,6 +41,21 @@
 	.set	NR_SIGPROCMASK, 14
 	.set	NR_GETTID, 186
 
+	.macro	restore			/* flags and registers of the frame, RAX left in it */
+	addq	$16, %rsp
+	popq	%rax
+	addb	$0x7f, %al
+	sahf
+	popq	%r11
+	popq	%r10
+	popq	%r9
+	popq	%r8
+	popq	%rdi
+	popq	%rsi
+	popq	%rdx
+	popq	%rcx
+	.endm
+
 	.text
 	.globl	enter, at_body, at_commit, at_bail, at_table
 enter:
@@ -139,18 +154,7 @@ at_commit:
 	wrfsbase %rax
 	movq	E_GS(%r8), %rax
 	wrgsbase %rax
-	addq	$16, %rsp
-	popq	%rax
-	addb	$0x7f, %al
-	sahf
-	popq	%r11
-	popq	%r10
-	popq	%r9
-	popq	%r8
-	popq	%rdi
-	popq	%rsi
-	popq	%rdx
-	popq	%rcx
+	restore
 	movl	$0, %eax		/* CSSA */
 	leaq	OUTER - RAX(%rsp), %rsp
 	jmp	*PLACE - OUTER(%rsp)
@@ -168,18 +172,7 @@ at_bail:
 .Lnot_locked:
 	movq	$0, S_ENTRY(%r10)
 .Lback:
-	addq	$16, %rsp
-	popq	%rax
-	addb	$0x7f, %al
-	sahf
-	popq	%r11
-	popq	%r10
-	popq	%r9
-	popq	%r8
-	popq	%rdi
-	popq	%rsi
-	popq	%rdx
-	popq	%rcx
+	restore
 	popq	%rax
 	leaq	OUTER - PLACE(%rsp), %rsp
 	jmp	*PLACE - OUTER(%rsp)
