@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ from tests.e2e.machine import NEEDS, PAGE, programs
 
 from epcgroup.driver import Driver
 from epcgroup.live import Supervisor
+from epcgroup.live.paging import uffd
 from epcgroup.live.tracing import syscalls as live_syscalls
 
 pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(120)]
@@ -54,6 +57,30 @@ def test_an_error_in_the_page_service_is_a_sigbus_and_a_log_line(
     assert status != 0, "the program must not go on as if nothing had happened"
     assert "page poisoned" in log.getvalue()
     assert "made to fail" in log.getvalue()
+
+
+def test_no_memory_for_a_page_is_a_sigbus_and_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """No error of ours: the line names enclave, page and cause, without a stack trace."""
+    copied = 0
+    copy = uffd.copy
+
+    def failing(*args: int) -> None:
+        nonlocal copied
+        copied += 1
+        if copied == 50:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        copy(*args)
+
+    monkeypatch.setattr(uffd, "copy", failing)
+    log = io.StringIO()
+    assert run_load(log, tmp_path) != 0
+    told = [line for line in log.getvalue().splitlines() if "Cannot allocate memory" in line]
+    assert [re.sub("0x[0-9a-f]+", "N", line) for line in told] == [
+        "epcgroup: enclave 1: page N cannot be loaded: its frame cannot be filled: Cannot allocate memory"
+    ]
+    assert "Traceback" not in log.getvalue()
 
 
 @pytest.mark.parametrize("error", [RuntimeError, ProcessLookupError])

@@ -145,6 +145,9 @@ class SealingPager:
                 state.epcm[index] = _WORDS.setdefault(flags, flags)
         except MacCompareFail:
             raise self._failed(enclave, index, _SPOILT) from None
+        except OSError as error:  # no frame for it: it stays sealed, and the next touch may have better luck
+            self._frames.drop(number, index)
+            raise self._failed(enclave, index, f"its frame cannot be filled: {error.strerror}") from error
         slots.give(entry.va, entry.slot)
         self.store.remove(number, index)
 

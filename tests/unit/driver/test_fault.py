@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 import pytest
@@ -136,6 +137,30 @@ def test_permissions_and_states_survive_eviction(world):
     for index in before:
         w.touch(file, index)
     assert file.words == before
+
+
+def test_a_load_without_memory_is_a_sigbus_and_one_line_and_costs_nothing(world, monkeypatch):
+    """ENOMEM of the host: told with enclave, page and cause, and nothing is lost."""
+    w = world()
+    file = w.build(data=b"x" * 8 * 4096)
+    w.evict(file)
+    w.touch(file, 2)
+    usage, log = w.usage, list(w.log)
+
+    def no_memory(*_):
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(w.frames, "put", no_memory)
+        assert w.touch(file, 1) is Fault.SIGBUS
+    (line,) = w.log[len(log) :]
+    assert line == (
+        f"enclave {file.enclave.id}: page 0x1 cannot be loaded: its frame cannot be filled: "
+        "Cannot allocate memory"
+    )
+    assert w.usage == usage
+    assert w.touch(file, 1) is Fault.RESIDENT
+    assert w.frames.read(file.enclave.id, 1, 0, 4096) == b"x" * 4096
 
 
 def _edmm(*head: int) -> bytes:

@@ -200,7 +200,14 @@ class LeafService(threading.Thread):
             world.machine.augment(task.caller, file.enclave, index)
             epcm[index] = _NEW & ~PENDING
             file.set_maximum(index, PROT_MASK)
-            world.frames.zero(number, index, task.mm)
+            try:
+                world.frames.zero(number, index, task.mm)
+            except OSError:  # no memory for it: it is not there, and the reference says so
+                world.frames.drop(number, index)
+                del epcm[index]
+                file.forget_page(index)
+                world.machine.cancel_page(file.enclave, index)
+                return False
         else:
             if word is None or word & _KIND != _REGULAR or flags & ~_SECINFO_FLAGS:
                 return False
