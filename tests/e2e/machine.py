@@ -10,7 +10,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,10 +109,37 @@ def run(
 ENCLU = ("fast", "trap")
 
 
+#: A program with all its cases, pages of EPC, what wraps it, the way into enclaves.
+Run = tuple[str, int, tuple[str, ...], str]
+
+_runs = ThreadPoolExecutor(
+    2
+)  # a program and its supervisor take turns: a second pair has the other processor
+
+
 @functools.cache
+def _begun(program: str, epc: int, wrap: tuple[str, ...], enclu: str) -> Future[Ended]:
+    words = (*wrap, programs() / program)
+    return _runs.submit(run, *words, epc=epc, options=("--enclu", enclu), seconds=280)
+
+
 def all_cases(program: str, epc: int, wrap: tuple[str, ...] = (), enclu: str = "fast") -> Ended:
     """One run of all cases of a program, shared by the tests that look at one case each."""
-    return run(*wrap, programs() / program, epc=epc, options=("--enclu", enclu), seconds=280)
+    return _begun(program, epc, wrap, enclu).result()
+
+
+@contextmanager
+def ahead(request: pytest.FixtureRequest, runs: Mapping[str, Callable[..., Run]]) -> Iterator[None]:
+    """Begin what the tests of a module will ask `all_cases` for, two at a time and in their order.
+
+    ``runs``: by the name of the test, from its parameters.
+    """
+    mine = [item for item in request.session.items if item.path == request.path]
+    wanted = [item for item in mine if isinstance(item, pytest.Function) and item.originalname in runs]
+    begun = [_begun(*runs[item.originalname](**item.callspec.params)) for item in wanted]
+    yield
+    for run_ in begun:
+        run_.cancel()
 
 
 def expect_case(program: str, case: str, epc: int, enclu: str = "fast") -> None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.e2e.machine import ENCLU, NEEDS, PAGE, all_cases, expect_case, programs, run
+from tests.e2e.machine import ENCLU, NEEDS, PAGE, ahead, all_cases, expect_case, programs, run
 
 pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(180)]
 
@@ -21,6 +22,12 @@ CASES = re.findall(
 )
 ROUNDS = 500
 WAYS = ("vdso", "bare")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _two_at_a_time(request: pytest.FixtureRequest) -> Iterator[None]:
+    with ahead(request, {"test_case": lambda case, enclu: ("paths", EPC, (), enclu)}):  # noqa: ARG005
+        yield
 
 
 @pytest.mark.parametrize("enclu", ENCLU)

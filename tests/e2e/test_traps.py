@@ -7,11 +7,12 @@ than the enclaves have pages, so that all of it also happens to pages that were 
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterator
 
 import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
-from tests.e2e.machine import ENCLU, EPCGROUP, NEEDS, all_cases, expect_case, programs, run
+from tests.e2e.machine import ENCLU, EPCGROUP, NEEDS, ahead, all_cases, expect_case, programs, run
 
 pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(300)]
 
@@ -93,6 +94,26 @@ STATIC = (
 )
 
 
+BLOCKED = ("env", "--block-signal")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _two_at_a_time(request: pytest.FixtureRequest) -> Iterator[None]:
+    runs = {
+        "test_case": lambda program, enclu, case: (program, EPC, (), enclu),  # noqa: ARG005
+        "test_a_static_binary_is_served_alike": lambda program, enclu: (program, EPC, (), enclu),
+        "test_signals_blocked_in_the_inherited_mask": lambda program, enclu: (program, EPC, BLOCKED, enclu),
+        "test_register_state_on_small_and_large_machines": lambda pages, enclu: (
+            "t3_state",
+            pages,
+            (),
+            enclu,
+        ),
+    }
+    with ahead(request, runs):
+        yield
+
+
 def passed(program: str) -> dict[str, str]:
     """What a program without a failure reports."""
     return dict.fromkeys(CASES[program], "ok")
@@ -123,7 +144,7 @@ def test_a_static_binary_is_served_alike(program: str, enclu: str) -> None:
 @pytest.mark.parametrize("program", ["basics", "t1_sigill", "t2_epcm", "t6_syscall"])
 def test_signals_blocked_in_the_inherited_mask(program: str, enclu: str) -> None:
     """A launcher may hand down a mask that blocks everything a trap could be answered with."""
-    ended = all_cases(program, EPC, ("env", "--block-signal"), enclu)
+    ended = all_cases(program, EPC, BLOCKED, enclu)
     assert ended.cases == passed(program), ended.errors[-3000:]
 
 

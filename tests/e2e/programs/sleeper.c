@@ -1,6 +1,7 @@
-/* Sleeps 1 s; prints what signals brought (si_code, value), and how the sleep ended. */
+/* Sleeps so many seconds; prints what signals brought (si_code, value), and how the sleep ended. */
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -14,10 +15,10 @@ static void handler(int sig, siginfo_t *info, void *context)
 		_exit(3);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 	struct sigaction action = { .sa_sigaction = handler, .sa_flags = SA_SIGINFO | SA_RESTART };
-	struct timespec time = { .tv_sec = 1 };
+	struct timespec time = { .tv_sec = argc > 1 ? atoi(argv[1]) : 1 };
 	int result;
 
 	sigaction(SIGUSR1, &action, NULL);
