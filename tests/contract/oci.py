@@ -1,13 +1,19 @@
-"""What every OCI runtime does with a bundle, as promises; each client's test names its runtime."""
+"""What every OCI runtime does with a bundle, as promises.
+
+A client's test imports these tests and gives them their runtime, by a fixture ``runtime``.
+"""
 
 from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tests.contract.containers import (
     HOLD,
     LIMIT,
@@ -15,12 +21,13 @@ from tests.contract.containers import (
     config,
     inside,
     make_bundle,
+    make_rootfs,
     nothing_left,
     run,
     watch,
     watch_for,
 )
-from tests.e2e.served import Served, eventually
+from tests.e2e.served import Served, eventually, served
 
 
 @dataclass
@@ -53,11 +60,19 @@ class Runtime:
         return str(make_bundle(directory, self.rootfs, config(*args, cgroup=cgroup)))
 
 
-def a_container_holds_the_limit_of_its_bundle(runtime: Runtime, directory: Path) -> None:
+@contextmanager
+def serving(name: str, directories: pytest.TempPathFactory, *options: str) -> Iterator[Runtime]:
+    """A server with these options, a cgroup ``pods`` and an image for the runtime of that name."""
+    with served(directories.mktemp(name), *options) as machine:
+        machine.path("pods").mkdir()
+        yield Runtime(name, machine, make_rootfs(directories.mktemp("image")))
+
+
+def test_a_container_holds_the_limit_of_its_bundle(runtime: Runtime, tmp_path: Path) -> None:
     """The enclave's heap is three times the limit, and every page of it comes back right."""
     machine = runtime.machine
     script = f"cat /proc/self/cgroup; {' '.join(ONCE)} && cat /sys/fs/cgroup/pods/a/misc.peak"
-    bundle = runtime.bundle(directory, "sh", "-c", script, cgroup="/pods/a")
+    bundle = runtime.bundle(tmp_path, "sh", "-c", script, cgroup="/pods/a")
     with nothing_left(machine, "pods/a"):
         words = inside(machine, *runtime.command("run", "-b", bundle, "a"))
         done, seen = watch(machine, "pods/a", words)
@@ -68,10 +83,10 @@ def a_container_holds_the_limit_of_its_bundle(runtime: Runtime, directory: Path)
     assert LIMIT * 3 // 4 < int(peak.split()[1]) <= LIMIT
 
 
-def a_detached_container_is_paused_killed_and_deleted(runtime: Runtime, directory: Path) -> None:
+def test_a_detached_container_is_paused_killed_and_deleted(runtime: Runtime, tmp_path: Path) -> None:
     machine = runtime.machine
-    bundle = runtime.bundle(directory, *HOLD, cgroup="/pods/b")
-    with nothing_left(machine, "pods/b"), (directory / "output").open("w") as output:
+    bundle = runtime.bundle(tmp_path, *HOLD, cgroup="/pods/b")
+    with nothing_left(machine, "pods/b"), (tmp_path / "output").open("w") as output:
         words = inside(machine, *runtime.command("run", "-d", "-b", bundle, "b"))
         subprocess.run(words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, timeout=60, check=True)
         seen = watch_for(machine, "pods/b")
@@ -87,9 +102,9 @@ def a_detached_container_is_paused_killed_and_deleted(runtime: Runtime, director
     seen.the_limit_held()
 
 
-def a_process_that_joins_a_container_is_charged_there(runtime: Runtime, directory: Path) -> None:
+def test_a_process_that_joins_a_container_is_charged_there(runtime: Runtime, tmp_path: Path) -> None:
     machine = runtime.machine
-    bundle = runtime.bundle(directory, "sleep", "60", cgroup="/pods/c")
+    bundle = runtime.bundle(tmp_path, "sleep", "60", cgroup="/pods/c")
     with nothing_left(machine, "pods/c"):
         words = inside(machine, *runtime.command("run", "-b", bundle, "c"))
         with subprocess.Popen(words, stdin=subprocess.DEVNULL) as init:
@@ -103,15 +118,15 @@ def a_process_that_joins_a_container_is_charged_there(runtime: Runtime, director
     seen.the_limit_held()
 
 
-def a_program_sees_a_device_that_its_dev_does_not_have(runtime: Runtime, directory: Path) -> None:
+def test_a_program_sees_a_device_that_its_dev_does_not_have(runtime: Runtime, tmp_path: Path) -> None:
     script = "ls /dev/sgx_enclave; cat /dev/sgx_provision; echo $?"
-    bundle = runtime.bundle(directory, "sh", "-c", script, cgroup="/pods/d")
+    bundle = runtime.bundle(tmp_path, "sh", "-c", script, cgroup="/pods/d")
     with nothing_left(runtime.machine, "pods/d"):
         said = runtime.run("run", "-b", bundle, "d")
     assert said.splitlines() == ["/dev/sgx_enclave", "0"]
 
 
-def an_enclave_lives_in_a_user_namespace(runtime: Runtime, directory: Path) -> None:
+def test_an_enclave_lives_in_a_user_namespace(runtime: Runtime, tmp_path: Path) -> None:
     """Its root is nobody outside: it may not raise its limit, nor look into the supervisor."""
     script = (
         f"cat /proc/self/cgroup; {' '.join(ONCE)}; cat /sys/fs/cgroup/misc.max; "
@@ -120,7 +135,7 @@ def an_enclave_lives_in_a_user_namespace(runtime: Runtime, directory: Path) -> N
     configuration = config("sh", "-c", script, cgroup="/pods/u", namespaces=("cgroup", "user", "network"))
     mapping = [{"containerID": 0, "hostID": 100000, "size": 65536}]
     configuration["linux"] |= {"uidMappings": mapping, "gidMappings": mapping}
-    bundle = make_bundle(directory / "bundle", runtime.rootfs, configuration)
+    bundle = make_bundle(tmp_path / "bundle", runtime.rootfs, configuration)
     for path in (runtime.rootfs, *runtime.rootfs.parents, runtime.machine.directory):
         if "pytest" in str(path):  # the mapped root must get there
             path.chmod(path.stat().st_mode | 0o011)

@@ -58,8 +58,9 @@ if TYPE_CHECKING:
     from epcgroup.cgroupfs.fuse import CgroupFs
     from epcgroup.observe.journal import Journal
 
-_SAVE_INTERVAL = 0.2  # s; what a kill -9 may lose of the tree,
-_SAVE_SHARE = 30  # or so many times what saving takes, if that is longer (a very large tree)
+# Saving takes the lock. So what a kill -9 may lose of the tree is what changed in the last
+_SAVE_INTERVAL = 0.2  # s,
+_SAVE_SHARE = 30  # or in so many times what saving takes, where that is longer (a very large tree).
 _ENDED_KEPT = 64  # enclaves that are gone and still shown
 _SOURCE = f"epcgroup-{os.getpid()}"  # what mount tables call this tree
 _END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
