@@ -5,8 +5,8 @@ allows everything, and by `epcgroup exec`, where its calls are answered. A notif
 (median over the calls that a runtime makes). The calls of a runtime that are none of ours may take 1.1
 times what they take natively, as many of each as one `runc run` makes; single ones may take 1.1 times what
 they take under the empty filter: without a filter nobody could be notified, and its 40 ns are a quarter of
-the shortest call there is. All on one processor. (mount and clone3 fail at once here: what counts is that they
-stop.)
+the shortest call there is. All on one processor. (mount and clone3 fail at once here: what counts is that
+they stop.)
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from epcgroup.errors import BadInput, Refused
 from epcgroup.units import PAGE_SIZE, U64_MAX
 
 SGX_EPC = "sgx_epc"
+_PIECE = 4 << 20  # bytes of one reclaim; some 50 ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +205,11 @@ class Hierarchy:
             raise Refused(
                 f"{path} has no misc.reclaim; only `epcgroup serve --extensions` has it", errno.ENOENT
             )
-        _write(file, f"{self.resource} {amount}")
+        while True:  # piece by piece: nobody else is served while one is written
+            _write(file, f"{self.resource} {min(amount, _PIECE)}")
+            amount -= _PIECE
+            if amount <= 0:
+                return
 
 
 def _write(file: Path, line: str) -> None:

@@ -2,7 +2,8 @@
 
 misc.reclaim works as memory.reclaim does: so much of the subtree is evicted now,
 the writer waits, and hears EAGAIN when it came to less. It is done in rounds, with
-the lock given back between them, so that page faults do not wait for all of it.
+the lock given back between them, so that page faults do not wait for all of it. Other
+requests to the tree do wait, so one write goes on for half a second at most.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from epcgroup.epc.group import Group
     from epcgroup.live.world import World
 
+_LONGEST = 0.5  # s that one write to misc.reclaim goes on
 _AMOUNTS = {"reclaimable", "secs", "va", "vepc"}  # pages now, given in bytes as misc.current is
 
 
@@ -56,14 +58,15 @@ class MachineExtra(threading.Thread):
         wanted = parse_amount(data) >> PAGE_SHIFT
         rounds = self._world.machine.reclaiming(group, wanted)
         done = 0
-        while True:
+        until = time.monotonic() + _LONGEST
+        while time.monotonic() < until:
             with self._world.lock:
                 evicted = next(rounds, None)
             if evicted is None:
                 break
             done += evicted
         if done < wanted:
-            raise Refused(f"{done} of {wanted} pages of {group.path} could be reclaimed", errno.EAGAIN)
+            raise Refused(f"{done} of {wanted} pages of {group.path} were reclaimed", errno.EAGAIN)
 
     def _stat(self, group: Group) -> bytes:
         numbers = self._world.machine.stat(group)

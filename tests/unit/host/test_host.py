@@ -13,6 +13,7 @@ from epcgroup.cli import hierarchy, main
 from epcgroup.cli import tree as tree_command
 from epcgroup.errors import BadInput, Refused
 from epcgroup.host import Hierarchy, discover, doctor, find, mounts
+from epcgroup.host import cgroup as host_cgroup
 from epcgroup.host.mounts import Mount
 
 
@@ -187,6 +188,15 @@ def test_reclaim_writes_bytes_and_says_where_it_cannot(
     status, output, _ = run(capsys, "reclaim", "pods/a", "1M", "--root", str(root))
     assert (status, output) == (0, "usage 4K before, 4K after\n")
     assert (root / "pods/a/misc.reclaim").read_text() == "sgx_epc 1048576"
+
+
+def test_a_large_reclaim_is_written_piece_by_piece(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one piece is evicted the tree answers nobody else."""
+    cgroup(root, "pods/a", misc_reclaim="")
+    lines: list[str] = []
+    monkeypatch.setattr(host_cgroup, "_write", lambda _, line: lines.append(line))
+    Hierarchy(root).reclaim("/pods/a", (9 << 20) + 4096)
+    assert lines == ["sgx_epc 4194304", "sgx_epc 4194304", "sgx_epc 1052672"]
 
 
 def test_mount_points_are_unescaped() -> None:
