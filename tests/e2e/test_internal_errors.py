@@ -16,6 +16,7 @@ from tests.e2e.machine import NEEDS, PAGE, programs
 from epcgroup.driver import Driver
 from epcgroup.live import Supervisor
 from epcgroup.live.paging import uffd
+from epcgroup.live.tracing import ptrace
 from epcgroup.live.tracing import syscalls as live_syscalls
 
 pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(120)]
@@ -106,3 +107,19 @@ def test_an_error_in_the_tracer_ends_that_program_alone(
     assert os.WTERMSIG(statuses[victim]) == signal.SIGKILL
     assert statuses[survivor] == 0
     assert "made to fail" in log.getvalue()
+
+
+def test_a_program_that_is_killed_under_our_hands_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its last stop has been met, and not been answered yet, when what we did to it fails."""
+    wait_for = ptrace.wait_for
+
+    def killing(tid: int) -> int:
+        os.kill(tid, signal.SIGKILL)
+        return wait_for(tid)
+
+    monkeypatch.setattr(ptrace, "wait_for", killing)
+    log = io.StringIO()
+    with Supervisor(PAGES, log=log) as machine:
+        victim = machine.spawn(["true"])
+        status = machine.run()[victim]
+    assert (os.WTERMSIG(status), log.getvalue()) == (signal.SIGKILL, "")

@@ -156,17 +156,7 @@ class Tracer:
             self._end(tid, f"internal error\n{traceback.format_exc()}")
 
     def _is_left_stopped(self, tid: int) -> bool:
-        """Whether it is alive, and nobody will resume it."""
-        task = self.tasks.get(tid)
-        if task is None or task.phase is not Phase.STOPPED:
-            return False
-        with contextlib.suppress(OSError):
-            ptrace.syscall_op(tid)
-            return True
-        return False
-
-    def _waits(self, tid: int) -> bool:
-        """Whether the thread is alive in a stop that it would not be resumed from."""
+        """Whether it is alive, and nobody will resume it. At its last stop it is not alive any more."""
         task = self.tasks.get(tid)
         if task is None or task.phase is not Phase.STOPPED:
             return False
