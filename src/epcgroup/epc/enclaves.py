@@ -104,6 +104,11 @@ def place_new(epc: Epc, enclave: Enclave, index: int, pages: list[EpcPage]) -> E
         shrink(epc, enclave)
         free_page(epc, page)
         raise PageExists(f"page {index} was added already")
+    return put_new(epc, enclave, index, page)
+
+
+def put_new(epc: Epc, enclave: Enclave, index: int, page: EpcPage) -> EpcPage:
+    """Put an allocated page, which has been counted, into the map and on the list."""
     page.enclave, page.kind, page.index = enclave, CHILD, index
     enclave.pages[index] = page
     enclave.child_count += 1

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from epcgroup.epc.alloc import allocate, allocate_one, headroom
 from epcgroup.epc.caller import Caller
 from epcgroup.epc.charge import charge
-from epcgroup.epc.enclaves import new_page, place_new, va_due
+from epcgroup.epc.enclaves import grow, new_page, place_new, put_new, va_due
 from epcgroup.epc.pages import CHILD, RECLAIM_IN_PROGRESS, RECLAIMABLE, SECS_INDEX, Enclave, EpcPage, Kind
 from epcgroup.epc.release import free_page, refund
 from epcgroup.epc.state import Epc
@@ -123,8 +123,10 @@ def augment(epc: Epc, caller: Caller, enclave: Enclave, index: int) -> EpcPage:
 
 
 def _augment(epc: Epc, caller: Caller, enclave: Enclave, index: int) -> EpcPage:
-    if enclave.secs is not None and not va_due(enclave):
-        return place_new(epc, enclave, index, [allocate_one(epc, caller)])
+    if enclave.secs is not None and not va_due(enclave):  # as below, with few words
+        page = allocate_one(epc, caller)
+        grow(epc, enclave, None)
+        return put_new(epc, enclave, index, page)
     rest = _secs_and(epc, caller, enclave, 1 + va_due(enclave)) if enclave.secs is None else []
     if rest:
         return place_new(epc, enclave, index, rest)

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from epcgroup.driver import EnclaveFile
+    from epcgroup.epc import Enclave
     from epcgroup.live.devices import Device
     from epcgroup.live.enclave.processor import Processor
     from epcgroup.live.tracing.task import Task
@@ -71,6 +72,7 @@ LEAVES: dict[int, Callable[[EnclaveState, Processor, int, int], Result | None]] 
     Enclu.EMODPE: enclu.emodpe,
 }
 
+_EACCEPT = int(Enclu.EACCEPT)  # (to look a member up in its class costs more than the rest of the line)
 _RECV, _SEND, _SET_FLAGS = 0xC0502100, 0xC0182101, 0x40082104  # SECCOMP_IOCTL_NOTIF_*
 _SYNC_WAKE_UP = 1
 _NOTIF = struct.Struct("<QIIiIQ6Q")  # id, pid, flags; nr, arch, ip, args
@@ -83,7 +85,8 @@ _SECINFO = struct.Struct("<Q56s")
 _RESERVED = bytes(56)
 _IN_PAGE = PAGE_SIZE - 1
 _REGULAR = PageType.REG << TYPE_SHIFT
-_NEW = _REGULAR | PENDING | R | W  # what EAUG makes
+_ACCEPTED = _REGULAR | R | W
+_NEW = _ACCEPTED | PENDING  # what EAUG makes
 _KIND = TYPE_MASK | PENDING | MODIFIED
 _SECINFO_FLAGS = TYPE_MASK | PROT_MASK
 
@@ -156,17 +159,23 @@ class LeafService(threading.Thread):
         world = self._world
         task = world.tasks.get(tid)
         act = LEAVES.get(leaf)
-        if task is None or act is None or task.mm.fast is None or task.mm.fast.leaving(ip) is None:
+        if task is None or act is None:
+            return _EXECUTE_IT
+        mm = task.mm
+        if mm.fast is None or mm.fast.leaving(ip) is None:
             return _EXECUTE_IT
         for _ in range(_TRIES):
             with world.lock:
-                vma = task.mm.find(page)
-                if vma is None or vma.device.file is None or not vma.device.file.created:
+                vma = mm.find(page)
+                if vma is None:
+                    return _EXECUTE_IT
+                device = vma.device
+                if device.file is None or device.file.held is None:
                     return _EXECUTE_IT
                 try:
-                    if self._shortly(task, vma.device, vma.device.file, leaf, secinfo, page):
+                    if self._shortly(task, device, device.file, device.file.held, leaf, secinfo, page):
                         return _DONE
-                    access = world.processor(vma.device, task.caller)
+                    access = world.processor(device, task.caller)
                     result = act(access.state, access, secinfo, page)
                     return _DONE if result is None or not result.rax else _EXECUTE_IT
                 except Busy:
@@ -178,15 +187,21 @@ class LeafService(threading.Thread):
         return _EXECUTE_IT
 
     def _shortly(
-        self, task: Task, device: Device, file: EnclaveFile, leaf: int, secinfo: int, page: int
+        self,
+        task: Task,
+        device: Device,
+        file: EnclaveFile,
+        enclave: Enclave,
+        leaf: int,
+        secinfo: int,
+        page: int,
     ) -> bool:
         """The two most frequent cases, in half the time; False, and nothing done, if it is neither.
 
         They are EACCEPT of a page that does not exist yet (EAUG comes with it, and the page
         never hides) and EMODPE of a resident page. What they do is what `sgx.enclu` does.
         """
-        world, base, epcm = self._world, file.base, file.state.epcm
-        number = file.enclave.id
+        world, base, epcm, number = self._world, file.base, file.state.epcm, enclave.id
         index, at = (page - base) >> PAGE_SHIFT, (secinfo - base) >> PAGE_SHIFT
         shown, word = epcm.get(at), epcm.get(index)
         if page & _IN_PAGE or secinfo & 63 or shown is None or not allows(shown, "r"):
@@ -194,11 +209,11 @@ class LeafService(threading.Thread):
         flags, reserved = _SECINFO.unpack(world.frames.read(number, at, secinfo & _IN_PAGE, _SECINFO.size))
         if reserved != _RESERVED:
             return False
-        if leaf == Enclu.EACCEPT:
+        if leaf == _EACCEPT:
             if word is not None or flags != _NEW or index in file.maximum or not world.driver.platform.sgx2:
                 return False
-            world.machine.augment(task.caller, file.enclave, index)
-            epcm[index] = _NEW & ~PENDING
+            world.machine.augment(task.caller, enclave, index)
+            epcm[index] = _ACCEPTED
             file.set_maximum(index, PROT_MASK)
             try:
                 world.frames.zero(number, index, task.mm)
@@ -206,7 +221,7 @@ class LeafService(threading.Thread):
                 world.frames.drop(number, index)
                 del epcm[index]
                 file.forget_page(index)
-                world.machine.cancel_page(file.enclave, index)
+                world.machine.cancel_page(enclave, index)
                 return False
         else:
             if word is None or word & _KIND != _REGULAR or flags & ~_SECINFO_FLAGS:
