@@ -152,6 +152,13 @@ def test_each_gap_between_words_is_named(
     assert expected in kinds(pod(tmp_path, annotations, epc))
 
 
+def test_the_webhooks_sum_is_held_against_what_the_containers_ask(tmp_path: Path) -> None:
+    right = '{"sgx.intel.com/epc": "1Mi", "epc-limit.nri.io": "1048576"}'
+    assert kinds(pod(tmp_path, right)) == kinds(pod(tmp_path, '{"epc-limit.nri.io": "1048576"}'))
+    for wrong in ('"2Mi"', '"much"'):
+        assert ("document", "note") in kinds(pod(tmp_path, right.replace('"1Mi"', wrong)))
+
+
 def test_templates_lists_and_cron_jobs_are_looked_into(tmp_path: Path) -> None:
     template = {"spec": {"containers": [{"name": "x", "resources": {"limits": {"intel.com/sgx": 2}}}]}}
     job = {

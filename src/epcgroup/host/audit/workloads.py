@@ -127,8 +127,9 @@ def _of(source: str, document: Any) -> Iterator[Workload]:
     where = f"{metadata.get('namespace', 'default')}/{metadata.get('name') or own.get('name', '?')}"
     spec, status = pod.get("spec") or {}, document.get("status") or {}
     containers = [*(spec.get("initContainers") or []), *(spec.get("containers") or [])]
-    for container in containers:
-        yield _container(source, where, own, container, len(containers), status)
+    made = [_container(source, where, own, container, len(containers), status) for container in containers]
+    _webhook(made, own.get("annotations") or {})
+    yield from made
 
 
 def _template(document: dict[str, Any]) -> dict[str, Any] | None:
@@ -173,6 +174,20 @@ def _container(
         if each.get("name") == name and each.get("containerID"):
             made.ids.append(str(each["containerID"]).rpartition("/")[2])
     return made
+
+
+def _webhook(made: list[Workload], annotations: dict[str, Any]) -> None:
+    """What Intel's webhook wrote: the sum of the pod as it was then."""
+    if handover.RESOURCE not in annotations or not made:
+        return
+    said = state(f'annotation "{handover.RESOURCE}"', annotations[handover.RESOURCE], quantity)
+    asked = sum(each.asks or 0 for each in made)
+    if said.problem:
+        made[0].notes.append(f"{said.where}: {said.problem}")
+    elif said.amount != asked:
+        made[0].notes.append(
+            f"{said.where} says {said.text!r}, its containers ask for {asked} in sum: changed afterwards"
+        )
 
 
 def _nri(made: Workload, annotations: dict[str, Any], name: str, siblings: int) -> None:
