@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import select
 import subprocess
 from collections.abc import Iterator
 
@@ -66,6 +67,30 @@ def test_a_program_under_pressure_is_seen_in_every_file(machine: Served) -> None
     assert after["pgout"] > 0
     machine.path("a").rmdir()
     eventually(lambda: stat(machine, ".")["pgout"] >= after["pgout"])  # the parent keeps what it did
+
+
+def test_a_trigger_of_pressure_wakes_who_polls(machine: Served) -> None:
+    """As the kernel's: so much waiting within two seconds."""
+    machine.path("t").mkdir()
+    file = os.open(machine.path("t/misc.pressure"), os.O_RDWR)
+    poll = select.poll()
+    poll.register(file, select.POLLPRI)
+    assert poll.poll(0) == [(file, select.POLLPRI | select.POLLERR)], "no trigger"
+    with pytest.raises(OSError, match=r".") as error:
+        os.write(file, b"some 0 2000000")
+    assert error.value.errno == errno.EINVAL
+    os.write(file, b"some 2000 2000000")
+    with pytest.raises(OSError, match=r".") as error:
+        os.write(file, b"some 2000 2000000")
+    assert error.value.errno == errno.EBUSY
+    assert poll.poll(0) == []
+    machine.write("t/misc.max", f"sgx_epc {2 * MIB}")
+    command = machine.argv("t", EPCGROUP, "stress", "--heap", "6M", "--seconds", "60")
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        assert poll.poll(60_000) == [(file, select.POLLPRI)]
+        process.terminate()
+    os.close(file)
+    machine.path("t").rmdir()
 
 
 def test_an_ordinary_user_cannot_reclaim(machine: Served) -> None:

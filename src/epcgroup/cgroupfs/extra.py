@@ -35,6 +35,9 @@ class Extra(Protocol[G_contra]):
     def read(self, group: G_contra, name: str) -> bytes:
         """Contents of a file; the tree's lock is held. Raises Refused (EINVAL: not readable)."""
 
+    def pressure(self, group: G_contra, name: str) -> tuple[float, float] | None:
+        """Of a pressure file, which takes triggers: seconds of ``some`` and of ``full``. None: it is none."""
+
     def write(self, group: G_contra, name: str, data: bytes) -> None:
         """One write, of at least one byte; the lock is not held. Raises Refused."""
 

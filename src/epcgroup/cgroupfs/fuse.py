@@ -38,6 +38,7 @@ import mfusepy
 from epcgroup.cgroupfs import files
 from epcgroup.cgroupfs.access import Attributes, Credentials
 from epcgroup.cgroupfs.names import STATFS_MARK
+from epcgroup.cgroupfs.triggers import Trigger, Triggers
 from epcgroup.errors import Refused
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ _ALWAYS = select.POLLIN | select.POLLOUT | select.POLLRDNORM | select.POLLWRNORM
 _CHANGED = select.POLLERR | select.POLLPRI
 _WRITABLE = 0o222
 _NUMBERS = ("cgroup.procs", "cgroup.threads")  # what they say depends on who reads
+_CAP_SYS_RESOURCE = 24
 _UNCHANGED_ID = (-1, 2**32 - 1)
 
 _libfuse = mfusepy._libfuse
@@ -62,7 +64,7 @@ _libfuse.fuse_pollhandle_destroy.argtypes = (ctypes.c_void_p,)
 class _File:
     """One open file."""
 
-    __slots__ = ("cgroup", "handle", "name", "own", "path", "seen", "text")
+    __slots__ = ("cgroup", "handle", "name", "own", "path", "seen", "text", "trigger")
 
     def __init__(self, cgroup: Cgroup[Group], name: str, own: bool) -> None:
         self.cgroup = cgroup
@@ -72,6 +74,7 @@ class _File:
         self.text = b""
         self.seen = -1  # change number at the last read; poll before any read says "changed"
         self.handle: int | None = None  # libfuse's poll handle: somebody waits
+        self.trigger: Trigger | None = None  # of a pressure file
 
 
 class CgroupFs(mfusepy.Operations):  # type: ignore[misc]  # mfusepy has no types
@@ -95,6 +98,7 @@ class CgroupFs(mfusepy.Operations):  # type: ignore[misc]  # mfusepy has no type
         self._next = 1
         self._changes: dict[str, dict[str, int]] = {}  # by path and file: how often it was announced
         self._waiting = threading.Lock()  # of poll handles and change numbers
+        self._triggers = Triggers()
         self._born = time.time_ns()
         self.ready = threading.Event()
         self.token_writer = 0  # the process whose writes are tokens
@@ -245,6 +249,7 @@ class CgroupFs(mfusepy.Operations):  # type: ignore[misc]  # mfusepy has no type
     def release(self, path: str, fh: int) -> None:
         """Forget an open file."""
         file = self._files.pop(fh)
+        self._triggers.remove(file)
         with self._waiting:
             self._drop_handle(file)
 
@@ -273,10 +278,40 @@ class CgroupFs(mfusepy.Operations):  # type: ignore[misc]  # mfusepy has no type
                 raise OSError(errno.ENODEV, file.path)
             elsewhere = files.is_elsewhere(self._tree, file.name)
             done = 0 if elsewhere else files.write(self._tree, file.cgroup, file.name, bytes(data), writer)
-        if elsewhere:
+        if elsewhere and self._pressure(file) is not None:
+            self._set_trigger(file, bytes(data), tid)
+            done = len(data)
+        elif elsewhere:
             done = files.write_elsewhere(self._tree, file.cgroup, file.name, bytes(data))
         self._written()
         return done
+
+    def _pressure(self, file: _File) -> tuple[float, float] | None:
+        """Seconds of waiting that a pressure file tells of; None for any other file."""
+        extra, group = files.extra_of(self._tree, file.name), file.cgroup.group
+        if extra is None or group is None:
+            return None
+        with self._lock:
+            return extra.pressure(group, file.name)
+
+    def _set_trigger(self, file: _File, data: bytes, tid: int) -> None:
+        if file.trigger is not None:
+            raise Refused("this open file has a trigger; open it again for another", errno.EBUSY)
+        capabilities = int(next(iter(_status(tid, "CapEff:")), "0"), 16)
+        trigger = Trigger(
+            data, privileged=bool(capabilities >> _CAP_SYS_RESOURCE & 1), now=time.monotonic(),
+            sums=self._pressure(file) or (0.0, 0.0),
+        )  # fmt: skip
+        file.trigger = trigger
+        self._triggers.add(
+            file, trigger, lambda: self._pressure(file) or (0.0, 0.0), lambda: self._wake_file(file)
+        )
+
+    def _wake_file(self, file: _File) -> None:
+        with self._waiting:
+            if file.handle is not None:
+                _libfuse.fuse_notify_poll(file.handle)
+                self._drop_handle(file)
 
     def _there(self, file: _File) -> bool:
         """Whether its cgroup was not removed."""
@@ -285,11 +320,19 @@ class CgroupFs(mfusepy.Operations):  # type: ignore[misc]  # mfusepy has no type
     # -- waiting ---------------------------------------------------------------
 
     def poll(self, path: str, fh: int, ph: int | None, reventsp: Any) -> None:
-        """Ready always; POLLERR and POLLPRI when the file changed since it was read."""
+        """Ready always; POLLERR and POLLPRI when the file changed since it was read.
+
+        A pressure file: POLLPRI when its trigger fired since it was asked; without one, as if changed.
+        """
         file = self._files[fh]
+        pressure = self._pressure(file) is not None
         with self._waiting:
-            changed = file.seen != self._changed(file) or not self._there(file)
-            reventsp[0] = _ALWAYS | _CHANGED if changed else _ALWAYS
+            if file.trigger is not None and self._there(file):
+                reventsp[0] = _ALWAYS | select.POLLPRI if file.trigger.fired else _ALWAYS
+                file.trigger.fired = False
+            else:
+                changed = pressure or file.seen != self._changed(file) or not self._there(file)
+                reventsp[0] = _ALWAYS | _CHANGED if changed else _ALWAYS
             self._drop_handle(file)
             file.handle = ph or None
 
@@ -318,11 +361,16 @@ class CgroupFs(mfusepy.Operations):  # type: ignore[misc]  # mfusepy has no type
 
 def _groups(tid: int) -> frozenset[int]:
     """Supplementary groups of a task."""
+    return frozenset(map(int, _status(tid, "Groups:")))
+
+
+def _status(tid: int, field: str) -> list[str]:
+    """The words of a field of a task's status."""
     with contextlib.suppress(OSError), Path(f"/proc/{tid}/status").open() as status:
         for line in status:
-            if line.startswith("Groups:"):
-                return frozenset(int(word) for word in line.split()[1:])
-    return frozenset()
+            if line.startswith(field):
+                return line.split()[1:]
+    return []
 
 
 def serve(operations: CgroupFs, mountpoint: str, source: str = "epcgroup") -> None:

@@ -110,6 +110,9 @@ class BackingMemory:
         counts = {"low": 0, "high": 0, "max": refused, "oom": refused, "oom_kill": kills, "oom_group_kill": 0}
         return "".join(f"{key} {count}\n" for key, count in counts.items()).encode()
 
+    def pressure(self, group: Group, name: str) -> None:
+        """No file of these tells of waiting."""
+
     def write(self, group: Group, name: str, data: bytes) -> None:
         """memory.max: bytes with K, M or G, rounded down to pages, or max. Raises Refused."""
         if name != "memory.max":

@@ -34,7 +34,7 @@ class MachineExtra(threading.Thread):
 
     def __init__(self, world: World) -> None:
         super().__init__(name="pressure", daemon=True)
-        self.modes: Mapping[str, int] = {"misc.pressure": 0o444, "misc.reclaim": 0o200, "misc.stat": 0o444}
+        self.modes: Mapping[str, int] = {"misc.pressure": 0o644, "misc.reclaim": 0o200, "misc.stat": 0o444}
         self._world = world
         self._averages: dict[Group, psi.Averages] = {}  # under World.lock
         self._ending = threading.Event()
@@ -50,6 +50,10 @@ class MachineExtra(threading.Thread):
         if name == "misc.pressure":
             return self._pressure(group)
         raise Refused(f"{name} can only be written", errno.EINVAL)
+
+    def pressure(self, group: Group, name: str) -> tuple[float, float] | None:
+        """Of misc.pressure."""
+        return self._world.stalls.read(group)[2:] if name == "misc.pressure" else None
 
     def write(self, group: Group, name: str, data: bytes) -> None:
         """misc.reclaim. Raises Refused: EINVAL, ERANGE, EAGAIN: less could be reclaimed."""

@@ -28,6 +28,9 @@ class Counting:
     def read(self, group: Group, name: str) -> bytes:
         return f"{name} of {group.path}\n".encode()
 
+    def pressure(self, group: Group, name: str) -> None:
+        pass
+
     def write(self, group: Group, name: str, data: bytes) -> None:
         self.written.append((f"{group.path}:{name}", data))
 
