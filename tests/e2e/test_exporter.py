@@ -13,6 +13,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.e2e.served import EPCGROUP, NEEDS, eventually, served
 
+EXAMPLES = Path(__file__).parents[2] / "examples" / "observe"
+USED = {name for file in EXAMPLES.iterdir() for name in re.findall(r"\bepc_\w+", file.read_text())}
+
 pytestmark = pytest.mark.needs(*NEEDS)
 
 
@@ -45,6 +48,7 @@ def test_paging_of_a_real_program_is_scraped_inside_and_beside_the_server(tmp_pa
                 assert found["epc_cgroup_limit_hits_total", "/busy"] > 0
                 assert found["epc_cgroup_limit_bytes", "/busy"] == 4 << 20
                 assert found["epc_cgroup_stall_some_seconds_total", "/busy"] > 0
+                assert {name for name, _ in found} >= USED
             words = [EPCGROUP, "exporter", "--dir", str(tmp_path), "--once"]
             once = subprocess.run(words, capture_output=True, text=True, check=True)
             assert 'epc_cgroup_limit_bytes{cgroup="/busy"} 4194304' in once.stdout

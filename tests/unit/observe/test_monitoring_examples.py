@@ -40,6 +40,36 @@ def test_every_metric_of_the_dashboard_exists_and_nearly_all_are_shown() -> None
 
 
 @pytest.mark.needs("promtool")
+def test_prometheus_reads_every_query_of_the_dashboard_and_its_panels_have_a_place(tmp_path: Path) -> None:
+    """No Grafana is here: what it would ask is asked of promtool, and what it would lay out is laid out."""
+    board: dict[str, Any] = json.loads((EXAMPLES / "grafana.json").read_text())
+    queries = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    variables = {one["name"] for one in board["templating"]["list"]}
+    text = json.dumps(board)
+    assert set(re.findall(r"\$\{?(\w+)", text)) - {"__rate_interval", "__all"} <= variables
+    plain = [query.replace("$__rate_interval", "5m") for query in queries]
+    rules = [{"record": f"query:{number}", "expr": query} for number, query in enumerate(plain)]
+    (tmp_path / "rules.yml").write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
+    words = ["promtool", "check", "rules", str(tmp_path / "rules.yml")]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{len(queries)} rules found" in done.stdout
+    taken = set[tuple[int, int]]()
+    for panel in board["panels"]:
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert place["x"] + place["w"] <= 24, panel["title"]
+        assert not cells & taken, panel["title"]
+        taken |= cells
+        ids = [target["refId"] for target in panel["targets"]]
+        assert len(ids) == len(set(ids)), panel["title"]
+
+
+@pytest.mark.needs("promtool")
 def test_promtool_accepts_the_alerts_and_they_fire_when_they_should(tmp_path: Path) -> None:
     """One series for each alert that should raise it, and a quiet cgroup that should not."""
     current, some = "epc_cgroup_current_bytes", "epc_cgroup_stall_some_seconds_total"
