@@ -89,6 +89,18 @@ def test_a_program_that_pages_is_seen_from_another_process_in_every_part_of_the_
     assert busy_after.stall_s >= busy.stall_s
 
 
+def test_who_wants_no_events_is_sent_none(machine: Served, source: SocketSource) -> None:
+    """Of ten thousand cgroups they are as much as all the rest, and an exporter has no use for them."""
+    machine.path("eventful").mkdir()
+    quiet = SocketSource(Places(machine.directory), events=False)
+    for _ in range(2):
+        seen = quiet.snapshot()
+    assert seen.group("/eventful") is not None
+    assert not quiet.events()
+    quiet.close()
+    eventually(lambda: source.snapshot() and "made" in told(source))
+
+
 def test_a_limit_set_through_a_source_holds_and_a_wrong_one_is_refused(
     machine: Served, source: SocketSource
 ) -> None:

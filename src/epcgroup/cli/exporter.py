@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     if args.once and args.listen is not None:
         raise BadInput("--once prints and ends; it listens nowhere")
     address = scrape.parse_address(args.listen or scrape.DEFAULT)
-    source = sources.find(args)
+    source = sources.find(args, events=False)
     if args.once:
         sys.stdout.write(writer(args).text(source.snapshot()))
         return 0

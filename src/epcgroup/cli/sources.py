@@ -27,8 +27,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def find(args: argparse.Namespace, *, play: bool = False) -> Source:
+def find(args: argparse.Namespace, *, play: bool = False, events: bool = True) -> Source:
     """The source that the options mean; ``play``: a simulation from its beginning, else its end.
+
+    ``events``: they are wanted too.
 
     Raises BadInput, Refused when there is none.
     """
@@ -41,7 +43,7 @@ def find(args: argparse.Namespace, *, play: bool = False) -> Source:
 
     if args.root is not None:
         return FilesSource(discover.find(args.root, "sgx_epc"))
-    server = SocketSource(places_of(args))
+    server = SocketSource(places_of(args), events=events)
     try:
         server.snapshot()
     except Refused as nobody:

@@ -33,7 +33,8 @@ class Conversation:
             case "observe":
                 mine = request.get("server") == os.getpid()
                 snapshot = self._source.snapshot()
-                events = self._source.events(int(request.get("after", 0)) if mine else 0)
+                after = request.get("after", 0)  # null: none are wanted
+                events = () if after is None else self._source.events(int(after) if mine else 0)
                 return {"server": os.getpid(), **self._differ.delta(snapshot, events)}
             case "record":
                 return self._record(0 if request.get("all") else ENOUGH)

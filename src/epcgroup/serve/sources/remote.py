@@ -30,7 +30,9 @@ _LONGEST = 1 << 28  # bytes of one answer: 10,000 cgroups with the longest names
 class SocketSource:
     """Follows the server of ``places``. Every method raises Refused while there is none."""
 
-    def __init__(self, places: Places) -> None:
+    def __init__(self, places: Places, *, events: bool = True) -> None:
+        """``events``: whether they are wanted; of many cgroups they are as much as all the rest."""
+        self._wanted = events
         self.name = str(places.directory)
         self._places = places
         self._connection: socket.socket | None = None
@@ -43,7 +45,7 @@ class SocketSource:
         if self._connection is None:
             self._follower = Follower()
             self._connection = connect(self._places)
-        after = self._events[-1].number if self._events else 0
+        after = (self._events[-1].number if self._events else 0) if self._wanted else None
         answer = self._ask({"do": "observe", "server": self._server, "after": after})
         if answer["server"] != self._server:
             self._server = answer["server"]
