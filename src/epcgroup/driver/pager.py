@@ -54,7 +54,7 @@ class SealingPager:
         self.on_store: Callable[[EpcPage], None] = _nothing  # who pays for backing store hears of it
         self.on_disable: Callable[[Enclave], None] = _nothing  # who tells why an enclave died does
         self.mover: Mover = PlainMover(frames, sealer, store)
-        self.arrived = False  # the contents of what is loaded are in their frames already
+        self.arrived = False  # what is loaded has been verified, and is in its frame already
         self._states: dict[int, EnclaveState] = {}
         self._slots: dict[int, VaSlots] = {}
         # Pages that are blocked and sealed, in the order in which they will be written out.
@@ -131,6 +131,11 @@ class SealingPager:
         """ELDU. Raises LoadFailed, and says so in the log, when the page does not verify."""
         number = enclave.id
         state, slots = self._states[number], self._slots[number]
+        if self.arrived:
+            flags, va, slot = self.store.withdraw(number, index)
+            slots.give(va, slot)
+            state.epcm[index] = _WORDS.setdefault(flags, flags)
+            return
         entry = self.store.get(number, index)
         if entry is None:
             raise self._failed(enclave, index, "its contents are lost")
@@ -139,8 +144,7 @@ class SealingPager:
             if index == SECS_INDEX:
                 state.put_secs(self.mover.unseal(number, entry, version))
             else:
-                if not self.arrived:
-                    self.mover.back(number, state.base, index, entry, version)
+                self.mover.back(number, state.base, index, entry, version)
                 flags = entry.flags
                 state.epcm[index] = _WORDS.setdefault(flags, flags)
         except MacCompareFail:

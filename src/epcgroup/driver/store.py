@@ -110,7 +110,7 @@ class EvictedPages(MutableMapping[int, Evicted]):
         if not rows[at]:
             self._count += 1
         rows[at] = entry.place + 2
-        rows[at + 1] = entry.flags | entry.slot << _SLOT_SHIFT | entry.va << _VA_SHIFT
+        rows[at + 1] = entry._flags | entry.slot << _SLOT_SHIFT | entry.va << _VA_SHIFT
         if entry.short:
             self._short[index] = entry.short
         elif self._short:
@@ -145,18 +145,20 @@ class EvictedPages(MutableMapping[int, Evicted]):
     def __delitem__(self, index: int) -> None:
         self.take(index)
 
-    def take(self, index: int) -> int:
-        """Forget page ``index``; its place, negative for none. KeyError if it is not evicted."""
+    def take(self, index: int) -> tuple[int, int]:
+        """Forget page ``index``; its place, negative for none, and what else is in its row.
+
+        KeyError if it is not evicted.
+        """
         rows = self._groups.get(index >> _GROUP_SHIFT)
         at = (index & _GROUP_MASK) * 2
-        if rows is None or not rows[at]:
+        if rows is None or not (place := rows[at]):
             raise KeyError(index)
-        place = rows[at] - 2
         rows[at] = 0
         self._count -= 1
         if self._short:
             self._short.pop(index, None)
-        return place
+        return place - 2, rows[at + 1]
 
     def __iter__(self) -> Iterator[int]:
         for number, rows in self._groups.items():
@@ -265,7 +267,10 @@ class BackingStore:
     def add(self, enclave: int, index: int, entry: Evicted) -> None:
         """Keep an entry that was made on a reservation."""
         self._promised -= 1
-        self.pages(enclave)[index] = entry
+        pages = self._entries.get(enclave)
+        if pages is None:
+            pages = self.pages(enclave)
+        pages[index] = entry
         self.used += SEALED_SIZE if entry.place >= 0 else MAC_SIZE
 
     def get(self, enclave: int, index: int) -> Evicted | None:
@@ -275,14 +280,23 @@ class BackingStore:
 
     def remove(self, enclave: int, index: int) -> None:
         """The page was loaded: its copy is truncated (ALLOC-40)."""
-        self._drop(self._entries[enclave].take(index))
+        self._drop(self._entries[enclave].take(index)[0])
+
+    def withdraw(self, enclave: int, index: int) -> tuple[int, int, int]:
+        """As get and remove, for one whose contents are back: its flags, numbers of VA page and slot.
+
+        KeyError if nothing is known of it.
+        """
+        place, rest = self._entries[enclave].take(index)
+        self._drop(place)
+        return rest & _FLAGS_MASK, rest >> _VA_SHIFT, rest >> _SLOT_SHIFT & _SLOT_MASK
 
     def forget(self, enclave: int) -> None:
         """Drop everything of an enclave."""
         pages = self._entries.pop(enclave, None)
         for index in list(pages or ()):
             assert pages is not None
-            self._drop(pages.take(index))
+            self._drop(pages.take(index)[0])
         self.arena.trim()
 
     def _drop(self, place: int) -> None:

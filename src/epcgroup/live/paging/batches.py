@@ -119,7 +119,7 @@ class LaneMover(PlainMover):
             free += places[::-1]
             raise OSError(error, f"taking out pages of enclave {enclave}: {os.strerror(error)}")
         moved = []
-        for word, place, zero in zip(flags, places, job[first + 3 : last : 4], strict=True):
+        for word, place, zero in zip(flags, places, job[first + 3 : last : 4].tolist(), strict=True):
             if zero:
                 entry = Evicted(arena, word, -1, bytes(arena.view(place)[:MAC_SIZE]))
                 free.append(place)
