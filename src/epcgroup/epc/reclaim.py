@@ -33,7 +33,7 @@ from epcgroup.epc.state import Epc
 from epcgroup.epc.track import drop
 from epcgroup.epc.walk import lists_from_top, nothing_reclaimable, take_next
 
-_GROUP = attrgetter("group")
+_GROUP, _ENCLAVE = attrgetter("group"), attrgetter("enclave")
 
 
 class Effort:
@@ -139,16 +139,18 @@ def _isolate(group: Group, limit: int, batch: list[EpcPage]) -> None:
     pages = group.reclaimable.take(limit)
     group.discount(len(pages))
     group.counters.scanned += len(pages)
-    for page in pages:
-        enclave = page.enclave
+    for enclave, run in groupby(pages, _ENCLAVE):
+        some = list(run)
         if enclave.released:
-            page.prev = page.next = None
-            page.state = NOT_TRACKED
+            for page in some:
+                page.prev = page.next = None
+                page.state = NOT_TRACKED
             continue
-        page.state = RECLAIM_IN_PROGRESS
-        enclave.isolated += 1
-        enclave.counters.scanned += 1
-        batch.append(page)
+        for page in some:
+            page.state = RECLAIM_IN_PROGRESS
+        enclave.isolated += len(some)
+        enclave.counters.scanned += len(some)
+        batch += some
 
 
 def _reclaim_batch(epc: Epc, batch: list[EpcPage], ignore_age: bool) -> int:
@@ -184,17 +186,19 @@ def _reclaim_batch(epc: Epc, batch: list[EpcPage], ignore_age: bool) -> int:
 def _put_back(epc: Epc, pages: list[EpcPage]) -> None:
     # T6: each to the tail of the list of the group it is charged to (RECL-02).
     # Neighbours have mostly the same group, which is then counted up once.
-    dying: list[Enclave] = []
-    for page in pages:
-        page.state = RECLAIMABLE
-        enclave = page.enclave
-        enclave.isolated -= 1
-        if enclave.released:
-            dying.append(enclave)
     for group, run in groupby(pages, _GROUP):
         back = list(run)
         group.reclaimable.extend(back)
         group.count(len(back))
+    dying: list[Enclave] = []
+    for enclave, run in groupby(pages, _ENCLAVE):
+        count = 0
+        for page in run:
+            page.state = RECLAIMABLE
+            count += 1
+        enclave.isolated -= count
+        if enclave.released:
+            dying.append(enclave)
     for enclave in dying:
         _finish_if_unused(epc, enclave)
 
