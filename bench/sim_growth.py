@@ -19,6 +19,7 @@ import numpy as np
 from sim_kernel import loaded, timed, uniform
 
 ACCESSES = 2_000_000
+ROUNDS = 7
 _broken: list[str] = []
 ROOT = Path(__file__).resolve().parents[1]
 EPCGROUP = Path(sys.executable).with_name("epcgroup")
@@ -32,25 +33,33 @@ def judge(what: str, value: float, most: float, said: str) -> None:
         _broken.append(what)
 
 
-def per_access(pages: int, fan: tuple[int, ...], policy: str = "v17", hit: float = 0.9) -> float:
-    """Nanoseconds an access: median of three."""
-    machine, enclaves, size = loaded(policy, fan, pages, hit)
+def ready(pages: int, fan: tuple[int, ...], policy: str) -> Callable[[int], float]:
+    """A machine in its steady state at 90% hits; what tells the nanoseconds of each of its next accesses."""
+    machine, enclaves, size = loaded(policy, fan, pages, 0.9)
     machine.access_numbered(uniform(machine, enclaves, size, min(2 * pages, 20_000_000), 1))
-    parts = [uniform(machine, enclaves, size, ACCESSES, 5 + n) for n in range(3)]
-    took = statistics.median(timed(partial(machine.access_numbered, part)) for part in parts)
-    return took / ACCESSES * 1e9
+
+    def next_part(seed: int) -> float:
+        part = uniform(machine, enclaves, size, ACCESSES, seed)
+        return timed(partial(machine.access_numbered, part)) / ACCESSES * 1e9
+
+    return next_part
+
+
+def grown(what: str, least: Callable[[int], float], most: Callable[[int], float], limit: float) -> None:
+    """Both in turn, so that what else the machine does meets both; the median of the ratios."""
+    pairs = [(least(seed), most(seed)) for seed in range(5, 5 + ROUNDS)]
+    ratio = statistics.median(more / less for less, more in pairs)
+    less, more = (statistics.median(side) for side in zip(*pairs, strict=True))
+    judge(what, ratio, limit, f"{ratio:.1f}× ({less:.1f} to {more:.1f} ns)")
 
 
 def growth() -> None:
     """10^4 to 3.3e7 pages (128 GiB), 1 to 10,000 cgroups."""
-    small = per_access(10_000, (2, 3, 3, 4))
-    large = per_access(33_554_432, (2, 3, 3, 4))
-    said = f"{large / small:.1f}× ({small:.0f} to {large:.0f} ns)"
-    judge("from 10^4 to 3.3e7 pages, 90% hits", large / small, 5, said)
-    one = per_access(1_000_000, (1,))
-    many = per_access(1_000_000, (10, 10, 10, 9))
-    said = f"{many / one:.1f}× ({one:.0f} to {many:.0f} ns)"
-    judge("from 1 to 10,000 cgroups, 10^6 pages, 90% hits", many / one, 2.5, said)
+    least, most = (ready(pages, (2, 3, 3, 4), "v17") for pages in (10_000, 33_554_432))
+    grown("v17, from 10^4 to 3.3e7 pages, 90% hits", least, most, 5)
+    for policy in ("v17", "v5", "standard"):
+        least, most = (ready(1_000_000, fan, policy) for fan in ((1,), (10, 10, 10, 9)))
+        grown(f"{policy}, from 1 to 10,000 cgroups, 10^6 pages, 90% hits", least, most, 2.5)
 
 
 def memory() -> None:

@@ -91,6 +91,8 @@ class Program:
             function = ir.Function(self.module, ir.FunctionType(whole, [k.type for k in kinds]), name)
             function.linkage, function.calling_convention = "internal", "fastcc"
             function.attributes.add("nounwind")
+            if part.apart:
+                function.attributes.add("noinline")
             self._made[key] = Instance(function, kinds, returns)
             self._todo.append(_Body(self, part, found, function, kinds, returns))
         return self._made[key]

@@ -112,9 +112,13 @@ def at(kind: Kind) -> Builtin:
 
 @dataclass
 class Part:
-    """A function that is compiled into others."""
+    """A function that is compiled into others.
+
+    ``apart``: never merged into its caller, whose registers stay those of its own loop.
+    """
 
     function: Callable[..., Any]
+    apart: bool = False
 
     def __call__(self, *arguments: Any) -> Any:
         """For parts, not for Python."""

@@ -52,6 +52,11 @@ def part(function: F) -> F:
     return cast(F, Part(function))
 
 
+def part_apart(function: F) -> F:
+    """The same for what a hot loop calls seldom: it is never merged into its caller."""
+    return cast(F, Part(function, apart=True))
+
+
 def _processor() -> tuple[str, str]:
     """Name and features of this processor, as LLVM knows them."""
     return llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()

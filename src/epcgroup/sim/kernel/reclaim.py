@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 from epcgroup.sim.compiler.dialect import fetch
-from epcgroup.sim.compiler.jit import part
+from epcgroup.sim.compiler.jit import part, part_apart
 from epcgroup.sim.kernel import columns as c
 from epcgroup.sim.kernel import tables
 from epcgroup.sim.kernel.lists import (
@@ -205,7 +205,7 @@ def reclaim_from_top(s: State, top: int, pages: int, ignore_age: bool) -> tuple[
     return taken, written
 
 
-@part
+@part_apart
 def prepare(s: State, place: int, stop: int) -> None:
     """Have brought near what the next rounds will touch: a chain of four, each link a round earlier."""
     cg = tables.groups(s)

@@ -28,7 +28,7 @@ from __future__ import annotations
 from typing import Any
 
 from epcgroup.sim.compiler.dialect import fetch
-from epcgroup.sim.compiler.jit import part
+from epcgroup.sim.compiler.jit import part, part_apart
 from epcgroup.sim.kernel import columns as c
 from epcgroup.sim.kernel import tables
 from epcgroup.sim.kernel.background import settle
@@ -42,7 +42,7 @@ _CALLS = 8  # fault-handler calls for one access before it counts as endless
 _MANY = 1024  # groups, whose rows, lists and enclaves no longer lie in the near caches
 
 
-@part
+@part_apart
 def look_ahead(s: State, pages: Any, base: int, start: int, stop: int) -> None:
     """Have brought near what the faults among these accesses will touch.
 
@@ -111,8 +111,7 @@ def replay(
     logging = s[c.LOGGING]
     loads = 0
     misses = 0
-    many = s[c.GROUPS] > _MANY
-    near = start
+    near = start if s[c.GROUPS] > _MANY else stop
     i = start
     while i < limit:
         page = base + pages[i]
@@ -122,7 +121,7 @@ def replay(
             fl[page] = c.READY
             continue
         misses += 1
-        if many and i >= near:
+        if i >= near:
             near = min(i + c.BATCH, limit)
             look_ahead(s, pages, base, i, near)
         enclave = ow[page >> c.BLOCK]
