@@ -29,6 +29,7 @@ from epcgroup.sim.kernel.lists import (
 from epcgroup.sim.kernel.tables import State
 
 _OLDER = 0xFF ^ c.ACCESSED
+_LINE = 64  # bytes
 _AGE = c.ACCESSED.bit_length() - 1
 
 
@@ -209,7 +210,9 @@ def reclaim_from_top(s: State, top: int, pages: int, ignore_age: bool) -> tuple[
 def prepare(s: State, place: int, stop: int) -> None:
     """Have brought near what the next rounds will touch: a chain of four, each link a round earlier."""
     cg = tables.groups(s)
+    fl = tables.page_flags(s)
     ch = tables.chunks(s)
+    nx = tables.links(s)
     tb = tables.order(s)
     if place + 4 < stop:
         group = tb[c.T_ORDER, place + 4]
@@ -217,12 +220,17 @@ def prepare(s: State, place: int, stop: int) -> None:
         fetch(cg[group], c.PINS)
         fetch(cg[group], c.POS)
         group = tb[c.T_ORDER, place + 2]
-        fetch(ch, max(cg[group, c.HEAD], 0))
-        fetch(ch, max(cg[group, c.TAIL], 0))
-        fetch(tables.links(s), max(cg[group, c.HEAD], 0))
+        head, tail = max(cg[group, c.HEAD], 0), max(cg[group, c.TAIL], 0)
+        fetch(ch, head)
+        fetch(ch, tail)
+        fetch(nx, head)
+        fetch(nx, tail)
         group = tb[c.T_ORDER, place + 1]
-        page = ch[max(cg[group, c.HEAD], 0), min(cg[group, c.HEAD_AT], c.CHUNK - 1)]
-        fetch(tables.page_flags(s), page)
+        head = max(cg[group, c.HEAD], 0)
+        page = ch[head, min(cg[group, c.HEAD_AT], c.CHUNK - 1)]
+        fetch(ch, max(nx[head], 0))
+        fetch(fl, page)
+        fetch(fl, page + _LINE)
         fetch(tables.enclaves(s), max(tables.owners(s)[page >> c.BLOCK], 0))
 
 
