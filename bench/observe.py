@@ -31,7 +31,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from _server import EPCGROUP, TENANTS, listening, server, tenant, url
+from _server import EPCGROUP, TENANTS, listening, server, tenant, url, whole_cpu_s
 
 LEAST = 0.95
 ALONE_S = 15.0  # of watching without a pause
@@ -274,12 +274,6 @@ def looks() -> float:
             print(f"a {what}: {costs[what] * 1e3:.2f} ms of the server's processor")
         source.close()
     return 3 * costs["look by its socket"] + costs["scrape of its metrics"]
-
-
-def whole_cpu_s(pid: int) -> float:
-    """Processor time of a process so far, of threads that ended too; in ticks."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> int:

@@ -85,7 +85,7 @@ class Course:
         last, hits = self.last, self.since("events")
         if last.limit is None:
             return Advice(UNLIMITED, f"it used at most {format_size(last.peak)}")
-        waited = f", and waited {self.waiting:.0%} of the time" if self.waiting >= _SLOW else ""
+        waited = f", and it waited {self.waiting:.0%} of the time" if self.waiting >= _SLOW else ""
         if hits and (self.waiting >= _SLOW or not self.seconds):
             return Advice(MORE, f"its limit of {format_size(last.limit)} was hit {hits:,} times{waited}")
         if last.peak * _LOOSE < last.limit:
