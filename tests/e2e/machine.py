@@ -112,9 +112,8 @@ ENCLU = ("fast", "trap")
 #: A program with all its cases, pages of EPC, what wraps it, the way into enclaves.
 Run = tuple[str, int, tuple[str, ...], str]
 
-_runs = ThreadPoolExecutor(
-    2
-)  # a program and its supervisor take turns: a second pair has the other processor
+# A program and its supervisor take turns: a second pair has the other processor.
+_runs = ThreadPoolExecutor(2)
 
 
 @functools.cache

@@ -95,6 +95,7 @@ STATIC = (
 
 
 BLOCKED = ("env", "--block-signal")
+STATE = "t3_state"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -103,12 +104,7 @@ def _two_at_a_time(request: pytest.FixtureRequest) -> Iterator[None]:
         "test_case": lambda program, enclu, case: (program, EPC, (), enclu),  # noqa: ARG005
         "test_a_static_binary_is_served_alike": lambda program, enclu: (program, EPC, (), enclu),
         "test_signals_blocked_in_the_inherited_mask": lambda program, enclu: (program, EPC, BLOCKED, enclu),
-        "test_register_state_on_small_and_large_machines": lambda pages, enclu: (
-            "t3_state",
-            pages,
-            (),
-            enclu,
-        ),
+        "test_register_state_on_small_and_large_machines": lambda pages, enclu: (STATE, pages, (), enclu),
     }
     with ahead(request, runs):
         yield
@@ -151,8 +147,8 @@ def test_signals_blocked_in_the_inherited_mask(program: str, enclu: str) -> None
 @pytest.mark.parametrize("enclu", ENCLU)
 @pytest.mark.parametrize("pages", [24, 4096])
 def test_register_state_on_small_and_large_machines(pages: int, enclu: str) -> None:
-    ended = all_cases("t3_state", pages, enclu=enclu)
-    assert ended.cases == passed("t3_state"), ended.errors[-3000:]
+    ended = all_cases(STATE, pages, enclu=enclu)
+    assert ended.cases == passed(STATE), ended.errors[-3000:]
 
 
 def test_a_processor_with_more_than_xfrm_is_told_of_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:

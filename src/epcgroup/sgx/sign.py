@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from epcgroup.errors import BadInput
@@ -48,6 +47,8 @@ class SigningKey:
 
         Raises BadInput for any other key.
         """
+        from cryptography.hazmat.primitives import serialization  # 20 ms, which every start would pay
+
         key = serialization.load_pem_private_key(pem, password=None)
         if not isinstance(key, rsa.RSAPrivateKey) or key.key_size != KEY_BYTES * 8:
             raise BadInput("not an RSA-3072 private key")
