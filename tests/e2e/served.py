@@ -57,6 +57,11 @@ class Served:
         options = {"capture_output": True, "timeout": 90, "stdin": subprocess.DEVNULL, **how}
         return subprocess.run(self.argv(group, *command), text=True, check=False, **options)
 
+    def saved(self, word: str) -> bool:
+        """Whether the tree that a restart would find has this in it."""
+        state = self.directory / "state"
+        return state.exists() and word in state.read_text()
+
     def stop(self, number: int = signal.SIGTERM) -> tuple[int, str]:
         """End the server; its status and what it said."""
         self.process.send_signal(number)

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from tests.e2e.machine import NEEDS, command, run, started
 from tests.e2e.processes import state_of, tree, wait_until_gone
+from tests.e2e.served import eventually
 
 pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(180)]
 both_ways = pytest.mark.usefixtures("enclu")
@@ -215,7 +216,7 @@ def test_control_z_stops_the_job_and_fg_continues_it() -> None:
     terminal.type(b"\x1a")
     terminal.wait_for("Stopped")
     terminal.type(b"fg\n")
-    time.sleep(0.5)
+    eventually(lambda: foreground(terminal.pid) != terminal.pid)
     terminal.type(b"\x03")
     terminal.type(b"echo it ended with $?\n")
     terminal.wait_for("it ended with 130\r\n")
@@ -241,10 +242,14 @@ def test_a_stopped_command_goes_on_where_it_was() -> None:
             time.sleep(0.2)
             assert state_of(target) in ("R", "S", "D", "t")
         ticks = cpu_ticks(target)
-        time.sleep(0.7)
-        assert cpu_ticks(target) > ticks, "it does not run after SIGCONT"
+        eventually(lambda: cpu_ticks(target) > ticks)  # it runs after SIGCONT
         os.kill(target, signal.SIGTERM)
         assert process.wait(60) == -signal.SIGTERM
+
+
+def foreground(pid: int) -> int:
+    """The process group that its terminal belongs to."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[5])
 
 
 def cpu_ticks(pid: int) -> int:

@@ -8,7 +8,6 @@ import os
 import select
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -158,7 +157,7 @@ def test_a_restart_after_kill_9_finds_the_tree_and_its_end_removes_it(cgroup2: P
         first.path("a/b").mkdir()
         first.write("a/misc.max", "sgx_epc 8192")
         (real / "theirs").mkdir()
-        time.sleep(0.5)
+        eventually(lambda: first.saved("8192"))
         first.stop(signal.SIGKILL)
     assert (real / "a/b").is_dir()
     with served(tmp_path, "--mirror", str(real)) as second:

@@ -297,7 +297,7 @@ def test_after_kill_9_programs_are_dead_and_a_restart_puts_all_right(tmp_path: P
         with subprocess.Popen(first.argv("pods", "sleep", "60"), stderr=subprocess.DEVNULL) as client:
             eventually(lambda: first.read("pods/cgroup.procs"))
             pid = int(first.read("pods/cgroup.procs"))
-            time.sleep(0.5)  # the tree is saved within 0.2 s
+            eventually(lambda: first.saved("pods"))
             first.stop(signal.SIGKILL)
             eventually(lambda: not Path(f"/proc/{pid}").exists())
             assert client.wait(60) == 1

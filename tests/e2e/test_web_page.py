@@ -151,7 +151,7 @@ def test_the_page_survives_a_restart_of_the_server(tmp_path: Path, browser: webd
         machine.path("before").mkdir()
         visit(browser, port)
         eventually(lambda: {row[0] for row in rows(browser)} == {"/", "before"})
-        time.sleep(0.5)  # the tree is saved five times a second
+        eventually(lambda: machine.saved("before"))
         machine.stop()
         eventually(lambda: "does not answer" in text(browser, "link"))
     with served(tmp_path, "--web", str(port)) as machine:
