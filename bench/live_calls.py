@@ -5,6 +5,8 @@ entry   EENTER and EEXIT of an enclave that does nothing else, through the vDSO 
         switches), and a call of an empty function in the same run.
 leaf    EACCEPT of pages that do not exist yet (so each includes its EAUG), and EMODPE of the same
         pages: the mean over a long run, timed by the enclave. Peer: --enclu trap.
+handler what only traps do: ERESUME to an instruction that raises an exception, out again by it; and
+        EENTER with EEXIT at CSSA 1, as the exception's handler. No limit; peer: an entry by traps.
 
 Pinned to one processor, as in live_faults.py: waking up the other, halted one costs more than the
 leaf. Best of three runs each.
@@ -79,6 +81,13 @@ def main() -> int:
         kept &= us <= LEAF_LIMIT
         print(
             f"{title}: {us:.1f} µs, by traps {peer:.0f} µs: 1/{peer / us:.1f} (limit {LEAF_LIMIT:g} µs), "
+            f"pinned to CPU {processor}"
+        )
+    handling = measure(pin, "fast", program, "exceptions", 1280)
+    for name, title in (("eresume", "ERESUME and AEX"), ("handler", "EENTER and EEXIT at CSSA 1")):
+        us, peer = handling[name], trapped["vdso"]
+        print(
+            f"{title}: {us:.0f} µs, an entry and exit by traps {peer:.0f} µs: {us / peer:.2f}×, "
             f"pinned to CPU {processor}"
         )
     return 0 if kept else 1

@@ -2,6 +2,7 @@
  *
  *     calls entries N     N entries by the vDSO, N by bare ENCLU, N plain calls: "vdso T", "bare T", "plain T"
  *     calls leaves N      N times EACCEPT of a page that is not there yet, then N times EMODPE
+ *     calls exceptions N  N times ERESUME to an instruction that raises #UD at once, and N entries as its handler
  *     calls switches N    how often the thread has let go of its processor in N entries: "vdso S", "bare S"
  *     calls code 100      the first page of the enclave, as the host sees it, in hexadecimal digits
  *
@@ -93,6 +94,25 @@ static void leaves(struct enclave *e, struct call *c, const char *name, u64 leaf
 	printf("%s %lu.%03lu\n", name, ticks / n, ticks % n * 1000 / n);
 }
 
+/* Ways of an exception handler, which no short way leads: ERESUME (and out again by the AEX), CSSA 1. */
+static void exceptions(struct enclave *e, u64 n)
+{
+	struct call *c = call_new(e->tcs[0], vdso_by_dynamic()), *handler = call_new(e->tcs[0], vdso_by_dynamic());
+	u64 start;
+
+	if (ask(c, NULL, OP_RAISE, RAISE_UD2, 0, 0, 0) != EXCEPTION)
+		exit(3);
+	start = now();
+	for (u64 i = 0; i < n; i++)
+		if (call_enter(c, ERESUME) != EXCEPTION || c->result.vector != 6)
+			exit(3);
+	printf("eresume %lu.000\n", (now() - start) / n);
+	start = now();
+	for (u64 i = 0; i < n; i++)
+		must(handler, OP_NOP, 0, 0, 0, 0);
+	printf("handler %lu.000\n", (now() - start) / n);
+}
+
 int main(int argc, char **argv)
 {
 	u64 n = argc == 3 ? strtoul(argv[2], NULL, 0) : 0;
@@ -100,8 +120,9 @@ int main(int argc, char **argv)
 	int walk = !strcmp(mode, "leaves");
 	struct enclave e;
 
-	if (n < ROUNDS || (!walk && strcmp(mode, "entries") && strcmp(mode, "switches") && strcmp(mode, "code"))) {
-		fprintf(stderr, "calls entries|leaves|switches|code N: see the source\n");
+	if (n < ROUNDS || (!walk && strcmp(mode, "entries") && strcmp(mode, "exceptions") && strcmp(mode, "switches") &&
+			   strcmp(mode, "code"))) {
+		fprintf(stderr, "calls entries|leaves|exceptions|switches|code N: see the source\n");
 		return 2;
 	}
 	if (enclave_load(&e, (struct spec){ .hole = walk ? n : 0 })) {
@@ -124,6 +145,8 @@ int main(int argc, char **argv)
 
 		leaves(&e, c, "eaccept", 5, SECINFO_PENDING | TYPE_REG << 8 | R | W, n);
 		leaves(&e, c, "emodpe", 6, R | W | X | TYPE_REG << 8, n);
+	} else if (!strcmp(mode, "exceptions")) {
+		exceptions(&e, n);
 	} else {
 		struct call *c = call_new(e.tcs[0], vdso_by_dynamic());
 
