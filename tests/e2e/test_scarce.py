@@ -106,7 +106,7 @@ def test_no_room_for_a_page_that_is_loaded_is_a_sigbus(monkeypatch: pytest.Monke
         monkeypatch.setattr(uffd, "copy", failing)
         victim = machine.spawn(load, "/small")
         assert machine.run()[victim] != 0
-        assert "page poisoned" in log.getvalue()
+        assert "its frame cannot be filled" in log.getvalue()
         assert "Cannot allocate memory" in log.getvalue()
         neighbour = machine.spawn(load, "/small")
         assert machine.run()[neighbour] == 0, log.getvalue()
