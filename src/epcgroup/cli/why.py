@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from epcgroup.observe.why import PointsOf
 
 _MOST_EVENTS = 100_000
+_BEHIND_S = 60.0  # the clock may be ahead of the newest sample: this minute is not yesterday's
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         events, points_of, now = _from_simulation(args.sim)
     else:
         events, points_of, now = _from_store(places_of(args).history)
-    at = None if args.at is None else why.moment(args.at, now)
+    at = None if args.at is None else why.moment(args.at, now + _BEHIND_S)
     question = why.ask(args.target, events, at, args.span, now)
     if question.enclave is None and not (
         any(question.group in why.ancestors(event.group) for event in events if event.group)
