@@ -254,6 +254,10 @@ class Supervisor:
         """End what still runs, release everything, undo what was set in this process."""
         self._tracer.kill_all()
         self.world.devices.close()
+        # A thread that is still being told its end would trip a signal that nobody handles any more.
+        for thread in threading.enumerate():
+            if getattr(thread, "_world", None) is self.world:
+                thread.join(5)
         signal.signal(END_SIGNAL, self._end_handler)
         # A wake-up that came when nobody waited any more would end this process once unblocked.
         while signal.sigtimedwait({WAKE_SIGNAL}, 0) is not None:
