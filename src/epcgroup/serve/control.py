@@ -47,6 +47,7 @@ class Job:
     sock: socket.socket
     pid: int = 0
     pidfd: int = -1
+    early: list[int] = field(default_factory=list)  # signals from before it ran
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def started(self, pid: int) -> None:
@@ -54,6 +55,8 @@ class Job:
         with self.lock:
             self.pid, self.pidfd = pid, os.pidfd_open(pid)
         self.say(pid=pid)
+        for number in self.early:  # no more come: it runs
+            self.signal(number)
 
     def ended(self, status: int) -> None:
         """The command is gone; so is its client's business."""
@@ -91,6 +94,8 @@ class Job:
         """Pass a signal on, to the whole process group where a terminal would."""
         with self.lock, contextlib.suppress(ProcessLookupError, PermissionError):
             if self.pidfd < 0:
+                if not self.pid:
+                    self.early.append(number)
                 return
             if number in TO_GROUP:
                 os.killpg(self.pid, number)  # the leader is not reaped yet: the number is still its own

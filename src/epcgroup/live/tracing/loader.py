@@ -61,9 +61,11 @@ def spawn(
     path = find_program(argv[0])
     sys.stdout.flush()
     sys.stderr.flush()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)  # else our handlers take what is for the child
     pid = os.fork()
     if pid == 0:
         _child(path, argv, env, (stdin, stdout, stderr), cwd, session, program, enter)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     os.waitpid(pid, os.WUNTRACED)
     return pid
 
@@ -90,7 +92,7 @@ def _child(
         os.kill(os.getpid(), signal.SIGSTOP)
         libc.prctl(_PR_SET_PDEATHSIG, 0)
         # What the supervisor changed for itself is not the program's business.
-        for sig in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
+        for sig in _HANDLED:
             signal.signal(sig, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, inherited_mask)
         if session:
@@ -113,6 +115,8 @@ def _child(
     os._exit(126)
 
 
+#: What a supervisor may have handlers for.
+_HANDLED = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE)
 #: The signal mask this process had before the supervisor blocked anything.
 inherited_mask: set[int | signal.Signals] = set(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
 
