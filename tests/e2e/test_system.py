@@ -122,6 +122,7 @@ def test_whoever_opens_the_device_has_sgx(directory: Path, wrap: tuple[str, ...]
             "exec_with_an_enclave",
             "close_while_mapped",
             "dup_and_many",
+            "first_thread_ends",
         }
         assert set(output.split()) == {"ok", *cases}
 
