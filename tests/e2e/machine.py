@@ -144,4 +144,5 @@ def ahead(request: pytest.FixtureRequest, runs: Mapping[str, Callable[..., Run]]
 def expect_case(program: str, case: str, epc: int, enclu: str = "fast") -> None:
     """The case ran there and passed."""
     ended = all_cases(program, epc, enclu=enclu)
-    assert ended.cases.get(case, "was not run") == "ok", f"status {ended.status}\n{ended.errors[-3000:]}"
+    said = f"status {ended.status}\n{ended.output[-2000:]}\n{ended.errors[-3000:]}"
+    assert ended.cases.get(case, "was not run") == "ok", said

@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <ucontext.h>
@@ -113,15 +114,16 @@ static void look_where(int signal, siginfo_t *info, void *context)
 		strange = rip;
 }
 
+/* Asks the kernel for the time: its vDSO would be one more place for a signal to come at. */
 static void entries_for(struct call *c, double seconds)
 {
 	struct timespec begin, now;
 
-	clock_gettime(CLOCK_MONOTONIC, &begin);
+	syscall(SYS_clock_gettime, CLOCK_MONOTONIC, &begin);
 	do {
 		for (int i = 0; i < 200; i++)
 			CHECK_EQ(must(c, OP_NOP, 0, 0, 0, 0), 0);
-		clock_gettime(CLOCK_MONOTONIC, &now);
+		syscall(SYS_clock_gettime, CLOCK_MONOTONIC, &now);
 	} while (now.tv_sec - begin.tv_sec + (now.tv_nsec - begin.tv_nsec) * 1e-9 < seconds);
 }
 
