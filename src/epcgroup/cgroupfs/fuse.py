@@ -309,9 +309,7 @@ class CgroupFs(mfusepy.Operations):  # type: ignore[misc]  # mfusepy has no type
 
     def _wake_file(self, file: _File) -> None:
         with self._waiting:
-            if file.handle is not None:
-                _libfuse.fuse_notify_poll(file.handle)
-                self._drop_handle(file)
+            self._notify(file)
 
     def _there(self, file: _File) -> bool:
         """Whether its cgroup was not removed."""
@@ -346,12 +344,17 @@ class CgroupFs(mfusepy.Operations):  # type: ignore[misc]  # mfusepy has no type
                 names = self._changes.setdefault(path, {})
                 names[name] = names.get(name, 0) + 1
             for file in list(self._files.values()):
-                if file.path == path and (not name or file.name == name) and file.handle is not None:
-                    _libfuse.fuse_notify_poll(file.handle)
-                    self._drop_handle(file)
+                if file.path == path and (not name or file.name == name):
+                    self._notify(file)
 
     def _changed(self, file: _File) -> int:
         return self._changes.get(file.path, {}).get(file.name, 0)
+
+    def _notify(self, file: _File) -> None:
+        """Have the kernel ask again, if somebody waits."""
+        if file.handle is not None:
+            _libfuse.fuse_notify_poll(file.handle)
+            self._drop_handle(file)
 
     def _drop_handle(self, file: _File) -> None:
         if file.handle is not None:

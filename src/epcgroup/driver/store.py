@@ -267,10 +267,7 @@ class BackingStore:
     def add(self, enclave: int, index: int, entry: Evicted) -> None:
         """Keep an entry that was made on a reservation."""
         self._promised -= 1
-        pages = self._entries.get(enclave)
-        if pages is None:
-            pages = self.pages(enclave)
-        pages[index] = entry
+        self.pages(enclave)[index] = entry
         self.used += SEALED_SIZE if entry.place >= 0 else MAC_SIZE
 
     def get(self, enclave: int, index: int) -> Evicted | None:
@@ -294,9 +291,9 @@ class BackingStore:
     def forget(self, enclave: int) -> None:
         """Drop everything of an enclave."""
         pages = self._entries.pop(enclave, None)
-        for index in list(pages or ()):
-            assert pages is not None
-            self._drop(pages.take(index)[0])
+        if pages is not None:
+            for index in list(pages):
+                self._drop(pages.take(index)[0])
         self.arena.trim()
 
     def _drop(self, place: int) -> None:

@@ -45,9 +45,7 @@ def free_children(epc: Epc, group: Group, pages: Sequence[EpcPage]) -> None:
 def refund(epc: Epc, group: Group, pages: int) -> None:
     """Take back the charges, and the pins, of so many pages."""
     uncharge(epc.groups, group, epc.resource, pages * PAGE_SIZE)
-    group.pins -= pages
-    if not group.online:
-        epc.groups.settle_group(group)
+    epc.groups.unpin(group, pages)
 
 
 def erase(epc: Epc, page: EpcPage) -> None:

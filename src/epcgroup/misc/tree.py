@@ -208,9 +208,9 @@ class Tree(Generic[G]):
         """Something was charged directly to this group and keeps it alive."""
         group.pins += 1
 
-    def unpin(self, group: G) -> None:
-        """Undo one pin; the last one of a removed group lets it be released."""
-        group.pins -= 1
+    def unpin(self, group: G, pins: int = 1) -> None:
+        """Undo pins; the last one of a removed group lets it be released."""
+        group.pins -= pins
         if not group.online:
             self.settle_group(group)
 

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from epcgroup.live.tracing.tracer import Tracer
     from epcgroup.live.world import World
 
-AT_HWCAP2 = 26
 _FSGSBASE = 1 << 1
 _SYS_MMAP, _SYS_MPROTECT, _SYS_CLOSE, _SYS_MEMFD_CREATE = 9, 10, 3, 319
 _READ, _WRITE, _EXEC = 1, 2, 4
@@ -45,7 +44,7 @@ _EENTER = 2
 
 def supported() -> bool:
     """Whether programs may change FS and GS base themselves here."""
-    return bool(procfs.auxv(os.getpid()).get(AT_HWCAP2, 0) & _FSGSBASE)
+    return bool(procfs.auxv(os.getpid()).get(procfs.AT_HWCAP2, 0) & _FSGSBASE)
 
 
 def _wanted(world: World, pid: int) -> bool:

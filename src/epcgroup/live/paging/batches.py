@@ -180,22 +180,13 @@ class LaneAge(PlainAge):
         found = list(map(bool, job[first + 1 : last : 2]))
         filled.difference_update(indices)
         if told < 0:
-            self._cannot_drop(-told)
+            pagemap.cannot_drop(-told)
         if told == code.KEPT or told == -errno.EPERM:
             self.set_aside(device, [index for index, young in zip(indices, found, strict=True) if young])
         touched = self._touched(device, indices)
         if touched:
             return [young or index in touched for index, young in zip(indices, found, strict=True)]
         return found
-
-    @staticmethod
-    def _cannot_drop(error: int) -> None:
-        """What the kernel said instead of dropping: as `pagemap.drop`."""
-        if error == errno.EPERM:
-            pagemap.may_not_drop()
-        # A process that is gone, or a range that is: the caller finds out by looking.
-        elif error not in (errno.ESRCH, errno.ENOMEM):
-            raise OSError(error, f"process_madvise(MADV_PAGEOUT): {os.strerror(error)}")
 
 
 __all__ = ["LaneAge", "LaneMover"]

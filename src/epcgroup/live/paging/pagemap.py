@@ -143,14 +143,12 @@ def drop(pidfd: int, ranges: Sequence[tuple[int, int]]) -> bool:
     page cache a moment ago and has not yet added to the kernel's lists (up to 31
     per processor).
     """
-    global _may_drop
     if not _may_drop or swap_in_use():
         return False
-    try:
-        for at in range(0, len(ranges), _IOV_MAX):
-            _pageout(pidfd, ranges[at : at + _IOV_MAX])
-    except PermissionError:
-        _may_drop = False
+    for at in range(0, len(ranges), _IOV_MAX):
+        if not _may_drop:
+            break
+        _pageout(pidfd, ranges[at : at + _IOV_MAX])
     return _may_drop
 
 
@@ -159,10 +157,7 @@ def _pageout(pidfd: int, ranges: Sequence[tuple[int, int]]) -> None:
     for n, (start, end) in enumerate(ranges):
         iov[2 * n], iov[2 * n + 1] = start, end - start
     if _libc.syscall(_SYS_PROCESS_MADVISE, pidfd, iov, len(ranges), _MADV_PAGEOUT, 0) < 0:
-        number = ctypes.get_errno()
-        # A process that is gone, or a range that is: the caller finds out by looking.
-        if number not in (errno.ESRCH, errno.ENOMEM):
-            raise OSError(number, f"process_madvise(MADV_PAGEOUT): {os.strerror(number)}")
+        cannot_drop(ctypes.get_errno())
 
 
 def may_drop() -> bool:
@@ -170,10 +165,14 @@ def may_drop() -> bool:
     return _may_drop
 
 
-def may_not_drop() -> None:
-    """The kernel does not let us."""
+def cannot_drop(error: int) -> None:
+    """The kernel said this errno instead of dropping. Raises OSError when that is not to be expected."""
     global _may_drop
-    _may_drop = False
+    if error == errno.EPERM:
+        _may_drop = False
+    # A process that is gone, or a range that is: the caller finds out by looking.
+    elif error not in (errno.ESRCH, errno.ENOMEM):
+        raise OSError(error, f"process_madvise(MADV_PAGEOUT): {os.strerror(error)}")
 
 
 def swap_in_use() -> bool:
