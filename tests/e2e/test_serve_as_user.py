@@ -15,11 +15,14 @@ pytestmark = pytest.mark.needs("x86-64", "ptrace", "fuse", "root", "inotifywait"
 
 #: Started as root because a checkout may lie where only root can read; from `drop` on it is the user.
 SCRIPT = """
-import contextlib, ctypes, io, json, os, signal, subprocess, sys, time
+import contextlib, ctypes, importlib, io, json, os, pkgutil, signal, subprocess, sys, time
 import mfusepy
-import epcgroup.cgroupfs.fuse, epcgroup.serve.server
+import epcgroup.cgroupfs.fuse, epcgroup.observe, epcgroup.serve.server
 from epcgroup.cli.main import main
 
+for package in (epcgroup.observe, epcgroup.serve):  # and what they load when it is needed
+    for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+        importlib.import_module(module.name)
 with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
     main(["serve", "--help"])  # every command is loaded
 directory = sys.argv[1]
