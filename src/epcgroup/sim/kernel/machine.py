@@ -18,7 +18,7 @@ from epcgroup.epc.policy import OnMaxWritten, Target
 from epcgroup.errors import EnclaveDisabled, InternalError, NoEpc, OutOfRange, Refused
 from epcgroup.sim.kernel import columns as c
 from epcgroup.sim.kernel import entry as kernel
-from epcgroup.sim.kernel.store import NO_LIMIT, Ints, Store
+from epcgroup.sim.kernel.store import NO_LIMIT, Ints, Store, own_lines
 from epcgroup.units import PAGE_SHIFT
 
 _EMPTY = np.zeros(0, np.int8)
@@ -26,7 +26,7 @@ _EMPTY = np.zeros(0, np.int8)
 
 def untimed() -> npt.NDArray[np.float64]:
     """No clock: a replay without a deadline and without costs."""
-    times = np.zeros(c.TIMES)
+    times = own_lines((c.TIMES,), np.float64)
     times[c.DEADLINE] = np.inf
     return times
 

@@ -40,16 +40,25 @@ _KNOBS = frozenset({
 })  # fmt: skip
 _MISC_KNOBS = frozenset({"name", "resources", "root_files", "group_files", "event_rule", "counts_subsystems"})
 
-Item = TypeVar("Item", np.int64, np.int32, np.uint8)
+Item = TypeVar("Item", np.int64, np.int32, np.uint64, np.uint8, np.float64)
+
+
+def own_lines(shape: tuple[int, ...], kind: type[Item]) -> npt.NDArray[Item]:
+    """Zeros in cache lines of their own.
+
+    A chunk is one line then, not two halves, and no line is shared with another machine's
+    tables, which a second processor may be writing.
+    """
+    size = int(np.prod(shape)) * np.dtype(kind).itemsize
+    room = np.zeros(size + 2 * _LINE, np.uint8)
+    start = -room.ctypes.data % _LINE
+    made: npt.NDArray[Item] = room[start : start + size].view(kind).reshape(shape)
+    return made
 
 
 def _longer(table: npt.NDArray[Item], rows: int) -> npt.NDArray[Item]:
-    """A copy with more rows of zeros, beginning at a cache line: a chunk is one line, not two halves."""
-    shape = (len(table) + rows, *table.shape[1:])
-    size = int(np.prod(shape)) * table.itemsize
-    room = np.zeros(size + _LINE, np.uint8)
-    start = -room.ctypes.data % _LINE
-    made: npt.NDArray[Item] = room[start : start + size].view(table.dtype).reshape(shape)
+    """A copy with more rows of zeros."""
+    made = own_lines((len(table) + rows, *table.shape[1:]), table.dtype.type)
     made[: len(table)] = table
     return made
 
@@ -79,19 +88,20 @@ class Store:
         _refuse_unknown(policy)
         self.policy = policy
         self.epc_pages = epc_pages
-        self.cg: Ints = np.zeros((0, c.GROUP_COLUMNS), np.int64)
-        self.en: Ints = np.zeros((16, c.ENCLAVE_COLUMNS), np.int64)
-        self.fl = np.zeros(1024, np.uint8)
-        self.ow = np.full(1024 >> c.BLOCK, -1, np.int64)
-        self.nd = np.zeros((64, c.NODE_COLUMNS), np.int64)
-        self.g = _longer(np.zeros(0, np.int64), c.STATE)  # no line is shared with another machine's
+        self.cg = own_lines((0, c.GROUP_COLUMNS), np.int64)
+        self.en = own_lines((16, c.ENCLAVE_COLUMNS), np.int64)
+        self.fl = own_lines((1024,), np.uint8)
+        self.ow = own_lines((1024 >> c.BLOCK,), np.int64)
+        self.ow[:] = -1
+        self.nd = own_lines((64, c.NODE_COLUMNS), np.int64)
+        self.g = own_lines((c.STATE,), np.int64)
         self._at = self.g.ctypes.data
-        self.lg = np.zeros((log_room, 2), np.int64)
-        self.scratch = _longer(np.zeros((0, c.BATCH), np.int64), 5)
+        self.lg = own_lines((log_room, 2), np.int64)
+        self.scratch = own_lines((5, c.BATCH), np.int64)
         self._stale_room = max(epc_pages // 4, 4096)
-        self.ch = np.zeros((0, 16), np.int32)
-        self.nx = np.zeros(0, np.int32)
-        self.tb: Ints = np.zeros((3, 1), np.int64)
+        self.ch = own_lines((0, 16), np.int32)
+        self.nx = own_lines((0,), np.int32)
+        self.tb = own_lines((3, 1), np.int64)
         self._complete = False
         self.enclaves = 0
         self.paths: list[str] = []
@@ -137,23 +147,23 @@ class Store:
         # Rings are unrolled to the front, because their length changes.
         old = len(self.cg)
         self.cg = _longer(self.cg, count - old)
-        table = np.zeros((3, count + 1), np.int64)
+        rings = own_lines((3, count + 1), np.int64)
         if old:
             for ring, at, used in ((c.T_WORKS, c.WORKS_AT, c.WORKS), (c.T_DYING, c.DYING_AT, c.DYING)):
                 order = (self.g[at] + np.arange(self.g[used])) % self.g[c.RINGS]
-                table[ring, : self.g[used]] = self.tb[ring, order]
+                rings[ring, : self.g[used]] = self.tb[ring, order]
                 self.g[at] = 0
-            table[c.T_ORDER, :old] = self.tb[c.T_ORDER, :old]
-        self.tb = table
+            rings[c.T_ORDER, :old] = self.tb[c.T_ORDER, :old]
+        self.tb = rings
         self.g[c.RINGS] = count + 1
         words = (count >> 6) + 1
-        self.bm = np.zeros((2, words), np.uint64)
+        self.bm = own_lines((2, words), np.uint64)
         self.g[c.DIRTY] = 1
         chunks = (self.epc_pages + self._stale_room) // 16 + 3 * count + 64
         more = chunks - len(self.ch)
         self.ch = _longer(self.ch, more)
         self.nx = _longer(self.nx, more)
-        self.order_scratch = np.zeros(count, np.int64)
+        self.order_scratch = own_lines((count,), np.int64)
         self._complete = True
         self._gather()
 
@@ -197,8 +207,10 @@ class Store:
             raise BadInput(f"{self._top} pages of enclaves at once; there is room for 2^31")
         if self._top > len(self.fl):
             size = max(self._top, len(self.fl) * 3 // 2 >> c.BLOCK << c.BLOCK)
-            self.fl = np.concatenate([self.fl, np.zeros(size - len(self.fl), np.uint8)])
-            self.ow = np.concatenate([self.ow, np.full((size >> c.BLOCK) - len(self.ow), -1, np.int64)])
+            owners = len(self.ow)
+            self.fl = _longer(self.fl, size - len(self.fl))
+            self.ow = _longer(self.ow, (size >> c.BLOCK) - owners)
+            self.ow[owners:] = -1
             self._gather()
         return base
 
