@@ -57,11 +57,14 @@ def script(
             yield f"encl {names} {process} {enclaves[names]}"
             added[names] = chance.randint(0, enclaves[names])
             yield f"{chance.choice(('add', 'addb'))} {names} 0 {added[names]}"
+            if chance.random() < 0.2:  # some of these exist, some are outside
+                first = chance.randrange(enclaves[names])
+                yield f"{chance.choice(('add', 'addb'))} {names} {first} {chance.randint(1, size)}"
             if chance.random() < 0.8:
                 yield f"init {names}"
         elif kind == "max":
             limit = chance.choice((0, 3, 8, 20, 33, 34, 60, 128, 129, 200, None))
-            yield f"max {chance.choice(paths)} {'max' if limit is None else limit * 4096}"
+            yield f"max {chance.choice(['/', *paths])} {'max' if limit is None else limit * 4096}"
         elif kind == "move":
             yield f"move {chance.choice(list(processes))} {chance.choice(['/', *paths])}"
         elif kind == "remove" and enclaves:

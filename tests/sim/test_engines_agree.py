@@ -103,6 +103,37 @@ def test_a_million_accesses_in_a_hundred_groups_leave_equal_states(policy: Polic
 
 
 @every_policy
+def test_refusals_agree(policy: Policy) -> None:
+    """What is refused, with which number, and what had gone before it was."""
+    reference, compiled = both(policy, 100)
+    expected = {
+        "mkcg /a": 0, "max / 4096": -2, f"max /a {2**64 - 1}": 0, f"max /a {2**64}": -34, "max /a 4k": -22,
+        "proc 1 /a": 0, "proc 1 /": -17, "encl 1 1 600": 0, "encl 1 1 8": -17,
+        "addb 1 0 20": 0, "add 1 30 1": 0, "add 1 10 21": -16, "add 1 25 10": -16,
+        "addb 1 595 6": -22, "add 1 595 6": -22, "add 1 600 1": -22, "max /a 45056": 0, "add 1 0 1": -16,
+        "init 1": 0, "add 1 40 1": -22, "vepc 1 1 4": 0, "vepc 1 1 5": -17,
+    }  # fmt: skip
+    for operation, result in expected.items():
+        seen = reference.run(operation)
+        assert compiled.run(operation) == seen, operation
+        assert compiled.check() == reference.check(), operation
+        assert seen["r"] == result, operation
+
+
+@every_policy
+def test_a_page_that_exists_costs_the_version_array_page_that_was_due(policy: Policy) -> None:
+    """Both are given back, and who lost pages for them has lost them (spec 6.5: the map is asked last)."""
+    reference, compiled = both(policy, 700)
+    for operation in ("mkcg /a", f"max /a {513 * PAGE_SIZE}", "proc 1 /a", "encl 1 1 1024", "addb 1 0 511"):
+        assert compiled.run(operation) == reference.run(operation)
+    seen = reference.run("add 1 7 1")
+    assert compiled.run("add 1 7 1") == seen
+    assert (seen["r"], seen["n"]) == (-16, 0)
+    assert seen["log"].startswith("-1:0")
+    assert compiled.check() == reference.check()
+
+
+@every_policy
 def test_operation_counts_agree(policy: Policy) -> None:
     """What a cost profile prices: faults, retries, loads, evictions, scans, per group and enclave."""
     chance = random.Random(11)

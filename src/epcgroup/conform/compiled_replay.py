@@ -7,18 +7,18 @@ state are what the reference engine's replay shows, so either judges the other.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 import numpy as np
 
 from epcgroup.conform.ranges import parse_pages, ranges, run_lengths, tagged_ranges
 from epcgroup.epc import Policy
-from epcgroup.errors import BadInput, Refused
-from epcgroup.misc import EventRule
+from epcgroup.errors import BadInput, OutOfRange, Refused
+from epcgroup.misc import EventRule, files
 from epcgroup.sim.kernel import columns as c
 from epcgroup.sim.kernel.machine import CompiledMachine
-from epcgroup.units import PAGE_SIZE
+from epcgroup.units import PAGE_SIZE, U64_MAX
 
 _LOG_ROOM = 1 << 20
 _CALLS = 8
@@ -79,9 +79,14 @@ class CompiledReplay:
         self.machine.rmdir(path)
 
     def _op_max(self, _seen: dict[str, Any], path: str, limit: str) -> None:
-        self.machine.set_max(self.machine.group(path), None if limit == "max" else int(limit))
+        group = self.machine.group(path)
+        if not group:
+            raise OutOfRange(f"no file misc.max in {path}", errno.ENOENT)
+        amount = U64_MAX if limit == "max" else files.parse_u64(limit.encode())
+        self.machine.set_max(group, None if amount == U64_MAX else amount)
 
     def _op_proc(self, _seen: dict[str, Any], name: str, path: str) -> None:
+        _new(int(name), self._process)
         group = self.machine.group(path)
         self._process[int(name)] = group
         self.machine.attach(group)
@@ -95,7 +100,9 @@ class CompiledReplay:
         self.machine.move([row for e, row in self._enclave.items() if self._owner[e] == process], group)
 
     def _op_encl(self, _seen: dict[str, Any], name: str, process: str, size: str) -> None:
-        row = self.machine.create_enclave(self._group_of(process), int(size))
+        group = self._group_of(process)
+        _new(int(name), self._enclave)
+        row = self.machine.create_enclave(group, int(size))
         self._enclave[int(name)] = row
         self._name[row] = int(name)
         self._owner[int(name)] = int(process)
@@ -162,6 +169,7 @@ class CompiledReplay:
 
     def _op_vepc(self, _seen: dict[str, Any], name: str, process: str, pages: str) -> None:
         self._group_of(process)
+        _new(int(name), self._guest)
         self._guest[int(name)] = int(process), int(pages), {}
 
     def _op_vtouch(self, seen: dict[str, Any], name: str, *pages: str) -> None:
@@ -264,3 +272,8 @@ class CompiledReplay:
         if self.policy.track_unreclaimable:
             state["oom"] = bool(row[c.FLAGS] & c.DISABLED)
         return state
+
+
+def _new(name: int, known: Container[int]) -> None:
+    if name in known:
+        raise Refused(f"{name} exists", errno.EEXIST)

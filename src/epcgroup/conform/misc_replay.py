@@ -34,8 +34,11 @@ class MiscReplay:
             pass
         return [result, "WARN"] if self.tree.underflows != underflows else result
 
-    def _op_cap(self, resource: str, amount: int) -> int:
-        self.tree.set_capacity(resource, amount)
+    def _op_cap(self, resource: str | int, amount: int) -> int:
+        number = self._resource(resource)
+        if not 0 <= number < len(self.tree.capacity):
+            return -errno.EINVAL
+        self.tree.capacity[number] = amount
         return 0
 
     def _op_mkdir(self, path: str) -> int:

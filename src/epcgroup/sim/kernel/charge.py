@@ -19,6 +19,7 @@ from epcgroup.sim.kernel.tables import State
 OK = 0
 BUSY = -16
 NO_EPC = -12
+PAGE_EXISTS = -16  # the kernel's number for it is that of BUSY, which nobody who may reclaim is told
 
 
 @part

@@ -6,7 +6,7 @@ from epcgroup.sim.compiler.jit import part
 from epcgroup.sim.kernel import columns as c
 from epcgroup.sim.kernel import tables
 from epcgroup.sim.kernel.background import settle
-from epcgroup.sim.kernel.charge import OK, allocate
+from epcgroup.sim.kernel.charge import OK, PAGE_EXISTS, allocate
 from epcgroup.sim.kernel.lists import append, uncharge
 from epcgroup.sim.kernel.reclaim import free_node, log
 from epcgroup.sim.kernel.tables import State
@@ -103,8 +103,9 @@ def insert(s: State, enclave: int, group: int, page: int, flags: int) -> None:
 
 @part
 def new_page(s: State, enclave: int, page: int, may_reclaim: bool, flags: int) -> int:
-    """A page that did not exist, and the VA page when one is due."""
+    """A page that did not exist, and the VA page when one is due; of one that exists, neither."""
     en = tables.enclaves(s)
+    fl = tables.page_flags(s)
     row = en[enclave]
     group = row[c.GROUP]
     due = row[c.PAGE_CNT] % 512 == 0
@@ -116,6 +117,9 @@ def new_page(s: State, enclave: int, page: int, may_reclaim: bool, flags: int) -
         if result:
             uncharge(s, group, 1, 0)
             return result
+    if fl[page] & c.EXISTS:  # the map is asked last, so others may have lost pages for nothing
+        uncharge(s, group, 1 + due, 0)
+        return PAGE_EXISTS
     if due:
         grow(s, enclave, group)
     row[c.PAGE_CNT] += 1
@@ -125,7 +129,7 @@ def new_page(s: State, enclave: int, page: int, may_reclaim: bool, flags: int) -
 
 @part
 def add_page(s: State, enclave: int, index: int) -> int:
-    """EADD. The caller has checked the enclave's state and that the page does not exist."""
+    """EADD. The caller has checked the enclave's state and the range."""
     cg = tables.groups(s)
     en = tables.enclaves(s)
     row = en[enclave]

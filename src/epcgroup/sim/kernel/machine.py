@@ -106,7 +106,7 @@ class CompiledMachine(Store):
         return number
 
     def add_pages(self, enclave: int, first: int, pages: int, *, settle_each: bool = True) -> tuple[int, int]:
-        """EADD; (pages added, 0 or the -errno that stopped it)."""
+        """EADD, of a page a call or (not ``settle_each``) of all in one; (pages added, 0 or the -errno)."""
         if not pages:
             return 0, 0
         flags = self.en[enclave, c.FLAGS]
@@ -114,11 +114,14 @@ class CompiledMachine(Store):
             raise OutOfRange("pages are added after CREATE and before INIT")
         if flags & c.DISABLED:
             raise EnclaveDisabled
-        if first < 0 or pages < 0 or first + pages > self.en[enclave, c.SIZE]:
-            raise OutOfRange(f"pages {first} to {first + pages} of {self.en[enclave, c.SIZE]}")
-        self._reserve_nodes(pages // 512 + 2)
-        done = self._ask(c.ADD_PAGES, enclave, first, pages | settle_each << 32)
-        return done, int(self.g[c.RESULT])
+        size = int(self.en[enclave, c.SIZE])
+        inside = min(pages, size - first)
+        if first < 0 or pages < 0 or inside < (1 if settle_each else pages):
+            raise OutOfRange(f"pages {first} to {first + pages} of {size}")
+        self._reserve_nodes(inside // 512 + 2)
+        done = self._ask(c.ADD_PAGES, enclave, first, inside | settle_each << 32)
+        result = int(self.g[c.RESULT])
+        return done, -errno.EINVAL if done == inside < pages else result
 
     def initialise(self, enclave: int) -> None:
         """EINIT. Raises OutOfRange (twice), EnclaveDisabled."""
