@@ -14,8 +14,8 @@ from tests.e2e.test_residency import expect_all_given_back
 pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(120)]
 
 CASES = [
-    "device", "private_is_refused", "pages_come", "any_offset", "two_instances", "remove_all",
-    "not_inherited", "touched_by_a_system_call", "protections",
+    "device", "private_is_refused", "pages_come", "nothing_comes_before", "any_offset", "two_instances",
+    "remove_all", "not_inherited", "touched_by_a_system_call", "protections",
 ]  # fmt: skip
 POLICIES = pytest.mark.parametrize("policy", ["standard", "v5", "v17"])
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from epcgroup.driver import Fault
-from epcgroup.live.paging import uffd
+from epcgroup.live.paging import locked, uffd
 from epcgroup.live.paging.mm import EnclaveVma
 from epcgroup.live.tracing import answers, filters
 from epcgroup.units import PAGE_SHIFT, PAGE_SIZE
@@ -84,12 +84,14 @@ def mmap(tracer: Tracer, task: Task, regs: UserRegs, device: Device, length: int
             tracer.life.serve(stopped)
             tracer.inject(stopped, _SYS_MADVISE, start, length, _MADV_DONTFORK)
             uffd.register(stopped.mm.uffd, start, length, uffd.MODE_MISSING)
+            locked.ready(tracer, stopped, start, length, prot)
             filters.watch_range(tracer, stopped, start, length)
             with tracer.world.lock:
                 stopped.mm.map(EnclaveVma(start, start + length, device, prot, prot, offset - start))
         return start
 
-    answers.rewrite(tracer, task, regs, {}, mapped)
+    changes = {"rdx": locked.first_protection(task, prot), "r10": regs.r10 & ~locked.MAP_AT_ONCE}
+    answers.rewrite(tracer, task, regs, changes, mapped)
 
 
 def resolve(world: World, mm: AddressSpace, vma: EnclaveVma, addr: int, caller: Caller) -> Fault | None:

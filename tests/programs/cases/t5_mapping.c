@@ -206,6 +206,104 @@ static void descriptor_survives_dup_and_close(void)
 	use(&e, 60);
 }
 
+/* ---- calls that bring other memory in ---- */
+
+static void map_again(struct enclave *e, u64 start, u64 pages, int flags)
+{
+	CHECK(mmap((void *)start, pages * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | flags, e->fd, 0) ==
+		      (void *)start, "mmap: %s", strerror(errno));
+}
+
+static void accept(struct call *c, u64 start, u64 pages)
+{
+	for (u64 page = start; page < start + pages * PAGE; page += PAGE)
+		CHECK_EQ(must(c, OP_ACCEPT, page, R | W | TYPE_REG << 8 | SECINFO_PENDING, 0, 0), 0);
+}
+
+/* MAP_POPULATE and MAP_LOCKED mean nothing for device memory: pages that are evicted stay so, holes stay holes. */
+static void populated(void)
+{
+	struct enclave e = load((struct spec){ .heap = 300, .hole = 20 });
+	struct call *c = by_vdso(&e, 0);
+
+	must(c, OP_FILL, e.heap, 300, 1, 0);
+	map_again(&e, e.heap, 300, MAP_POPULATE);
+	CHECK_EQ(must(c, OP_CHECK, e.heap, 300, 1, 0), 0);
+	map_again(&e, e.heap, 300, MAP_LOCKED);
+	CHECK_EQ(must(c, OP_CHECK, e.heap, 300, 1, 0), 0);
+	map_again(&e, e.hole, 10, MAP_POPULATE);
+	map_again(&e, e.hole + 10 * PAGE, 10, MAP_LOCKED);
+	accept(c, e.hole, 20);
+}
+
+/* mlock goes over enclave memory as if it were none, and locks what else is in its range. */
+static void mlocked(void)
+{
+	struct enclave e = load((struct spec){ .heap = 300, .hole = 20 });
+	struct call *c = by_vdso(&e, 0);
+	u64 begin = e.base, end = e.hole + 20 * PAGE;
+	u8 *beside = (u8 *)e.base + e.size;
+
+	must(c, OP_FILL, e.heap, 300, 1, 0);
+	CHECK(!mlock((void *)begin, end - begin) && !mlock2((void *)begin, end - begin, MLOCK_ONFAULT), "mlock: %s",
+	      strerror(errno));
+	CHECK(mmap(beside, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) ==
+		      beside, "mmap: %s", strerror(errno));
+	for (u8 *page = (u8 *)end; page < beside; page += PAGE)
+		mmap(page, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+	CHECK(!mlock((void *)e.hole, (u64)beside + PAGE - e.hole), "mlock of both: %s", strerror(errno));
+	CHECK(madvise(beside, PAGE, MADV_DONTNEED) && errno == EINVAL, "what lies beside is not locked");
+	CHECK(!madvise(beside + PAGE, PAGE, MADV_DONTNEED), "what lies behind is locked: %s", strerror(errno));
+	CHECK_EQ(must(c, OP_CHECK, e.heap, 300, 1, 0), 0);
+	accept(c, e.hole, 20);
+	CHECK(!munlock((void *)begin, end - begin), "munlock: %s", strerror(errno));
+}
+
+static void mlockall_beside_an_enclave(void)
+{
+	struct enclave e = load((struct spec){ .heap = 300, .hole = 20 });
+	struct call *c = by_vdso(&e, 0);
+
+	must(c, OP_FILL, e.heap, 300, 1, 0);
+	CHECK(!mlockall(MCL_CURRENT | MCL_FUTURE), "mlockall: %s", strerror(errno));
+	CHECK_EQ(must(c, OP_CHECK, e.heap, 300, 1, 0), 0);
+	map_again(&e, e.heap, 300, 0);
+	CHECK_EQ(must(c, OP_CHECK, e.heap, 300, 1, 0), 0);
+	accept(c, e.hole, 20);
+}
+
+/* A program that locks all it will ever map, and then loads enclaves. */
+static void mlockall_before(void)
+{
+	struct enclave e, lib;
+	struct call *c;
+
+	CHECK(!mlockall(MCL_FUTURE), "mlockall: %s", strerror(errno));
+	e = load((struct spec){ .heap = 300, .hole = 20 });
+	c = by_vdso(&e, 0);
+	must(c, OP_FILL, e.heap, 300, 1, 0);
+	CHECK_EQ(must(c, OP_CHECK, e.heap, 300, 1, 0), 0);
+	accept(c, e.hole, 20);
+	lib = load((struct spec){ .base_zero = 1, .start = 0x10000, .size = 64 << 20, .heap = 300 });
+	use(&lib, 300);
+}
+
+/* Advice that asks for pages, or gives them up, loses none. */
+static void advised(void)
+{
+	struct enclave e = load((struct spec){ .heap = 300, .hole = 20 });
+	struct call *c = by_vdso(&e, 0);
+
+	must(c, OP_FILL, e.heap, 300, 1, 0);
+	CHECK(!madvise((void *)e.heap, 300 * PAGE, MADV_WILLNEED) && !madvise((void *)e.heap, 300 * PAGE, MADV_DONTNEED) &&
+		      !madvise((void *)e.hole, 20 * PAGE, MADV_WILLNEED), "madvise: %s", strerror(errno));
+	CHECK_EQ(must(c, OP_CHECK, e.heap, 300, 1, 0), 0);
+	CHECK(madvise((void *)e.heap, 300 * PAGE, 23 /* MADV_POPULATE_WRITE */) && errno == EINVAL, "MADV_POPULATE_WRITE");
+	CHECK(madvise((void *)e.heap, 300 * PAGE, MADV_REMOVE) && errno == EINVAL, "MADV_REMOVE");
+	CHECK_EQ(must(c, OP_CHECK, e.heap, 300, 1, 0), 0);
+	accept(c, e.hole, 20);
+}
+
 int main(int argc, char **argv)
 {
 	static const struct test tests[] = {
@@ -221,6 +319,11 @@ int main(int argc, char **argv)
 		{ "remapped", remapped },
 		{ "huge_and_sparse", huge_and_sparse },
 		{ "descriptor_survives_dup_and_close", descriptor_survives_dup_and_close },
+		{ "populated", populated },
+		{ "mlocked", mlocked },
+		{ "mlockall_beside_an_enclave", mlockall_beside_an_enclave },
+		{ "mlockall_before", mlockall_before },
+		{ "advised", advised },
 	};
 
 	return RUN(argc, argv, tests);

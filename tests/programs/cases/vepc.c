@@ -80,6 +80,19 @@ static void pages_come(void)
 		CHECK_EQ(at[i * PAGE + 7], i);
 }
 
+/* MAP_POPULATE and mlockall bring nothing: no page is there before it is touched. */
+static void nothing_comes_before(void)
+{
+	u8 *at = mmap(NULL, 4 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, vepc(), 0), *later;
+
+	CHECK(at != MAP_FAILED && !mlockall(MCL_CURRENT | MCL_FUTURE), "mmap, mlockall: %s", strerror(errno));
+	later = map_at(vepc(), 4, 0);
+	for (int i = 0; i < 4; i++) {
+		CHECK_EQ(at[i * PAGE], 0xff);
+		CHECK_EQ(later[i * PAGE], 0xff);
+	}
+}
+
 /* The offset names the page: two mappings of it show one, cut mappings show what they showed. */
 static void any_offset(void)
 {
@@ -198,6 +211,7 @@ int main(int argc, char **argv)
 		{ "device", device },
 		{ "private_is_refused", private_is_refused },
 		{ "pages_come", pages_come },
+		{ "nothing_comes_before", nothing_comes_before },
 		{ "any_offset", any_offset },
 		{ "two_instances", two_instances },
 		{ "remove_all", remove_all },

@@ -34,6 +34,11 @@ def test_every_call_that_names_a_file_stops(name: str) -> None:
     assert seccomp.run(seccomp.base_filter(), SYS[name]) == RET_TRACE
 
 
+def test_locking_all_memory_stops() -> None:
+    """It concerns mappings to come, so it may be before there is any enclave."""
+    assert seccomp.run(seccomp.base_filter(), SYS["mlockall"], [3]) == RET_TRACE
+
+
 def test_who_begins_to_trace_stops_and_nothing_else_of_ptrace() -> None:
     program = seccomp.base_filter()
     for request in seccomp.PTRACE_BEGINS:
@@ -117,7 +122,11 @@ lengths = st.one_of(
 )
 
 
-@given(st.sampled_from(["mmap", "mprotect", "munmap", "madvise", "pkey_mprotect"]), addresses, lengths)
+@given(
+    st.sampled_from(["mmap", "mprotect", "munmap", "madvise", "pkey_mprotect", "mlock", "mlock2"]),
+    addresses,
+    lengths,
+)
 def test_changes_of_enclave_memory_stop(name: str, addr: int, length: int) -> None:
     overlaps = addr < BASE + SIZE and addr + length > BASE
     expected = RET_TRACE if overlaps else RET_ALLOW

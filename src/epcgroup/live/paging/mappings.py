@@ -17,6 +17,7 @@ from epcgroup.live import guests
 from epcgroup.live.devices import Kind
 from epcgroup.live.enclave import traps
 from epcgroup.live.fastpath import programs as fastpath
+from epcgroup.live.paging import locked
 from epcgroup.live.paging.mm import PROT_EXEC, EnclaveVma
 from epcgroup.live.tracing import answers, procfs, room
 from epcgroup.live.tracing.task import Trap
@@ -102,7 +103,9 @@ def _map_enclave(
             _attach(tracer, stopped, device, addr, addr + length, prot, real)
         return result
 
-    answers.rewrite(tracer, task, regs, {"r9": offset, "rdx": real}, mapped)
+    first = locked.first_protection(task, real) if inside else real
+    changes = {"r9": offset, "rdx": first, "r10": flags & ~locked.MAP_AT_ONCE}
+    answers.rewrite(tracer, task, regs, changes, mapped)
 
 
 def _read_implies_exec(task: Task) -> bool:
@@ -113,6 +116,7 @@ def _attach(tracer: Tracer, task: Task, device: Device, start: int, end: int, pr
     """``[start, end)`` of the stopped task now maps the enclave: serve its faults."""
     tracer.life.serve(task)
     task.mm.register(start, end)
+    locked.ready(tracer, task, start, end - start, real)
     with tracer.world.lock:
         task.mm.map(EnclaveVma(start, end, device, prot, real))
         tracer.world.frames.join(task.mm, device, start, end)
@@ -230,7 +234,8 @@ def adopt_early(tracer: Tracer, task: Task, device: Device, fd: int) -> None:
             continue
         real = real_protection(device, start, end, mapping.prot)
         flags = MAP_SHARED | MAP_FIXED
-        tracer.inject(task, SYS_MMAP, start, end - start, real, flags, fd, start - device.base)
+        first = locked.first_protection(task, real)
+        tracer.inject(task, SYS_MMAP, start, end - start, first, flags, fd, start - device.base)
         _attach(tracer, task, device, start, end, mapping.prot, real)
 
 

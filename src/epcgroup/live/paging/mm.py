@@ -75,6 +75,7 @@ class AddressSpace:
         "fast",
         "followed",
         "ignored",
+        "locking",
         "pagemap",
         "pid",
         "pidfd",
@@ -94,6 +95,8 @@ class AddressSpace:
         self.alive = True
         # Signals the program ignores, as bits; of those that instructions raise.
         self.ignored = 0
+        # New mappings are locked, and filled, at once (mlockall); see `locked`.
+        self.locking = False
         self.service: PageService | None = None
         # Ranges whose accesses the second seccomp filter reports to us.
         self.trap_ranges: set[tuple[int, int]] = set()

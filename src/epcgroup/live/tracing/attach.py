@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING
 from epcgroup.errors import BadInput, EpcgroupError, Refused
 from epcgroup.live.enclave import traps, vdso
 from epcgroup.live.fastpath import programs as fastpath
+from epcgroup.live.paging import locked
 from epcgroup.live.paging.mm import AddressSpace
 from epcgroup.live.tracing import filters, guard, loader, memory, procfs, ptrace, seccomp
 from epcgroup.live.tracing.task import Phase, Task, Trap
@@ -256,6 +257,7 @@ def equip_owner(tracer: Tracer, task: Task) -> None:
             if kind is Trap.CPUID:
                 memory.poke_text(task.tid, site, traps.INT80)
     space.traps.update(traps.patch(task.pid))
+    locked.joined(task)
     fastpath.start(tracer, task)
     tracer.guard.drop(space)
 

@@ -36,10 +36,10 @@ _NR, _ARCH, _IP = 0, 4, 8
 SYS = {
     "read": 0, "write": 1, "open": 2, "close": 3, "stat": 4, "lstat": 6, "mmap": 9, "mprotect": 10,
     "munmap": 11, "rt_sigaction": 13, "ioctl": 16, "pread64": 17, "pwrite64": 18, "access": 21, "mremap": 25,
-    "madvise": 28, "creat": 85, "ptrace": 101, "statfs": 137, "fstatfs": 138, "prctl": 157, "setrlimit": 160,
-    "mount": 165, "openat": 257, "unshare": 272, "newfstatat": 262, "faccessat": 269, "prlimit64": 302,
-    "seccomp": 317, "bpf": 321, "pkey_mprotect": 329, "statx": 332, "fsopen": 430, "clone3": 435,
-    "close_range": 436, "openat2": 437, "faccessat2": 439,
+    "madvise": 28, "creat": 85, "ptrace": 101, "statfs": 137, "fstatfs": 138, "mlock": 149, "mlockall": 151,
+    "prctl": 157, "setrlimit": 160, "mount": 165, "openat": 257, "newfstatat": 262, "faccessat": 269,
+    "unshare": 272, "prlimit64": 302, "seccomp": 317, "bpf": 321, "mlock2": 325, "pkey_mprotect": 329,
+    "statx": 332, "fsopen": 430, "clone3": 435, "close_range": 436, "openat2": 437, "faccessat2": 439,
 }  # fmt: skip
 _PATH_CALLS = (
     "open", "openat", "openat2", "creat", "stat", "lstat", "access", "faccessat", "faccessat2",
@@ -47,7 +47,7 @@ _PATH_CALLS = (
 _AT_EMPTY_PATH = 0x1000
 PTRACE_BEGINS = (0, 16, 0x4206)  # TRACEME, ATTACH, SEIZE
 _RAISED = (4, 5, 7, 8, 11)  # SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV
-_RANGE_CALLS = ("mmap", "mprotect", "munmap", "mremap", "madvise", "pkey_mprotect")
+_RANGE_CALLS = ("mmap", "mprotect", "munmap", "mremap", "madvise", "pkey_mprotect", "mlock", "mlock2")
 
 # Opcodes (linux/bpf_common.h).
 _LD, _LD_MEM, _ST, _TAX, _RET = 0x20, 0x60, 0x02, 0x07, 0x06
@@ -118,7 +118,7 @@ def base_filter(
 ) -> bytes:
     """The filter that every traced program runs under.
 
-    Stops: calls that name a file, SGX ioctls (type 0xA4), shared file mappings, new filters.
+    Stops: calls that name a file, SGX ioctls (type 0xA4), shared file mappings, mlockall, new filters.
     ``private``: private file mappings too (libraries, and mistaken mappings of an
     enclave, which must be refused).
     ``closes``: close and close_range too.
@@ -133,6 +133,7 @@ def base_filter(
         program.jump(_JEQ, SYS[name], yes="trace")
     for number in view:
         program.jump(_JEQ, number, yes="trace")
+    program.jump(_JEQ, SYS["mlockall"], yes="trace")
     program.jump(_JEQ, SYS["seccomp"], yes="seccomp")
     program.jump(_JEQ, SYS["prctl"], yes="prctl")
     program.jump(_JEQ, SYS["ptrace"], yes="ptrace")
@@ -208,7 +209,7 @@ def enclave_filter(base: int, size: int) -> bytes:
     """The filter to add when an enclave at ``[base, base + size)`` is created.
 
     Stops: any system call made from inside (it must fault with #UD there), and
-    mmap, mprotect, munmap, mremap, madvise, pkey_mprotect of a range that shares
+    mmap, mprotect, munmap, mremap, madvise, pkey_mprotect, mlock of a range that shares
     an address with the enclave, and rt_sigaction of signals that instructions
     raise. The enclave's end is at most 2**47.
     """

@@ -21,7 +21,7 @@ from epcgroup.live import ioctls
 from epcgroup.live.devices import PATHS, Device, Kind
 from epcgroup.live.enclave import debugmem, enclu, exits, faults
 from epcgroup.live.fastpath import threads as fastpath
-from epcgroup.live.paging import mappings
+from epcgroup.live.paging import locked, mappings
 from epcgroup.live.tracing import answers, handover, memory, ptrace, room, sandbox
 from epcgroup.live.tracing.answers import emulate
 
@@ -234,6 +234,9 @@ _HANDLERS: dict[int, Handler] = {
     11: mappings.munmap,
     25: mappings.mremap,
     28: mappings.madvise,
+    149: locked.mlock,
+    325: locked.mlock,
+    151: locked.mlockall,
     157: sandbox.install,
     317: sandbox.install,
 }
