@@ -44,7 +44,7 @@ check:
 	$(BIN)/lint-imports --no-cache
 
 bench:
-	@$(SETUP) test
+	@$(SETUP) bench
 	$(BIN)/python bench/run.py $(ARGS)
 
 venv:

@@ -48,7 +48,7 @@ def peer(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:
-        print(f"{name}: not compared, not installed: pip install {name}  BROKEN", flush=True)
+        print(f"{name}: not compared, not installed: python3 tools/setup.py bench  BROKEN", flush=True)
         _broken.append(name)
         return None
 

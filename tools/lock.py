@@ -3,7 +3,10 @@
 
 ``requirements/demo.txt`` holds what `make demo` needs: the dependencies, the
 ``plot`` extra and the build backend. ``requirements/test.txt`` adds the other
-extras and is compiled under the first, so that a package has one version.
+extras and is compiled under the first, so that a package has one version;
+``requirements/bench.txt``, what `make bench` needs beside it, under the second
+and without what these packages name as their own needs (libcachesim fetches
+traces from a cloud; what we use of it needs numpy alone).
 
 One version of each package serves every supported Python (``--universal``
 with the fewest forks), and the hashes are those of all its files. The files
@@ -22,6 +25,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = "# Locked: what `make {}` needs{}. Compiled by `make lock`; do not edit.\n"
+BESIDE = {"demo": "", "test": ", demo.txt included", "bench": " beside test.txt"}
 EDITABLE = "editables"  # hatchling asks for it when a project is installed editable
 OPTIONS = [
     "--universal", "--fork-strategy=fewest", "--python-version=3.11", "--generate-hashes",
@@ -30,7 +34,7 @@ OPTIONS = [
 
 
 def main() -> int:
-    """Write both lock files; returns 0, or raises CalledProcessError from the compiler."""
+    """Write the lock files; returns 0, or raises CalledProcessError from the compiler."""
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
     project, backend = pyproject["project"], pyproject["build-system"]["requires"]
     extras = project["optional-dependencies"]
@@ -40,14 +44,18 @@ def main() -> int:
         venv = Path(directory) / "venv"
         subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
         subprocess.run([str(venv / "bin/python"), "-m", "pip", "install", "-q", "uv"], check=True)
-        for name, wanted in (("demo", demo), ("test", test)):
+        for name, wanted, under in (
+            ("demo", demo, None), ("test", test, "demo"), ("bench", extras["bench"], "test")
+        ):  # fmt: skip
             source, target = Path(directory) / f"{name}.in", ROOT / "requirements" / f"{name}.txt"
             source.write_text("\n".join(wanted) + "\n")
             command = [str(venv / "bin/uv"), "pip", "compile", *OPTIONS, str(source)]
-            if name == "test":
-                command += ["--constraint", str(ROOT / "requirements/demo.txt")]
+            if name == "bench":
+                command.append("--no-deps")
+            if under is not None:
+                command += ["--constraint", str(ROOT / f"requirements/{under}.txt")]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            header = HEADER.format(name, ", demo.txt included" if name == "test" else "")
+            header = HEADER.format(name, BESIDE[name])
             target.write_text(header + done.stdout)
     return 0
 

@@ -4,6 +4,7 @@
     python3 tools/setup.py demo    what `epcgroup demo` needs (core, plot)
     python3 tools/setup.py venv    all Python packages, tests and checks included
     python3 tools/setup.py test    the same, and a compiler with its headers
+    python3 tools/setup.py bench   the same, and the packages that we are compared with
 
 Called by the Makefile before everything else, so it is quick when nothing is
 to be done: each step leaves a stamp in ``.venv`` that names what it did, and a
@@ -33,7 +34,12 @@ OLDEST = (3, 11)
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
-LEVELS = {"demo": "demo.txt", "venv": "test.txt", "test": "test.txt"}
+LEVELS = {
+    "demo": ["demo.txt"],
+    "venv": ["test.txt"],
+    "test": ["test.txt"],
+    "bench": ["test.txt", "bench.txt"],
+}
 
 
 def main(arguments: list[str]) -> int:
@@ -44,14 +50,15 @@ def main(arguments: list[str]) -> int:
     level = arguments[0]
     require_python()
     missing = missing_for_venv()
-    if level == "test":
+    if level in ("test", "bench"):
         missing += missing_for_tests()
     if missing:
         install_system(missing)
-    with (ROOT / "requirements" / LEVELS[level]).open() as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two makes at once take turns
+    with (ROOT / "requirements" / LEVELS[level][0]).open() as turns:
+        fcntl.flock(turns, fcntl.LOCK_EX)  # two makes at once take turns
         make_venv()
-        install_locked(LEVELS[level])
+        for lock in LEVELS[level]:
+            install_locked(lock)
         install_project()
     return 0
 

@@ -19,7 +19,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "epcgroup"
 MODULES = sorted(SOURCE.rglob("*.py"))
-LOCKS = [ROOT / "requirements" / name for name in ("demo.txt", "test.txt")]
+LOCKS = [ROOT / "requirements" / name for name in ("demo.txt", "test.txt", "bench.txt")]
 DOCUMENTS = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md"))]
 LONGEST = 400  # lines of one module
 
@@ -174,16 +174,17 @@ def test_every_locked_package_has_hashes(lock: Path) -> None:
 
 def test_the_locks_agree_and_the_larger_holds_the_smaller() -> None:
     """The set-up counts on it: who has the larger one installed has the smaller."""
-    demo, test = (pins(lock) for lock in LOCKS)
+    demo, test, bench = (pins(lock) for lock in LOCKS)
     assert demo.items() <= test.items()
+    assert all(test[name] == bench[name] for name in test.keys() & bench.keys())
 
 
 def test_the_locks_hold_what_the_project_asks_for() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     extras = project["project"]["optional-dependencies"]
     demo = [*project["build-system"]["requires"], *project["project"]["dependencies"], *extras["plot"]]
-    test = [need for name in extras for need in extras[name]] + demo
-    for lock, wanted in zip(LOCKS, (demo, test), strict=True):
+    test = [need for name in extras if name != "bench" for need in extras[name]] + demo
+    for lock, wanted in zip(LOCKS, (demo, test, extras["bench"]), strict=True):
         names = {re.split(r"[<>=!~ ]", requirement)[0] for requirement in wanted}
         assert names <= pins(lock).keys()
 

@@ -25,8 +25,8 @@ def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     spec.loader.exec_module(module)
     (tmp_path / "requirements").mkdir()
     (tmp_path / "src" / "epcgroup").mkdir(parents=True)
-    inputs = ("requirements/demo.txt", "requirements/test.txt", "pyproject.toml", "src/epcgroup/__init__.py")
-    for name in inputs:
+    locks = [f"requirements/{name}.txt" for name in ("demo", "test", "bench")]
+    for name in [*locks, "pyproject.toml", "src/epcgroup/__init__.py"]:
         (tmp_path / name).write_text(f"# {name}\n")
     monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.setattr(module, "VENV", tmp_path / ".venv")
@@ -74,6 +74,15 @@ def test_who_has_the_test_packages_has_those_of_the_demo(
     commands.clear()
     setup.main(["demo"])
     assert commands == []
+
+
+def test_the_benchmarks_peers_come_beside_the_test_packages(
+    setup: ModuleType, commands: list[Sequence[str]]
+) -> None:
+    setup.main(["test"])
+    commands.clear()
+    setup.main(["bench"])
+    assert [command[-1] for command in commands] == [str(setup.ROOT / "requirements/bench.txt")]
 
 
 @pytest.mark.parametrize(
