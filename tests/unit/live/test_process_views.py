@@ -11,6 +11,7 @@ import signal
 import struct
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -52,6 +53,25 @@ def test_a_short_read_or_write_is_efault(area: tuple[mmap.mmap, int], offset: in
         with pytest.raises(OSError, match=f"process {os.getpid()}") as error:
             call(area[1] + offset)
         assert error.value.errno == errno.EFAULT
+
+
+MOUNTS = r"""21 1 254:1 / / rw,relatime - ext4 /dev/vda rw
+22 21 0:5 / /a\040b rw,nosuid,noexec - tmpfs none rw
+23 22 0:6 / /a\040b/c rw - tmpfs none rw
+24 21 0:7 / /d rw,noexec - tmpfs none rw
+25 21 0:8 / /d rw - tmpfs none rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "noexec"), [("/x", 0), ("/a b/x", 1), ("/a b/c/x", 0), ("/a by/x", 0), ("/d/x", 0)]
+)
+def test_whether_a_mount_is_noexec_is_known_without_its_file_system(
+    path: str, noexec: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mount is the deepest above the path; of several at one place, the last."""
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: MOUNTS)
+    assert procfs.is_noexec(1, path) == noexec
 
 
 def test_a_string_may_end_at_the_last_mapped_byte(area: tuple[mmap.mmap, int]) -> None:

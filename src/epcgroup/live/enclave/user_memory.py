@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import threading
 from typing import TYPE_CHECKING
 
@@ -38,6 +37,7 @@ class ProcessMemory:
         self._mm = mm
         self._devices = devices
         self._known: list[Mapping] = []
+        self._noexecs: dict[str, bool] = {}  # by path of a mapped file
         self._bringing: threading.Thread | None = None
 
     @property
@@ -122,11 +122,12 @@ class ProcessMemory:
         """A file on a noexec mount can never be mapped executable (VM_MAYEXEC)."""
         if not mapping.inode or not mapping.path.startswith("/") or mapping.executable:
             return False
-        try:
-            found = os.statvfs(f"/proc/{self._pid}/root{mapping.path}")
-        except OSError:
-            return False
-        return bool(found.f_flag & os.ST_NOEXEC)
+        if mapping.path not in self._noexecs:
+            try:
+                self._noexecs[mapping.path] = procfs.is_noexec(self._pid, mapping.path)
+            except OSError:
+                return False
+        return self._noexecs[mapping.path]
 
 
 def _touch(pid: int, addr: int, length: int) -> None:

@@ -176,7 +176,7 @@ def _step_out(tracer: Tracer, task: Task, regs: UserRegs, held: list[bytes]) -> 
     for _ in range(_MOST_STEPS):
         go_back(task, regs)
         ptrace.singlestep(tid)
-        status = ptrace.wait_for(tid)
+        status = tracer.injector.wait(tid)
         sig, event = ptrace.stop_of(status)
         if not os.WIFSTOPPED(status) or event == ptrace.EVENT_EXIT:
             tracer.injector.events.append((tid, status))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from epcgroup.live.tracing import ptrace
+from epcgroup.live.tracing import inject, ptrace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,13 +34,19 @@ def emulate(tracer: Tracer, task: Task, regs: UserRegs, result: int) -> None:
 
 
 def rewrite(
-    tracer: Tracer, task: Task, regs: UserRegs, changes: dict[str, int], then: Callable[[Task, int], int]
+    tracer: Tracer,
+    task: Task,
+    regs: UserRegs,
+    changes: dict[str, int],
+    then: Callable[[Task, int], int | None],
 ) -> None:
     """Run the call with ``changes`` to its registers.
 
     ``then(task, result)`` is called at the exit stop, with the registers put
-    back; what it returns is what the program sees.
+    back; what it returns is what the program sees. None has the program make the call
+    again, as it was: nobody waits for that, and it comes here anew.
     """
+    number = regs.orig_rax
     before = {name: getattr(regs, name) for name in changes if name != "orig_rax"}
     for name, value in changes.items():
         setattr(regs, name, value & 0xFFFFFFFFFFFFFFFF)
@@ -53,7 +59,11 @@ def rewrite(
             setattr(now, name, value)
         ptrace.setregs(stopped.tid, now)
         final = then(stopped, result)
-        if final != result:
+        if final is None:
+            now.rip -= len(inject.SYSCALL_INSN)
+            now.rax, now.orig_rax = number, ptrace.NO_SYSCALL
+            ptrace.setregs(stopped.tid, now)
+        elif final != result:
             now.rax = final & 0xFFFFFFFFFFFFFFFF
             ptrace.setregs(stopped.tid, now)
         tracer.resume(stopped)
@@ -62,7 +72,7 @@ def rewrite(
 
 
 def open_instead(
-    tracer: Tracer, task: Task, regs: UserRegs, fd: int, flags: int, then: Callable[[Task, int], int]
+    tracer: Tracer, task: Task, regs: UserRegs, fd: int, flags: int, then: Callable[[Task, int], int | None]
 ) -> None:
     """Let an open of whatever name open the file behind our ``fd``, by our /proc/PID/fd.
 

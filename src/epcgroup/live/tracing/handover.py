@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _SYS_CLOSE, _SYS_RECVMSG, _SYS_SOCKETPAIR, _SYS_DUP3 = 3, 47, 53, 292
 _AF_UNIX, _SOCK_DGRAM_CLOEXEC = 1, 2 | 0o2000000
 _MSG_CMSG_CLOEXEC = 0x40000000
+_DONTWAIT = socket.MSG_DONTWAIT
 # In the borrowed page: two descriptors, struct msghdr, struct iovec, one byte, one control message.
 _MSGHDR_AT, _IOVEC_AT, _BYTE_AT, _CONTROL_AT, _CONTROL_SIZE = 16, 80, 96, 112, 24
 _MSGHDR = struct.Struct("<QI4xQQQQi4x")
@@ -82,18 +83,20 @@ def replace(tracer: Tracer, task: Task, at: int, fd: int) -> None:
 
 
 def _send(tracer: Tracer, task: Task, page: int, fd: int, cloexec: bool) -> int:
+    """The descriptors are the program's, and other threads of it may change what they are: nothing here
+    waits, and what comes is looked at."""
     tracer.inject(task, _SYS_SOCKETPAIR, _AF_UNIX, _SOCK_DGRAM_CLOEXEC, 0, page)
     theirs, receiver = struct.unpack("<ii", memory.read(task.tid, page, 8))
     try:
-        with socket.socket(fileno=procfs.take_fd(task.tid, theirs)) as ours:
-            socket.send_fds(ours, [b"\0"], [fd])
-    finally:
-        tracer.inject(task, _SYS_CLOSE, theirs)  # its number is the lowest free one again
-    try:
+        try:
+            with _socket_of(task.tid, theirs) as ours:
+                socket.send_fds(ours, [b"\0"], [fd], _DONTWAIT)
+        finally:
+            tracer.inject(task, _SYS_CLOSE, theirs)  # its number is the lowest free one again
         header = _MSGHDR.pack(0, 0, page + _IOVEC_AT, 1, page + _CONTROL_AT, _CONTROL_SIZE, 0)
         memory.write(task.tid, page + _MSGHDR_AT, header)
         memory.write(task.tid, page + _IOVEC_AT, struct.pack("<QQ", page + _BYTE_AT, 1))
-        how = _MSG_CMSG_CLOEXEC if cloexec else 0
+        how = _DONTWAIT | (_MSG_CMSG_CLOEXEC if cloexec else 0)
         tracer.inject(task, _SYS_RECVMSG, receiver, page + _MSGHDR_AT, how)
         control = memory.read(task.tid, page + _CONTROL_AT, _CMSG.size)
     finally:
@@ -102,6 +105,16 @@ def _send(tracer: Tracer, task: Task, page: int, fd: int, cloexec: bool) -> int:
     if (level, kind) != (socket.SOL_SOCKET, socket.SCM_RIGHTS) or length < _CMSG.size:
         raise OSError(errno.EMFILE, f"process {task.pid} has no room for another descriptor")
     return int(received)
+
+
+def _socket_of(tid: int, fd: int) -> socket.socket:
+    """Our own descriptor of a program's socket; OSError if it is none."""
+    taken = procfs.take_fd(tid, fd)
+    try:
+        return socket.socket(fileno=taken)
+    except OSError:
+        os.close(taken)
+        raise
 
 
 __all__ = ["give", "hand", "replace", "same_pids"]

@@ -17,6 +17,10 @@ vDSO, runs one call, and gets its registers back. What makes this delicate:
   group stop that is met in between is asked for again likewise.
 * The thread may be killed meanwhile. Its last stop is kept in `events` for the
   supervisor's loop; the caller gets ProcessLookupError.
+* While one thread makes a call for us, nobody else is answered. So only calls that
+  do not wait are injected. Other threads can bring it about that they do (a close
+  of what has become a file of a FUSE server that never answers): who is not back
+  after `PATIENCE` is killed.
 
 After an injection the thread is at a system call exit stop, with the registers
 it had before. The signal that it was stopped *for*, if any, is used up: inject
@@ -32,14 +36,16 @@ import contextlib
 import ctypes
 import errno
 import os
+import signal
 import struct
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from epcgroup.live.tracing import memory, procfs, ptrace
 from epcgroup.live.tracing.ptrace import NO_SYSCALL, SYSCALL_STOP, UserRegs
 
 SYSCALL_INSN = b"\x0f\x05"
+PATIENCE = 20.0  # s; what is injected takes microseconds
 
 _SYS_TKILL, _SYS_RESTART_SYSCALL = 200, 219
 _ERESTARTSYS, _ERESTARTNOINTR, _ERESTARTNOHAND, _ERESTART_RESTARTBLOCK = 512, 513, 514, 516
@@ -94,7 +100,8 @@ class Injector:
     ``events``: (tid, wait status) that the supervisor's loop must still handle.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, log: Callable[[str], None] = lambda _: None) -> None:
+        self._log = log
         self.events: deque[tuple[int, int]] = deque()
         #: Threads under filters of their own, which injected calls are not to meet.
         self.sandboxed: set[int] = set()
@@ -199,7 +206,7 @@ class Injector:
         """Let the thread run to its next system call stop."""
         while True:
             ptrace.syscall(tid)
-            status = ptrace.wait_for(tid)
+            status = self.wait(tid)
             sig, event = ptrace.stop_of(status)
             if not os.WIFSTOPPED(status) or event == ptrace.EVENT_EXIT:
                 self.events.append((tid, status))
@@ -210,6 +217,19 @@ class Injector:
                 met.signals.append(ptrace.getsiginfo(tid))
             elif event == ptrace.EVENT_STOP:
                 met.stopped = True
+
+    def wait(self, tid: int) -> int:
+        """The next wait status of a thread that was made to run for a moment.
+
+        ProcessLookupError if it has to be killed; what becomes of it is heard of by the loop.
+        """
+        try:
+            return ptrace.wait_for(tid, PATIENCE)
+        except TimeoutError:
+            self._log(f"thread {tid} is held up in a system call made for it, and killed: all others wait")
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(tid, signal.SIGKILL)
+            raise ProcessLookupError(errno.ESRCH, f"thread {tid} was held up, and killed") from None
 
     def send_again(self, tid: int, signals: list[bytes]) -> None:
         """Send signals (siginfo) that were held back; see restore_siginfo."""

@@ -20,10 +20,16 @@ _SYS_KCMP, _KCMP_VM = 312, 1
 _SYS_PIDFD_OPEN, _SYS_PIDFD_GETFD = 434, 438
 _PIDFD_THREAD = os.O_EXCL
 _PROT = {"r": 1, "w": 2, "x": 4}
+_ESCAPED = re.compile(r"\\([0-7]{3})")
 _SIGNALS = re.compile(rb"\nSigPnd:\t(.*)\nShdPnd:\t(.*)\nSigBlk:\t(.*)\n")
+
+_AT_FDCWD, _AT_STATX_DONT_SYNC = -100, 0x4000
+_Statx, _STATX_INO = ctypes.c_char * 256, struct.Struct("<32xQ")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
+_statx = _libc.statx
+_statx.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +96,17 @@ def mappings_of_inode(pid: int, inode: int) -> list[Mapping]:
     word = f" {inode} "
     with Path(f"/proc/{pid}/maps").open() as file:
         return [m for m in (parse_mapping(line) for line in file if word in line) if m.inode == inode]
+
+
+def is_noexec(pid: int, path: str) -> bool:
+    """Whether ``path`` lies on a noexec mount of ``pid``; the file system is not asked (see `fd_inode`)."""
+    longest, options = -1, ""
+    for line in Path(f"/proc/{pid}/mountinfo").read_text(errors="surrogateescape").splitlines():
+        fields = line.split(" ", 6)
+        point = _ESCAPED.sub(lambda match: chr(int(match[1], 8)), fields[4]).rstrip("/")
+        if len(point) >= longest and path.startswith(f"{point}/"):  # of equals the last one is on top
+            longest, options = len(point), fields[5]
+    return "noexec" in options.split(",")
 
 
 def auxv(pid: int) -> dict[int, int]:
@@ -194,8 +211,15 @@ def command(pid: int) -> str:
 
 
 def fd_inode(pid: int, fd: int) -> int:
-    """Inode of the file behind descriptor ``fd`` of ``pid``; some 5 µs."""
-    return os.stat(f"/proc/{pid}/fd/{fd}").st_ino
+    """Inode of the file behind descriptor ``fd`` of ``pid``; some 5 µs.
+
+    Its file system is not asked: stat(2) would wait for a FUSE server, which may be a program
+    that waits for us.
+    """
+    found = _Statx()
+    if _statx(_AT_FDCWD, b"/proc/%d/fd/%d" % (pid, fd), _AT_STATX_DONT_SYNC, 0, found) < 0:
+        raise _fail(f"/proc/{pid}/fd/{fd}")
+    return int(_STATX_INO.unpack_from(found)[0])
 
 
 def fd_flags(pid: int, fd: int) -> int:

@@ -15,8 +15,11 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import math
 import os
+import signal
 import struct
+import time
 
 # Requests (linux/ptrace.h, asm/ptrace-abi.h).
 _CONT, _SINGLESTEP, _GETREGS, _SETREGS, _DETACH, _SYSCALL = 7, 9, 12, 13, 17, 24
@@ -46,6 +49,8 @@ SYSCALL_STOP = 5 | 0x80
 OP_NONE, OP_ENTRY, OP_EXIT, OP_SECCOMP = 0, 1, 2, 3
 
 WALL = 0x40000000
+_STOPPED = {signal.SIGCHLD}
+_LOOK = 0.005  # s
 
 #: -1 as a register holds it: no system call is in progress.
 NO_SYSCALL = 2**64 - 1
@@ -300,15 +305,26 @@ def wait_any(*, block: bool = False) -> tuple[int, int] | None:
     return (tid, status) if tid else None
 
 
-def wait_for(tid: int) -> int:
+def wait_for(tid: int, seconds: float = math.inf) -> int:
     """Sleep until ``tid`` changes state; its wait status.
 
-    ProcessLookupError if it is no child or tracee of ours (any more).
+    ProcessLookupError if it is no child or tracee of ours (any more), TimeoutError
+    after ``seconds``. SIGCHLD had better be blocked: who does not hear of it looks
+    every few milliseconds.
     """
-    try:
-        return os.waitpid(tid, WALL)[1]
-    except ChildProcessError:
-        raise ProcessLookupError(errno.ESRCH, f"thread {tid} is gone") from None
+    end = 0.0
+    while True:
+        try:
+            changed, status = os.waitpid(tid, WALL | os.WNOHANG)
+        except ChildProcessError:
+            raise ProcessLookupError(errno.ESRCH, f"thread {tid} is gone") from None
+        if changed:
+            return status
+        now = time.monotonic()
+        end = end or now + seconds
+        if now >= end:
+            raise TimeoutError(errno.ETIMEDOUT, f"thread {tid} did not stop within {seconds:g} s")
+        signal.sigtimedwait(_STOPPED, min(end - now, _LOOK))
 
 
 def stop_of(status: int) -> tuple[int, int]:

@@ -53,7 +53,7 @@ class Tracer:
     def __init__(self, world: World) -> None:
         self.world = world
         self.tasks = world.tasks
-        self.injector = Injector()
+        self.injector = Injector(world.log)
         self.life = Lifecycle(self)
         self.guard = Guard()
         self.watch = spin.Watch(world.log)

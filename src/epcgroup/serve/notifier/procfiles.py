@@ -4,13 +4,19 @@ The short way: a program that sees our /proc and opens one by its usual name is
 led to a file of ours at once. The long way, for containers (their /proc counts
 processes otherwise) and for names relative to a directory: the open is let run,
 the kernel says which file it was, and ours is put in its place.
+
+A name, and a descriptor, may be something else by the time of the next look: a
+FIFO that nobody writes, a file of a FUSE server that never answers. So the
+program makes its opens itself, with nobody waiting for them, and what we look at is
+our own copy of its descriptor, of which the file system is not asked anything
+before it is known to be a /proc.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
+import fcntl
 import os
 import re
 import struct
@@ -35,6 +41,8 @@ _FILES = ("mountinfo", "mounts", "cgroup", "cgroups")
 _USUAL = re.compile(r"/proc/(?:(?:(self|thread-self|\d+)/)(mountinfo|mounts|cgroup)|(mounts|cgroups))")
 _ALL_FLAGS = os.O_ACCMODE | os.O_PATH | os.O_DIRECTORY | os.O_CREAT
 _SYS_CLOSE = 3
+_FIGETBSZ = 2  # answered by the kernel itself, from the superblock
+_PROC_BLOCK = 1024
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -55,13 +63,16 @@ class ProcFiles:
         self._namespaces = namespaces
         self._numbers = numbers
         self._cgroups = cgroups
+        self._again: set[int] = set()  # threads whose next open goes the long way
 
     def opens(self, tracer: Tracer, task: Task, regs: UserRegs, name: str, flags: int) -> bool:
         """As View.opens; /proc/self/fd/N may be such a file, opened again."""
         if not name.endswith(_FILES) and "/fd/" not in name:
             return False
         usual = _USUAL.fullmatch(name)
-        if usual is not None and not flags & _ALL_FLAGS and handover.same_pids(task.tid):
+        if task.tid in self._again:
+            self._again.discard(task.tid)
+        elif usual is not None and not flags & _ALL_FLAGS and handover.same_pids(task.tid):
             text = self._usual(task, usual)
             if text is not None:
                 self._open_instead(tracer, task, regs, flags, text)
@@ -83,20 +94,15 @@ class ProcFiles:
         """Where it fails (no right to look into us, another /proc), the call is made as it was meant."""
         ours = _file_of(text)
         inode = os.fstat(ours).st_ino
-        call = (regs.orig_rax, regs.rdi, regs.rsi, regs.rdx, regs.r10)
 
-        def opened(task: Task, fd: int) -> int:
+        def opened(task: Task, fd: int) -> int | None:
             os.close(ours)
-            if fd >= 0 and procfs.fd_inode(task.tid, fd) == inode:
-                return fd
-            try:
-                if fd >= 0:
-                    tracer.inject(task, _SYS_CLOSE, fd)
-                return self._opened(tracer, task, tracer.inject(task, *call))
-            except ProcessLookupError:
-                raise
-            except OSError as error:
-                return -(error.errno or errno.EIO)
+            if fd >= 0:
+                if procfs.fd_inode(task.tid, fd) == inode:
+                    return fd
+                tracer.inject(task, _SYS_CLOSE, fd)
+            self._again.add(task.tid)
+            return None
 
         answers.open_instead(tracer, task, regs, ours, flags, opened)
 
@@ -105,27 +111,37 @@ class ProcFiles:
     def _opened(self, tracer: Tracer, task: Task, fd: int) -> int:
         if fd < 0:
             return fd
-        link = f"/proc/{task.tid}/fd/{fd}"
         with contextlib.suppress(OSError):
-            above, _, file = os.readlink(link).rpartition("/")  # noqa: PTH115 - a str
-            if file in _FILES and (above[-1:].isdigit() or file == "cgroups") and _is_proc(link):
-                owner = None if file == "cgroups" else self._owner(task, link, above)
-                text = self._text(task, file, owner, Path(link))
-                if text is not None:
-                    ours = _file_of(text)
-                    try:
-                        handover.replace(tracer, task, fd, ours)
-                    finally:
-                        os.close(ours)
+            if os.readlink(f"/proc/{task.tid}/fd/{fd}").endswith(_FILES):  # noqa: PTH115 - a str
+                theirs = procfs.take_fd(task.tid, fd)
+                try:
+                    self._replace(tracer, task, fd, theirs)
+                finally:
+                    os.close(theirs)
         return fd
 
-    def _owner(self, task: Task, link: str, directory: str) -> int | None:
+    def _replace(self, tracer: Tracer, task: Task, fd: int, theirs: int) -> None:
+        """Put our file in the place of ``fd`` if ``theirs``, a copy of it, is one of a /proc."""
+        link = f"/proc/self/fd/{theirs}"
+        above, _, file = os.readlink(link).rpartition("/")  # noqa: PTH115 - a str
+        if file not in _FILES or not (above[-1:].isdigit() or file == "cgroups") or not _is_proc(theirs):
+            return
+        owner = None if file == "cgroups" else self._owner(task, theirs, above)
+        text = self._text(task, file, owner, Path(link))
+        if text is not None:
+            ours = _file_of(text)
+            try:
+                handover.replace(tracer, task, fd, ours)
+            finally:
+                os.close(ours)
+
+    def _owner(self, task: Task, file: int, directory: str) -> int | None:
         """The process, by our number, whose directory of a /proc this is; None if that cannot be told."""
         words = directory.split("/")  # …/PID or …/PID/task/TID
         number = words[-3] if words[-2:-1] == ["task"] else words[-1]
         if not number.isdigit():
             return None
-        if os.stat(link).st_dev == os.stat("/proc").st_dev:
+        if os.fstat(file).st_dev == os.stat("/proc").st_dev:
             return int(number)
         return self._numbers.meant(task.pid, int(number))
 
@@ -145,10 +161,13 @@ class ProcFiles:
         return texts.cgroup(texts.seen_from(self._namespaces.path_of(owner), root))
 
 
-def _is_proc(path: str) -> bool:
-    """Whether a file is one of a /proc."""
-    buffer = ctypes.create_string_buffer(120)
-    if _libc.statfs(path.encode(), buffer) < 0:
+def _is_proc(file: int) -> bool:
+    """Whether a file is one of a /proc. One opened by O_PATH is not: who reads it opens it again."""
+    block, buffer = bytearray(4), ctypes.create_string_buffer(120)
+    fcntl.ioctl(file, _FIGETBSZ, block)
+    if int.from_bytes(block, "little") != _PROC_BLOCK:
+        return False
+    if _libc.fstatfs(file, buffer) < 0:
         return False
     return bool(struct.unpack_from("<q", buffer)[0] == texts.PROC_MAGIC)
 
