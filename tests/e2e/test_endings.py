@@ -117,6 +117,24 @@ def test_a_command_that_is_not_there_is_said_so() -> None:
     assert "/nowhere/no-such-program: no such program" in ended.errors
 
 
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGINT"])
+def test_what_we_were_started_to_ignore_our_command_ignores(name: str) -> None:
+    """As under nohup, or as a background job of a script."""
+    argv = command("sh", "-c", f"kill -{name[3:]} $$; echo alive", epc=64)
+    shell = f"trap '' {name[3:]}; exec {shlex.join(argv)}"
+    done = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr
+
+
+def test_a_script_without_an_interpreter_runs_and_its_limits_end_it(tmp_path: Path) -> None:
+    """SIGXFSZ, which Python ignores, is the command's own again."""
+    script = tmp_path / "script"
+    script.write_text("ulimit -f 1; head -c 9999 /dev/zero > $1; kill -l $?\n")
+    script.chmod(0o755)
+    ended = run(script, tmp_path / "big", epc=64)
+    assert ended.output == "XFSZ\n", ended.errors
+
+
 def test_standard_streams_are_the_commands_own() -> None:
     """Standard output carries nothing of ours; standard input arrives."""
     argv = command("cat", epc=64, options=("--report", "none"))

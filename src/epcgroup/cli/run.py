@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from epcgroup.cli import logs
 from epcgroup.cli.sections import add_epc, parse_sections, to_sections
 from epcgroup.errors import BadInput
+from epcgroup.programs import ignored
 from epcgroup.units import parse_limit
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def parse_cgroup(spec: str) -> tuple[str, int | None]:
     parts = [part for part in path.split("/") if part]
     if not parts or any(part in (".", "..") for part in parts):
         raise BadInput(f"--cgroup {spec!r}: write PATH or PATH=SIZE, e.g. pods/a=16M")
-    return "/" + "/".join(parts), parse_limit(size) if equals else None
+    return "/" + "/".join(parts), parse_limit(size, f"--cgroup {path}:") if equals else None
 
 
 def groups_of(args: argparse.Namespace) -> list[tuple[str, int | None]]:
@@ -131,7 +132,7 @@ def groups_of(args: argparse.Namespace) -> list[tuple[str, int | None]]:
     path, limit = groups[-1] if groups else (DEFAULT_GROUP, None)
     if args.max is not None and limit is not None:
         raise BadInput("--max and a limit in the last --cgroup contradict each other; give one of them")
-    return [*groups[:-1], (path, None if args.max is None else parse_limit(args.max))]
+    return [*groups[:-1], (path, None if args.max is None else parse_limit(args.max, "--max"))]
 
 
 def run(args: argparse.Namespace) -> int:
@@ -186,6 +187,7 @@ def machine_of(
     (``serving`` as Supervisor.run has it); the report is told at the end.
     """
     parsed = parse_sections(args.epc)
+    _check_report(args)
     # Only now: the emulator takes a while to import, a wrong option should not.
     from epcgroup.live import Supervisor
     from epcgroup.serve.sources import MachineSource
@@ -251,7 +253,7 @@ class _Signals:
     def __enter__(self) -> _Signals:
         for sig in (signal.SIGINT, signal.SIGQUIT):
             self._before[sig] = signal.signal(sig, signal.SIG_IGN)
-        for sig in (signal.SIGTERM, signal.SIGHUP):
+        for sig in {signal.SIGTERM, signal.SIGHUP} - ignored:
             self._before[sig] = signal.signal(sig, self._pass_on)
         return self
 
@@ -265,6 +267,19 @@ class _Signals:
                 os.kill(self.pid, sig)
 
 
+def _check_report(args: argparse.Namespace) -> None:
+    # At the end of a long run it would be too late: what the run found would be lost.
+    path = args.report_file
+    if path is None:
+        return
+    if path.is_dir():
+        raise BadInput(f"--report-file {path}: it is a directory; name a file")
+    if not path.absolute().parent.is_dir():
+        raise BadInput(f"--report-file {path}: there is no such directory")
+    if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+        raise BadInput(f"--report-file {path}: it may not be written")
+
+
 def _report(args: argparse.Namespace, report: Snapshot) -> None:
     if args.report == "none" and args.report_file is None:
         return
@@ -273,7 +288,10 @@ def _report(args: argparse.Namespace, report: Snapshot) -> None:
     as_json = args.report == "json"
     if args.report_file is not None:
         text = to_json(report) + "\n" if as_json else to_text(report)
-        args.report_file.write_text(text)
+        try:
+            args.report_file.write_text(text)
+        except OSError as error:  # the command's status is still ours
+            print(f"epcgroup: --report-file {args.report_file}: {error.strerror}", file=sys.stderr)
     elif as_json:
         print(to_json(report), file=sys.stderr)
     else:

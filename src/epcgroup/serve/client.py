@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 from collections.abc import Sequence
@@ -12,7 +11,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from epcgroup.errors import BadInput, Refused
+from epcgroup.errors import Refused
+from epcgroup.programs import find_program, ignored
 from epcgroup.serve import wire
 from epcgroup.serve.places import Places
 
@@ -62,9 +62,7 @@ def execute(
     machine's; ``rlimits``: a resource limit that may not be raised counts as raised.
     Raises BadInput, Refused when it cannot be started.
     """
-    program = shutil.which(argv[0])
-    if program is None:
-        raise BadInput(f"{argv[0]}: no such program; give a path or a name on PATH")
+    program = find_program(argv[0])
     request = {
         "do": "exec",
         "group": "/" + "/".join(part for part in group.split("/") if part),
@@ -141,5 +139,6 @@ def _forward(sock: socket.socket) -> None:
         send(signal.SIGCONT)
 
     for number in _FORWARDED:
-        signal.signal(number, forward)
+        if number not in ignored:
+            signal.signal(number, forward)
     signal.signal(signal.SIGTSTP, suspend)

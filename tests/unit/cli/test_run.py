@@ -61,6 +61,10 @@ def test_two_limits_for_one_group_contradict_each_other() -> None:
         (["run", "--policy", "v99", "true"], "no policy 'v99'"),
         (["run", "--inject", "bend@1", "true"], "bend@1"),
         (["run", "/nonexistent/program"], "no such program"),
+        (["run", "--max", "lots", "true"], "--max 'lots' is not a size"),
+        (["run", "--cgroup", "a=lots", "true"], "--cgroup a: 'lots' is not a size"),
+        (["run", "--report-file", "/nonexistent/file", "true"], "there is no such directory"),
+        (["run", "--report-file", "/", "true"], "it is a directory"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(

@@ -10,18 +10,18 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import resource
-import shutil
 import signal
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from epcgroup.errors import BadInput
 from epcgroup.live.enclave import traps, vdso
 from epcgroup.live.fastpath import programs as fastpath
 from epcgroup.live.tracing import procfs, room, seccomp
 from epcgroup.live.tracing.task import Trap
+from epcgroup.programs import find_program, ignored, not_started, shell_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -30,14 +30,6 @@ if TYPE_CHECKING:
     from epcgroup.live.tracing.tracer import Tracer
 
 _PR_SET_PDEATHSIG = 1
-
-
-def find_program(name: str) -> str:
-    """Path of the program ``name``; BadInput when there is none."""
-    path = shutil.which(name)
-    if path is None:
-        raise BadInput(f"{name}: no such program; give a path or a name on PATH")
-    return path
 
 
 def spawn(
@@ -93,7 +85,7 @@ def _child(
         libc.prctl(_PR_SET_PDEATHSIG, 0)
         # What the supervisor changed for itself is not the program's business.
         for sig in _HANDLED:
-            signal.signal(sig, signal.SIG_DFL)
+            signal.signal(sig, signal.SIG_IGN if sig in ignored else signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, inherited_mask)
         if session:
             os.setsid()
@@ -109,14 +101,26 @@ def _child(
             os.chdir(cwd)
         what = path
         seccomp.install(program)
-        os.execve(path, list(argv), dict(os.environ if env is None else env))
+        _execute(path, list(argv), dict(os.environ if env is None else env))
     except OSError as error:
-        print(f"epcgroup: {what}: {error.strerror}", file=sys.stderr, flush=True)
+        print(f"epcgroup: {not_started(what, error)}", file=sys.stderr, flush=True)
     os._exit(126)
 
 
-#: What a supervisor may have handlers for.
-_HANDLED = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE)
+def _execute(path: str, argv: list[str], env: dict[str, str]) -> NoReturn:
+    try:
+        os.execve(path, argv, env)
+    except OSError as error:
+        script = shell_for(path, argv) if error.errno == errno.ENOEXEC else None
+        if script is None:
+            raise
+        os.execve(*script, env)
+
+
+#: What a supervisor may have handlers for, and what Python ignores on its own account.
+_HANDLED = (
+    signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ,
+)  # fmt: skip
 #: The signal mask this process had before the supervisor blocked anything.
 inherited_mask: set[int | signal.Signals] = set(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
 
