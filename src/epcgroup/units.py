@@ -19,31 +19,32 @@ _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _SIZE = re.compile(r"\s*(\d+)\s*(?:([kmgt]?)(?:i?b)?|(p(?:ages?)?))\s*\Z", re.IGNORECASE)
 
 
-def parse_size(text: str) -> int:
+def parse_size(text: str, option: str = "") -> int:
     """Bytes in ``text``: ``"64M"``, ``"64 MiB"``, ``"16384 pages"``, ``"4096"``.
 
     >>> parse_size("64M"), parse_size("2 pages")
     (67108864, 8192)
 
-    Raises BadInput naming the text and the accepted forms.
+    Raises BadInput naming the text (and the ``option`` it was given to) and the accepted forms.
     """
     match = _SIZE.match(text)
+    shown = f"{option} {text!r}" if option else repr(text)
     if match is None:
-        raise BadInput(f"{text!r} is not a size; write 64M, 1G, 4096 or '16384 pages'")
+        raise BadInput(f"{shown} is not a size; write 64M, 1G, 4096 or '16384 pages'")
     number, unit, pages = match.groups()
     factor = PAGE_SIZE if pages else _UNITS[unit.lower()]
     size = int(number) * factor
     if size > U64_MAX:
-        raise BadInput(f"{text!r} is larger than 2^64-1 bytes")
+        raise BadInput(f"{shown} is larger than 2^64-1 bytes")
     return size
 
 
-def parse_limit(text: str) -> int | None:
+def parse_limit(text: str, option: str = "") -> int | None:
     """A limit in bytes, or None for ``max``.
 
     Raises BadInput as parse_size does.
     """
-    return None if text.strip() == "max" else parse_size(text)
+    return None if text.strip() == "max" else parse_size(text, option)
 
 
 def format_size(size: int) -> str:

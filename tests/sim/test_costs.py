@@ -133,5 +133,14 @@ def test_a_profile_of_ones_own_is_read_and_its_faults_are_named(tmp_path: Path) 
     own.write_text(text.replace("load = ", "lode = "))
     with pytest.raises(BadInput, match=r"mine.toml: \[cost\] lacks load"):
         costs.load(str(own))
+    own.write_text(text.replace("fault = { ns = 6_250", 'fault = { ns = "6_250"'))
+    with pytest.raises(BadInput, match=r"mine.toml: cost fault: want numbers for low, ns and high"):
+        costs.load(str(own))
+    own.write_text("cost = 3")
+    with pytest.raises(BadInput, match=r"mine.toml: want the tables \[machine\] and \[cost\]"):
+        costs.load(str(own))
+    own.write_bytes(b"\xff")
+    with pytest.raises(BadInput, match=r"mine.toml: it is no UTF-8 text"):
+        costs.load(str(own))
     with pytest.raises(BadInput, match="no cost profile 'nonsense'; there are e2276g"):
         costs.load("nonsense")

@@ -74,6 +74,7 @@ def test_an_access_across_a_page_boundary_is_two(tmp_path: Path) -> None:
         ("perf", "1 now: 7f00\n", r":1: time is 'now:'; want seconds"),
         ("perf", "1 1.5: 7g00\n", r":1: address is '7g00'; want up to 16"),
         ("oraclegeneral", "123", r"record 1: size is 3 bytes; want 24 bytes a record"),
+        ("lackey", "==1== Lackey\n", r"in: there is no access in it; want what lackey records"),
         ("nonsense", "", r"no trace format 'nonsense'; there are lackey"),
     ],
 )

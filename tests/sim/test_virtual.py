@@ -153,14 +153,26 @@ def test_there_are_five_examples() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (('max = "9M"', 'max = "lots"'), r"scenario:7: cgroup\[1\]\.max : 'lots' is not a size"),
+        (('max = "9M"', 'max = "lots"'), r"scenario:7: cgroup\[1\]\.max: 'lots' is not a size"),
         (('size = "8M"', "size = 8"), r"scenario:11: tenant\[1\]\.size is 8; want string"),
         (('cgroup = "/a"', 'cgroup = "/b"'), r"scenario:10: tenant\[1\]\.cgroup is '/b'; there are /, /a"),
         (("accesses =", "acesses ="), r"scenario:12: tenant\[1\]\.acesses is not known here"),
         (('pattern = "scan"', 'pattern = "zip"'), r"scenario:14: .*pattern is 'zip'; want one of uniform"),
-        (('profile = "icelake"', 'profile = "ice"'), r"scenario:3: machine\.profile : no cost profile 'ice'"),
+        (('profile = "icelake"', 'profile = "ice"'), r"scenario:3: machine\.profile: no cost profile 'ice'"),
         (("[machine]", "[maschine]"), r"scenario:\d+: .*maschine is not known here"),
         (('name = "t"\n', ""), r"scenario:8: tenant\[1\] lacks name"),
+        (('size = "8M"', 'size = "9000T"'), r"scenario:11: tenant\[1\]\.size is '9000T'; .* less than 8T"),
+        (
+            ("accesses =", "copies = 200_000\naccesses ="),
+            r"scenario:12: .*copies is 200000; want at most 100000",
+        ),
+        (("access_ns = 100", "access_ns = nan"), r"scenario:13: .*access_ns is nan; .*finite"),
+        (
+            ('"icelake"', '"icelake"\nquantum = "0s"'),
+            r"scenario:4: machine\.quantum is '0s'; want more than 0",
+        ),
+        (('epc = "64M"', 'epc = "0"'), r"scenario:4: machine\.epc is '0'; want at least a page"),
+        (('"scan"', '"mixture", parts = [3]'), r"scenario:14: .*workload: parts: want a list of patterns"),
     ],
 )
 def test_a_fault_in_a_scenario_names_its_line(change: tuple[str, str], said: str) -> None:
@@ -243,7 +255,7 @@ def test_one_call_replays_a_whole_trace_of_hundreds_of_enclaves(tmp_path: Path) 
         (('enclave = "*"', "enclave = 8"), None),
         (('enclave = "*"\n', ""), r"s.toml:11: tenant\[1\]\.enclave is not given; there are pod 0, pod 1"),
         (('enclave = "*"', 'enclave = "x"'), r"s.toml:15: tenant\[1\]\.enclave is 'x'; there are pod 0"),
-        (('trace = "t"', 'trace = "u"'), r"s.toml:14: tenant\[1\]\.trace : .*u: no such file"),
+        (('trace = "t"', 'trace = "u"'), r"s.toml:14: tenant\[1\]\.trace: .*u: no such file"),
         (('trace = "t"\n', ""), r"tenant\[1\]\.enclave is one of a trace, and there is no trace"),
         (("access_ns = 50", 'size = "8K"'), r"s.toml:16: tenant\[1\]\.size is 2 pages; the trace touches 40"),
     ],

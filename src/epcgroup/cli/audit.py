@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from epcgroup.cli import hierarchy
-from epcgroup.errors import Refused
+from epcgroup.errors import BadInput, Refused
 from epcgroup.units import format_limit, format_size, parse_size
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     """Read, compare, tell."""
     from epcgroup.host import audit
 
-    size = parse_size(args.enclave_size) if args.enclave_size else None
+    size = parse_size(args.enclave_size, "--enclave-size") if args.enclave_size else None
     workloads = [workload for file in args.files for workload in audit.read(file)]
     tree, why_not = None, "left out (--no-tree)"
     if not args.no_tree:
@@ -46,6 +46,9 @@ def run(args: argparse.Namespace) -> int:
             if args.root is not None:
                 raise
             why_not = f"not compared: {error.strerror}"
+    if tree is None and not workloads:
+        names = ", ".join(str(file) for file in args.files)
+        raise BadInput(f"nothing to compare: no container in {names} (pod specs, OCI bundles), no live tree")
     gaps = sorted(audit.compare(workloads, tree, size), key=lambda gap: _ORDER[gap.level])
     failed = any(gap.level == "error" for gap in gaps)
     if args.json:

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         raise BadInput(f"--rounds {args.rounds}: want at least 1")
     base = costs.load(args.base)
     epc = _epc(args.epc, emulated=args.emulated)
-    sizes = calibrate.heaps(epc, pages(parse_size(args.most)))
+    sizes = calibrate.heaps(epc, pages(parse_size(args.most, "--most")))
     place = AtOnce(args.profile)  # before the work, so that a bad place is known at once
     try:
         rounds, interrupted = _measure(sizes, args.rounds)
@@ -96,7 +96,7 @@ def _epc(given: str | None, *, emulated: bool) -> int:
                 "tracer's; run it outside, or say --emulated"
             )
     if given is not None:
-        epc = pages(parse_size(given))
+        epc = pages(parse_size(given, "--epc"))
     elif has_sgx and not emulated:
         epc = sum(_sections(native)) // PAGE_SIZE
     else:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from epcgroup.cli.tenants import BATCH_PART, SERVICES, Result, Tenant, cast, failures, note, verdict
-from epcgroup.errors import BadInput
 from epcgroup.units import PAGE_SIZE, format_size, parse_size
 
 if TYPE_CHECKING:
@@ -47,10 +46,8 @@ def demo(args: argparse.Namespace) -> int:
     """Run the demo. 0 when all tenants ended well and every page was right."""
     from epcgroup.observe import plot
 
-    plot.require()
-    if not args.output.resolve().parent.is_dir():
-        raise BadInput(f"--output {args.output}: there is no such directory")
-    epc = parse_size(args.epc)
+    plot.check(args.output)
+    epc = parse_size(args.epc, "--epc")
     tenants = cast(epc, args.seconds)
     stage = _Stage(tenants, args.seconds * (1 - BATCH_PART))
     stage.play(epc // PAGE_SIZE, args.policy)

@@ -13,6 +13,7 @@ interrupted. EPCGROUP_TRACEBACK=1 shows where an error came from.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import sys
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         try:
-            args = _parser(words).parse_args(words)
+            args = _parsed(words)
             status: int = args.func(args)
         finally:  # --help leaves by SystemExit
             sys.stdout.flush()
@@ -67,15 +68,46 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed(error)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read us has gone, as `| head` does. Python would complain once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read us has gone, as `| head` does
+        _silence()
+        return EXIT_FAILED
+    except (OSError, MemoryError) as error:
+        # Not foreseen where it happened: a full disk, no memory, no descriptor left.
+        if os.environ.get("EPCGROUP_TRACEBACK") == "1":
+            raise
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _silence()
+        print(f"epcgroup: {_unforeseen(error)}", file=sys.stderr)
         return EXIT_FAILED
     return status
 
 
-def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
-    """The parser; complete for the command that ``words`` name, one line for the others."""
+def _silence() -> None:
+    # What is left in stdout's buffer cannot be written; Python would try, and complain, once more at exit.
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _unforeseen(error: OSError | MemoryError) -> str:
+    if isinstance(error, MemoryError):
+        return f"not enough memory; smaller sizes need less{f' ({error})' if str(error) else ''}"
+    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    return ": ".join([*names, error.strerror or str(error)])
+
+
+def _parsed(words: Sequence[str]) -> argparse.Namespace:
+    """The arguments; usage and error of the command that was asked for, where they are wrong."""
+    parser, command = _parser(words)
+    args, unknown = parser.parse_known_args(words)
+    if unknown:
+        (command or parser).error(f"unrecognized arguments: {' '.join(unknown)}")
+    return args
+
+
+def _parser(words: Sequence[str]) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser | None]:
+    """The parser, complete for the command that ``words`` name, one line for the others; that command's."""
     parser = argparse.ArgumentParser(
         prog="epcgroup",
         description="SGX enclaves and EPC cgroups on any Linux machine.",
@@ -89,7 +121,7 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
             importlib.import_module(f"epcgroup.cli.{name}").add_parser(subparsers)
         else:
             subparsers.add_parser(name, help=summary)
-    return parser
+    return parser, None if asked is None else subparsers.choices.get(asked)
 
 
 def _failed(error: EpcgroupError) -> int:

@@ -142,14 +142,13 @@ def _plot(run: _Run, output: Path) -> None:
 
 
 def _print(run: _Run) -> None:
-    from rich.console import Console
-
     from epcgroup.observe.printable import printable
+    from epcgroup.observe.report import write
 
     if run.result is not None:
         from epcgroup.sim.report import render
 
-        Console(highlight=False).print(render(run.result))
+        write(render(run.result), sys.stdout)
     else:
         print(printable(run.study.name))
         for course in run.study.limited[:_LINES]:

@@ -36,7 +36,7 @@ def parse_sections(text: str) -> list[tuple[int, int]]:
         size, at, node = part.partition("@")
         if at and not (node.isascii() and node.isdigit() and int(node) < 1024):
             raise BadInput(f"--epc {text!r}: {part!r} names no NUMA node; write SIZE@NODE, e.g. 64M@0,64M@1")
-        pages = parse_size(size) // PAGE_SIZE
+        pages = parse_size(size, "--epc") // PAGE_SIZE
         if pages < 1:
             raise BadInput(f"--epc {text!r}: {part!r} is 0 pages; it takes one at least ({PAGE_SIZE} bytes)")
         sections.append((pages, int(node or 0)))

@@ -55,6 +55,10 @@ def run(args: argparse.Namespace) -> int:
         return 2
     from epcgroup.sim.scenario import read
 
+    if args.plot is not None:
+        from epcgroup.observe.plot import check
+
+        check(args.plot)
     scenario = read(args.scenario)  # its faults come before the wait for the compiler
     result = _simulated(scenario, args.output)
     if args.plot is not None:
@@ -64,11 +68,10 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({**result.summary, "tenants": result.tenants.to_dicts()}, indent=2))
     else:
-        from rich.console import Console
-
+        from epcgroup.observe.report import write
         from epcgroup.sim.report import render
 
-        Console().print(render(result))
+        write(render(result), sys.stdout)
     return 130 if result.summary["interrupted"] else 0
 
 

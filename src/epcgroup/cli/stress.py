@@ -57,7 +57,7 @@ def stress(args: argparse.Namespace) -> int:
 
     trace = None if args.trace is None else _trace(args)
     least = "16M" if trace is None else f"{max(trace) + 1} pages"
-    image = Image(threads=args.threads, heap_pages=page_ceil(parse_size(args.heap or least)))
+    image = Image(threads=args.threads, heap_pages=page_ceil(parse_size(args.heap or least, "--heap")))
     plan = _plan(args, image.heap_pages, trace)
     with Enclave(image) as enclave:
         key = _key(args.key)
@@ -116,7 +116,7 @@ def _plan(args: argparse.Namespace, heap_pages: int, trace: array[int] | None) -
         passes = args.passes or (1 if args.seconds is None else None)
         return load.Plan("trace", args.seed, args.seconds, passes, args.rate, None, trace)
     seconds = 10.0 if args.seconds is None and args.passes is None else args.seconds
-    pages = None if args.touch is None else page_ceil(parse_size(args.touch))
+    pages = None if args.touch is None else page_ceil(parse_size(args.touch, "--touch"))
     if pages is not None and not args.threads <= pages <= heap_pages:
         raise BadInput(
             f"--touch {args.touch}: must be from a page per thread to all {heap_pages} of the heap"

@@ -52,8 +52,8 @@ def run(args: argparse.Namespace) -> int:
         for path in args.traces:
             _show(Trace(path))
         return 0
-    if args.verb == "cut" and not 0 <= args.first <= args.last:
-        raise BadInput(f"--first {args.first} --last {args.last}: want 0 <= first <= last")
+    if args.verb == "cut" and not 0 <= args.first < args.last:
+        raise BadInput(f"--first {args.first}, --last {args.last}: want 0 <= first < last")
     try:
         with Progress() as progress:
             count = _make(args, progress.update)

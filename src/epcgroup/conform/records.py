@@ -45,7 +45,8 @@ def read_records(path: Path) -> Iterator[MiscRecord | EpcTrace]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: cannot be read: {error}") from None
+        why = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        raise BadInput(f"{path}: cannot be read: {why}") from None
     count = 0
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():

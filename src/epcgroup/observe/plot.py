@@ -40,6 +40,21 @@ def require() -> None:
         raise MissingCapability("plots need matplotlib: pip install 'epcgroup[plot]'") from None
 
 
+def check(output: Path) -> None:
+    """Whether a picture can be written there, before what it shows has taken its time.
+
+    Raises BadInput naming the file, MissingCapability without matplotlib.
+    """
+    require()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    forms = FigureCanvasAgg.get_supported_filetypes()
+    if output.is_dir() or (output.suffix and output.suffix[1:].lower() not in forms):
+        raise BadInput(f"{output}: no name of a picture; it may end in {', '.join(sorted(forms))}")
+    if not output.absolute().parent.is_dir():
+        raise BadInput(f"{output}: there is no such directory")
+
+
 def save(
     history: History,
     output: Path,

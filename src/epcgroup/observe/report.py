@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-_PLAIN_WIDTH = 160  # columns
+_PLAIN_WIDTH = 10_000  # columns; a log has no width, and a name may have 4,096 bytes
 _FULL = 0.98  # from this part of the limit on, usage is shown as being at the limit
 
 
@@ -37,19 +37,27 @@ def render(snapshot: Snapshot) -> RenderableType:
 
 def show(snapshot: Snapshot, file: TextIO) -> None:
     """Print the tables; in colour if ``file`` is a terminal."""
-    from rich.console import Console
-
-    console = Console(file=file, highlight=False)
-    if not console.is_terminal:
-        console.width = _PLAIN_WIDTH  # a log has no width: wrap nothing
-    console.print(render(snapshot))
+    write(render(snapshot), file)
 
 
 def to_text(snapshot: Snapshot) -> str:
     """The tables as plain text."""
     text = io.StringIO()
     show(snapshot, text)
-    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
+    return text.getvalue()
+
+
+def write(what: RenderableType, file: TextIO) -> None:
+    """Print tables: fitted and coloured on a terminal; else as wide as they are, nothing cut off."""
+    from rich.console import Console
+
+    console = Console(file=file, highlight=False)
+    if console.is_terminal:
+        console.print(what)
+        return
+    text = io.StringIO()
+    Console(file=text, width=_PLAIN_WIDTH, highlight=False, color_system=None).print(what)
+    file.write("\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n")
 
 
 def group_table(snapshot: Snapshot, *, title: str | None = None) -> Table:

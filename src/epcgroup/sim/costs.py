@@ -108,25 +108,33 @@ def load(name: str) -> Profile:
         raise BadInput(f"no cost profile {name!r}; there are {', '.join(names())}, or give a path to a .toml")
     try:
         data = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise BadInput(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise BadInput(f"{path}: it is no UTF-8 text; want a cost profile in TOML") from None
     except tomllib.TOMLDecodeError as error:
         raise BadInput(f"{path}: {error}") from None
     return _profile(path, data)
 
 
 def _profile(path: Path, data: dict[str, Any]) -> Profile:
-    cost = data.get("cost", {})
+    cost, machine = data.get("cost", {}), data.get("machine", {})
+    if not isinstance(cost, dict) or not isinstance(machine, dict):
+        raise BadInput(f"{path}: want the tables [machine] and [cost]")
     missing = [name for name in REQUIRED if name not in cost]
     if missing:
         raise BadInput(f"{path}: [cost] lacks {', '.join(missing)}")
     figures = {name: _figure(path, name, what) for name, what in cost.items()}
-    machine = data.get("machine", {})
     if "epc" not in machine:
         raise BadInput(f"{path}: [machine] lacks epc")
+    clock = machine.get("clock_ghz", 0)
+    if not isinstance(clock, int | float):
+        raise BadInput(f"{path}: [machine] clock_ghz is {clock!r}; want a number")
     return Profile(
         name=str(data.get("name", path.stem)),
         title=str(data.get("title", path.stem)),
         epc_pages=pages(parse_size(str(machine["epc"]))),
-        clock_ghz=float(machine.get("clock_ghz", 0)),
+        clock_ghz=float(clock),
         sgx2=bool(machine.get("sgx2", False)),
         ram=pages(parse_size(str(machine["ram"]))) if "ram" in machine else 0,
         cost=figures,
@@ -137,6 +145,8 @@ def _figure(path: Path, name: str, what: Any) -> Figure:
     wanted = {"ns", "low", "high", "mark", "source"}
     if not isinstance(what, dict) or what.keys() != wanted:
         raise BadInput(f"{path}: cost {name} has {sorted(what)}; want {', '.join(sorted(wanted))}")
+    if not all(isinstance(what[key], int | float) for key in ("low", "ns", "high")):
+        raise BadInput(f"{path}: cost {name}: want numbers for low, ns and high, got {what}")
     if not 0 <= what["low"] <= what["ns"] <= what["high"]:
         raise BadInput(f"{path}: cost {name}: want 0 <= low <= ns <= high, got {what}")
     if what["mark"] not in MARKS or not what["source"]:

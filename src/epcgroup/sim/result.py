@@ -48,6 +48,7 @@ class Result:
                 json.loads((folder / "summary.json").read_text()),
             )
         except FileNotFoundError as error:
-            raise BadInput(f"{folder}: no result of 'epcgroup sim' ({error.filename} is missing)") from None
+            name = error.filename or folder / "tenants.parquet"  # polars does not say
+            raise BadInput(f"{folder}: no result of 'epcgroup sim' ({name} is missing)") from None
         except (pl.exceptions.PolarsError, json.JSONDecodeError) as error:
             raise BadInput(f"{folder}: {error}") from None

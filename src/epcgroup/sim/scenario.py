@@ -22,6 +22,9 @@ from epcgroup.sim.traces.generate import pattern
 from epcgroup.sim.traces.trace import Info, Trace
 from epcgroup.units import page_ceil, pages, parse_limit, parse_size
 
+MOST_PAGES = 2**31 - 1
+"""Of an EPC or an enclave: the compiled engine counts pages in 32 bits."""
+_SIZES = "at least a page (4K), less than 8T"
 _TIMES = {"ns": 1.0, "us": 1e3, "ms": 1e6, "s": 1e9, "min": 60e9, "h": 3600e9, "": 1e9}
 
 
@@ -88,6 +91,8 @@ def read(path: Path) -> Scenario:
         text = path.read_text()
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise BadInput(f"{path}: it is no UTF-8 text; want a scenario in TOML") from None
     return parse(text, name=str(path), folder=path.parent)
 
 
@@ -111,12 +116,16 @@ def _build(data: dict[str, Any], folder: Path) -> Scenario:
     local = folder / named
     profile = _at((*where, "profile"), load_profile, str(local) if named.endswith(".toml") else named)
     epc = pages(_at((*where, "epc"), parse_size, machine["epc"])) if "epc" in machine else profile.epc_pages
+    if not 0 < epc <= MOST_PAGES:
+        raise Fault((*where, "epc"), f"is {machine['epc']!r}; want {_SIZES}")
     chosen = _at((*where, "policy"), by_name, machine.get("policy", "standard"))
     times = {
         key: _at((*where, key), parse_time, machine[key])
         for key in ("duration", "quantum", "sample")
         if key in machine
     }
+    if not times.get("quantum", 1):
+        raise Fault((*where, "quantum"), f"is {machine['quantum']!r}; want more than 0")
     seed = machine.get("seed", 1)
     known = {"/"}
     cgroups: list[tuple[str, int | None]] = []
@@ -185,8 +194,8 @@ def _tenant(
     touched = 0 if info is None else info.enclaves[traced][1]
     if "size" in one:
         size = page_ceil(_at((*where, "size"), parse_size, one["size"]))
-        if not size:
-            raise Fault((*where, "size"), "is 0; want at least a page")
+        if not 0 < size <= MOST_PAGES:
+            raise Fault((*where, "size"), f"is {one['size']!r}; want {_SIZES}")
         if size < touched:
             raise Fault((*where, "size"), f"is {size} pages; the trace touches {touched}")
     elif info is None:

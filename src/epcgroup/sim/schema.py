@@ -8,6 +8,7 @@ heading and its key.
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -17,6 +18,7 @@ _SIZE = {"type": "string", "description": "bytes: 64M, 4096, '16384 pages'"}
 _LIMIT = {"type": "string", "description": "as a size, or max"}
 _TIME = {"type": ["string", "number"], "description": "seconds, or 250ms, 1.5s, 2min"}
 _PATH = {"type": "string", "pattern": "^/"}
+_COPIES = {"type": "integer", "minimum": 1, "maximum": 100_000}
 _WORKLOAD = {
     "type": "object",
     "description": "a pattern of generate.py and its numbers",
@@ -63,7 +65,7 @@ SCHEMA: dict[str, Any] = {
             "type": "array",
             "items": {
                 "type": "object",
-                "properties": {"path": _PATH, "max": _LIMIT, "copies": {"type": "integer", "minimum": 1}},
+                "properties": {"path": _PATH, "max": _LIMIT, "copies": _COPIES},
                 "required": ["path"],
             },
         },
@@ -78,7 +80,7 @@ SCHEMA: dict[str, Any] = {
                     "kind": {"type": "string", "enum": ["enclave", "guest"]},
                     "dynamic": {"type": "boolean", "description": "pages are added by touching (SGX2)"},
                     "start": _TIME,
-                    "threads": {"type": "integer", "minimum": 1},
+                    "threads": _COPIES,
                     "accesses": {"type": "integer", "minimum": 0, "description": "of each thread"},
                     "access_ns": {"type": "number", "minimum": 0},
                     "workload": _WORKLOAD,
@@ -87,7 +89,7 @@ SCHEMA: dict[str, Any] = {
                         "type": ["string", "integer"],
                         "description": "of the trace: name or number, or * for a tenant of each",
                     },
-                    "copies": {"type": "integer", "minimum": 1},
+                    "copies": _COPIES,
                     "arrivals_per_s": {"type": "number", "minimum": 0},
                 },
                 "required": ["name"],
@@ -136,10 +138,14 @@ def validate(data: Any, schema: dict[str, Any] = SCHEMA, where: tuple[str | int,
     wanted = [kinds] if isinstance(kinds, str) else kinds
     if not any(_is(data, kind) for kind in wanted):
         raise Fault(where, f"is {data!r}; want {' or '.join(wanted)}")
+    if isinstance(data, float) and not math.isfinite(data):
+        raise Fault(where, f"is {data!r}; want a number that is finite")
     if "enum" in schema and data not in schema["enum"]:
         raise Fault(where, f"is {data!r}; want one of {', '.join(schema['enum'])}")
     if "minimum" in schema and data < schema["minimum"]:
         raise Fault(where, f"is {data!r}; want at least {schema['minimum']}")
+    if "maximum" in schema and data > schema["maximum"]:
+        raise Fault(where, f"is {data!r}; want at most {schema['maximum']}")
     if "pattern" in schema and not re.search(schema["pattern"], data):
         raise Fault(where, f"is {data!r}; want a path like /pods/a")
     if isinstance(data, dict):
@@ -161,7 +167,8 @@ def located(name: str, text: str, fault: Fault) -> BadInput:
     line = _line(text, fault.where)
     parts = (f"[{part + 1}]" if isinstance(part, int) else f".{part}" for part in fault.where)
     dotted = "".join(parts).lstrip(".")
-    return BadInput(f"{name}:{line}: {dotted or 'scenario'} {fault}")
+    said = str(fault)
+    return BadInput(f"{name}:{line}: {dotted or 'scenario'}{'' if said.startswith(':') else ' '}{said}")
 
 
 def _is(data: Any, kind: str) -> bool:

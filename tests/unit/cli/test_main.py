@@ -51,6 +51,9 @@ def raising(error: BaseException) -> Callable[[], int]:
         (EpcgroupError("something"), 1, "epcgroup: something\n"),
         (InternalError("page owned twice"), 70, "epcgroup: bug: page owned twice\n"),
         (KeyboardInterrupt(), 130, ""),
+        (OSError(28, "No space left on device"), 1, "epcgroup: No space left on device\n"),
+        (FileNotFoundError(2, "No such file", "x"), 1, "epcgroup: x: No such file\n"),
+        (MemoryError("4 PiB"), 1, "epcgroup: not enough memory; smaller sizes need less (4 PiB)\n"),
     ],
 )
 def test_errors_are_one_line_and_a_status(
@@ -94,12 +97,14 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"    {name}" in shown
 
 
-@pytest.mark.parametrize("words", [[], ["dance"], ["stress", "--dance"]])
+@pytest.mark.parametrize("words", [[], ["dance"], ["stress", "--dance"], ["doctor", "dance"]])
 def test_wrong_usage_is_status_two(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """And the usage is that of the command, if there is one."""
     with pytest.raises(SystemExit) as caught:
         frame.main(words)
     assert caught.value.code == 2
-    assert "usage: epcgroup" in capsys.readouterr().err
+    command = words[0] if len(words) == 2 else "[-h]"
+    assert f"usage: epcgroup {command} " in capsys.readouterr().err
 
 
 def test_every_command_has_its_options(capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,6 +40,8 @@ def convert(path: Path, form: str, target: Path, progress: Progress = silent) ->
     source = Source(path)
     with source.file, Writer(target, f"{form}: {path.name}", clock=clock) as writer:
         _compact(reader(source), writer, source.share, progress)
+        if not writer.info.accesses:
+            raise BadInput(f"{path}: there is no access in it; want what {form} records")
     return writer.info.accesses
 
 

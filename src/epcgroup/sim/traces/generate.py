@@ -115,7 +115,7 @@ class Phases(Pattern):
 
     def __init__(self, spec: Mapping[str, Any], pages: int, rng: np.random.Generator) -> None:
         super().__init__(spec, pages, rng)
-        parts = spec.get("phases") or []
+        parts = _tables(spec.get("phases"))
         if not parts or any(int(part.get("accesses", 0)) < 1 for part in parts):
             raise BadInput("phases: want a list of patterns, each with accesses of at least 1")
         self._parts = [(pattern(part, pages, rng), int(part["accesses"])) for part in parts]
@@ -141,9 +141,9 @@ class Mixture(Pattern):
 
     def __init__(self, spec: Mapping[str, Any], pages: int, rng: np.random.Generator) -> None:
         super().__init__(spec, pages, rng)
-        parts = spec.get("parts") or []
+        parts = _tables(spec.get("parts"))
         weights = np.array([float(part.get("weight", 1)) for part in parts])
-        if not parts or weights.min() <= 0:
+        if not parts or not weights.min() > 0:
             raise BadInput("parts: want a list of patterns, each with a weight above 0")
         self._parts = [pattern(part, pages, rng) for part in parts]
         self._sums = np.cumsum(weights / weights.sum())
@@ -156,6 +156,12 @@ class Mixture(Pattern):
             mine = which == number if number < len(self._parts) - 1 else which >= number
             found[mine] = part.take(int(mine.sum()))
         return found
+
+
+def _tables(parts: object) -> list[Mapping[str, Any]]:
+    """The parts of a pattern; none if what is written there is no list of tables."""
+    right = isinstance(parts, list) and all(isinstance(part, Mapping) for part in parts)
+    return parts if right else []  # type: ignore[return-value]
 
 
 PATTERNS: dict[str, type[Pattern]] = {
