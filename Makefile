@@ -1,6 +1,6 @@
 # make demo    run the main job: three tenants, their limits, real paging, a picture
 # make test    pass all tests (style, types and import order among them)
-# make fuzz    a million fuzzed inputs against the driver (ARGS=-runs=N for another number)
+# make fuzz    a million fuzzed inputs against the machine (JOBS=2 RUNS=1000000; goes on where it stopped)
 # make soak    ten minutes of random tenants, limits and kills, then a thousand kills of supervisors
 # make check   style, types and import order alone
 # make bench   measure, each figure as a ratio against a named peer
@@ -11,6 +11,8 @@
 # Each target sets up what it needs first; nothing is done twice.
 
 PYTHON ?= python3
+JOBS ?= $(shell nproc)
+RUNS ?= 1000000
 BIN := .venv/bin
 SETUP := $(PYTHON) tools/setup.py
 
@@ -29,8 +31,7 @@ test:
 
 fuzz:
 	@$(SETUP) venv
-	@mkdir -p .fuzz
-	$(BIN)/python tests/fuzz/surface.py -runs=1000000 -len_control=0 -max_len=400 -artifact_prefix=.fuzz/crash- $(ARGS) .fuzz
+	$(BIN)/python -m tests.fuzz.run --jobs $(JOBS) --runs $(RUNS) $(ARGS)
 
 soak:
 	@$(SETUP) test

@@ -221,6 +221,8 @@ class Arena:
 
     def trim(self) -> None:
         """Give back the chunks that hold nothing."""
+        if len(self.free) < _CHUNK_SLOTS:
+            return  # not one chunk of them
         unused = [0] * len(self._chunks)
         for place in self.free:
             unused[place >> _CHUNK_SHIFT] += 1

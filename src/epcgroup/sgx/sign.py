@@ -61,6 +61,10 @@ class SigningKey:
     def mrsigner(self) -> bytes:
         return mrsigner(self.modulus.to_bytes(KEY_BYTES, "little"))
 
+    def cube_root(self, number: int) -> int:
+        """The signature of ``number``: what gives it when cubed modulo the key."""
+        return pow(number, self.private_exponent, self.modulus)
+
 
 def mrsigner(modulus: bytes) -> bytes:
     """MRSIGNER: SHA-256 of the 384 modulus bytes as stored."""
@@ -71,7 +75,7 @@ def sign(unsigned: SigStruct, key: SigningKey) -> SigStruct:
     """``unsigned`` with modulus, signature, q1 and q2 filled in."""
     n = key.modulus
     complete = replace(unsigned, modulus=_le(n), exponent=EXPONENT)
-    s = pow(_padded_digest(complete), key.private_exponent, n)
+    s = key.cube_root(_padded_digest(complete))
     q1, q2 = _quotients(s, n)
     return replace(complete, signature=_le(s), q1=_le(q1), q2=_le(q2))
 

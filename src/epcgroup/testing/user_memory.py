@@ -43,9 +43,12 @@ class FakeMemory:
     # -- driver.UserMemory ------------------------------------------------------
 
     def read(self, addr: int, length: int) -> bytes:
+        start = addr % PAGE_SIZE
+        if 0 < length <= PAGE_SIZE - start and (page := self._pages.get(addr - start)) is not None:
+            return bytes(page[start : start + length])
         parts = []
-        for page, start, count in self._cut(addr, length):
-            parts.append(bytes(self._pages[page][start : start + count]))
+        for at, start, count in self._cut(addr, length):
+            parts.append(bytes(self._pages[at][start : start + count]))
         return b"".join(parts)
 
     def write(self, addr: int, data: bytes) -> None:
