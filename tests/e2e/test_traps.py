@@ -68,8 +68,8 @@ CASES = {
     ),
     "t6_syscall": (
         "syscall_vdso", "syscall_bare", "fatal_syscalls", "ud2", "divide_by_zero", "in_instruction",
-        "out_instruction", "int_80", "illegal_instructions", "int3", "bare_signals", "rdtsc_runs",
-        "range_is_free_afterwards",
+        "out_instruction", "int_80", "illegal_instructions", "int3", "floating_point", "alignment_check",
+        "bare_signals", "rdtsc_runs", "range_is_free_afterwards",
     ),
     "debugger": (
         "heap_resident_and_evicted", "dbgoptin", "rest_of_a_tcs", "read_only_code", "production_enclave",

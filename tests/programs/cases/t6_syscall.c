@@ -171,6 +171,8 @@ static void int3(void)
 	CHECK_EQ(guarded_ask(c, &caught, OP_RAISE, RAISE_INT3, 0, 0, 0), SIGTRAP);
 	CHECK_EQ(caught.rax, ERESUME);
 	CHECK_EQ(caught.rbx, e.tcs[0]);
+	CHECK_EQ(caught.code, SI_KERNEL);
+	CHECK_EQ(caught.address, 0);
 	CHECK_EQ(ssa(SSA_EXITINFO) & 0xffffffff, 0x80000603);
 	call_unwind(&e, c, 0, 0);
 	c = by_enclu(&e, 0);
@@ -178,10 +180,68 @@ static void int3(void)
 	CHECK_EQ(caught.rip, bare_aep);
 }
 
+/* Machine code for OP_CALL at the enclave's code page. */
+static void put_code(const void *code, size_t n)
+{
+	for (u64 i = 0, word = 0; i < n; i += 8) {
+		memcpy(&word, (const u8 *)code + i, n - i < 8 ? n - i : 8);
+		must(c, OP_PUT, e.code + i, word, 0, 0);
+	}
+}
+
+/* SSE and x87 exceptions that the enclave has unmasked. */
+static void floating_point(void)
+{
+	static const u8 sse[] = {	/* ldmxcsr 0x1d80; 1.0f / 0.0f */
+		0xc7, 0x44, 0x24, 0xf8, 0x80, 0x1d, 0, 0, 0x0f, 0xae, 0x54, 0x24, 0xf8, 0x0f, 0x57, 0xc0,
+		0xb8, 1, 0, 0, 0, 0xf3, 0x0f, 0x2a, 0xc8, 0xf3, 0x0f, 0x5e, 0xc8, 0xc3,
+	};
+	static const u8 x87[] = {	/* fldcw 0x37b; 1 / 0; fwait */
+		0xdb, 0xe3, 0x66, 0xc7, 0x44, 0x24, 0xf8, 0x7b, 0x03, 0xd9, 0x6c, 0x24, 0xf8, 0xd9, 0xe8, 0xd9,
+		0xee, 0xde, 0xf9, 0x9b, 0xc3,
+	};
+
+	start();
+	put_code(sse, sizeof sse);
+	EXPECT_FAULT(c, ask(c, NULL, OP_CALL, e.code, 0, 0, 0), 19, 0, 0);
+	CHECK_EQ(ssa(SSA_EXITINFO) & 0xffffffff, 0x80000313);
+	CHECK_EQ(ssa(SSA_RIP), e.code + 25);
+	call_unwind(&e, c, 0, 0);
+	c = by_vdso(&e, 0);
+	put_code(x87, sizeof x87);
+	EXPECT_FAULT(c, ask(c, NULL, OP_CALL, e.code, 0, 0, 0), 16, 0, 0);
+	CHECK_EQ(ssa(SSA_EXITINFO) & 0xffffffff, 0x80000310);
+	CHECK_EQ(ssa(SSA_RIP), e.code + 19);
+}
+
+/* The flag stays set after the exit, as on hardware. */
+static void misaligned(int signal, siginfo_t *info, void *context)
+{
+	asm volatile("pushf; andl $~0x40000, (%%rsp); popf" ::: "memory", "cc");
+	CHECK_EQ(signal, SIGBUS);
+	CHECK_EQ(info->si_code, BUS_ADRALN);
+	CHECK_EQ(info->si_addr, 0);
+	CHECK_EQ(((ucontext_t *)context)->uc_mcontext.gregs[REG_RIP], bare_aep);
+	CHECK_EQ(((ucontext_t *)context)->uc_mcontext.gregs[REG_EFL] & 0x40000, 0x40000);
+	CHECK_EQ(ssa(SSA_EXITINFO) & 0xffffffff, 0x80000311);
+	_exit(0);
+}
+
+static void alignment_check(void)
+{
+	static const u8 code[] = { 0x9c, 0x81, 0x0c, 0x24, 0, 0, 4, 0, 0x9d, 0x8b, 0x44, 0x24, 0xf1, 0xc3 };
+
+	start();
+	put_code(code, sizeof code);
+	handle(SIGBUS, misaligned, 0);
+	must(by_enclu(&e, 0), OP_CALL, e.code, 0, 0, 0);
+	CHECK(0, "nothing was raised");
+}
+
 static void bare_signals(void)
 {
-	static const struct { u64 what; int signal; } known[] = {
-		{ RAISE_UD2, SIGILL }, { RAISE_DIV0, SIGFPE }, { RAISE_IN, SIGILL },
+	static const struct { u64 what; int signal, code; } known[] = {
+		{ RAISE_UD2, SIGILL, ILL_ILLOPN }, { RAISE_DIV0, SIGFPE, FPE_INTDIV }, { RAISE_IN, SIGILL, ILL_ILLOPN },
 	};
 
 	start();
@@ -190,6 +250,8 @@ static void bare_signals(void)
 		struct caught caught;
 
 		CHECK_EQ(guarded_ask(bare, &caught, OP_RAISE, known[i].what, 0, 0, 0), known[i].signal);
+		CHECK_EQ(caught.code, known[i].code);
+		CHECK_EQ(caught.address, bare_aep);
 		CHECK_EQ(caught.rip, bare_aep);
 		CHECK_EQ(caught.rax, ERESUME);
 		call_unwind(&e, bare, 0, 0);
@@ -238,6 +300,8 @@ int main(int argc, char **argv)
 		{ "int_80", int_80 },
 		{ "illegal_instructions", illegal_instructions },
 		{ "int3", int3 },
+		{ "floating_point", floating_point },
+		{ "alignment_check", alignment_check },
 		{ "bare_signals", bare_signals },
 		{ "rdtsc_runs", rdtsc_runs },
 		{ "range_is_free_afterwards", range_is_free_afterwards },

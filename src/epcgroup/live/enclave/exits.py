@@ -39,9 +39,10 @@ SI_KERNEL = 0x80
 BUS_ADRALN, FPE_INTDIV, FPE_INTOVF = 1, 1, 2
 _SEGV_MAPERR, _SEGV_ACCERR, _ILL_ILLOPN, _BUS_ADRERR = 1, 2, 2, 2
 _PAGE_MASK = ~(PAGE_SIZE - 1)
+# Signal and si_code of a vector; the kernel tells an address (that of the AEP) with some.
 _SIGNALS = {
     VECTOR_DB: (signal.SIGTRAP, 1),
-    VECTOR_BP: (signal.SIGTRAP, 1),
+    VECTOR_BP: (signal.SIGTRAP, SI_KERNEL),
     VECTOR_UD: (signal.SIGILL, _ILL_ILLOPN),
     VECTOR_GP: (signal.SIGSEGV, SI_KERNEL),
     VECTOR_DE: (signal.SIGFPE, FPE_INTDIV),
@@ -154,7 +155,7 @@ def force(tracer: Tracer, task: Task, vector: int, code: int, addr: int, sigbus:
         where = addr & _PAGE_MASK
     else:
         sig, si_code = _SIGNALS[vector]
-        where = at if si_code != SI_KERNEL else 0
+        where = 0 if si_code == SI_KERNEL or vector == VECTOR_AC else at
     mask = ptrace.getsigmask(task.tid)
     if mask >> (sig - 1) & 1:
         ptrace.setsigmask(task.tid, mask & ~(1 << (sig - 1)))

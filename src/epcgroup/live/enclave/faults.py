@@ -132,10 +132,10 @@ def _raised(tracer: Tracer, task: Task, regs: UserRegs, sig: int, code: int, add
             tracer, task, regs, VECTOR_BP if code == SI_KERNEL else VECTOR_DB, 0, 0, False
         )
     elif sig == signal.SIGBUS:
-        alignment = code == BUS_ADRALN
-        yield from exits.exception(
-            tracer, task, regs, VECTOR_AC if alignment else VECTOR_PF, PF_U, addr, not alignment
-        )
+        if code == BUS_ADRALN:
+            yield from exits.exception(tracer, task, regs, VECTOR_AC, 0, 0, False)
+        else:
+            yield from exits.exception(tracer, task, regs, VECTOR_PF, PF_U, addr, True)
     elif code in (FPE_INTDIV, FPE_INTOVF):
         yield from exits.exception(tracer, task, regs, VECTOR_DE, 0, 0, False)
     else:
