@@ -3,7 +3,7 @@
 As with an enclave, the program holds a memfd of ours and userfaultfd reports the
 first touch of each page. What differs: the offset in the file names the page and
 not the address, nothing is ever taken back, and a child of fork does not inherit
-the mapping (VM_DONTCOPY, here MADV_DONTFORK).
+the mapping (VM_DONTCOPY, here MADV_DONTFORK), nor does a core dump.
 
 On hardware, an access to these pages by anybody but the guest's processor reads
 ones and stores nothing. Here a page is full of ones when it comes, but what is
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from epcgroup.live.tracing.tracer import Tracer
     from epcgroup.live.world import World
 
-_SYS_MADVISE, _MADV_DONTFORK = 28, 10
+_SYS_MADVISE, _MADV_DONTFORK, _MADV_DONTDUMP = 28, 10, 16
 _PAGE_MASK = ~(PAGE_SIZE - 1)
 _ABORT_PAGE = b"\xff" * PAGE_SIZE
 _abort_page = uffd.PageBuffer()
@@ -82,7 +82,8 @@ def mmap(tracer: Tracer, task: Task, regs: UserRegs, device: Device, length: int
     def mapped(stopped: Task, start: int) -> int:
         if start >= 0:
             tracer.life.serve(stopped)
-            tracer.inject(stopped, _SYS_MADVISE, start, length, _MADV_DONTFORK)
+            for advice in (_MADV_DONTFORK, _MADV_DONTDUMP):
+                tracer.inject(stopped, _SYS_MADVISE, start, length, advice)
             uffd.register(stopped.mm.uffd, start, length, uffd.MODE_MISSING)
             locked.ready(tracer, stopped, start, length, prot)
             filters.watch_range(tracer, stopped, start, length)

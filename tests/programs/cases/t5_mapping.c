@@ -304,6 +304,30 @@ static void advised(void)
 	accept(c, e.hole, 20);
 }
 
+/* No core dump shows enclave memory, or walks through the whole of a sparse range. */
+static void not_dumped(void)
+{
+	struct enclave early = load((struct spec){ .base_zero = 1, .start = 0x10000, .size = 64 << 20, .heap = 10 });
+	struct enclave e = load((struct spec){ .heap = 10 });
+	FILE *smaps = fopen("/proc/self/smaps", "r");
+	char line[512];
+	int found = 0, ours = 0;
+
+	while (smaps && fgets(line, sizeof line, smaps)) {
+		u64 start, end;
+
+		if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
+			ours = strstr(line, "sgx_enclave") != NULL;
+		if (ours && !strncmp(line, "VmFlags:", 8)) {
+			CHECK(strstr(line, " dd"), "%s", line);
+			found++;
+		}
+	}
+	CHECK(found >= 4, "%d mappings of enclaves", found);
+	CHECK(madvise((void *)e.heap, PAGE, MADV_DODUMP) && errno == EINVAL, "MADV_DODUMP");
+	use(&early, 10);
+}
+
 int main(int argc, char **argv)
 {
 	static const struct test tests[] = {
@@ -324,6 +348,7 @@ int main(int argc, char **argv)
 		{ "mlockall_beside_an_enclave", mlockall_beside_an_enclave },
 		{ "mlockall_before", mlockall_before },
 		{ "advised", advised },
+		{ "not_dumped", not_dumped },
 	};
 
 	return RUN(argc, argv, tests);

@@ -30,14 +30,15 @@ if TYPE_CHECKING:
     from epcgroup.live.tracing.task import Task
     from epcgroup.live.tracing.tracer import Tracer
 
-SYS_MMAP, SYS_MPROTECT = 9, 10
+SYS_MMAP, SYS_MPROTECT, SYS_MADVISE = 9, 10, 28
 MAP_SHARED, MAP_TYPE, MAP_FIXED, MAP_ANONYMOUS = 0x01, 0x0F, 0x10, 0x20
 MAP_FIXED_NOREPLACE = 0x100000
 _MAP_PRIVATE = 0x02
 _READ_IMPLIES_EXEC = 0x0400000  # personality(2)
+MADV_DONTDUMP = 16
 # Advice that would reach through the mapping into the memfd, or promise what a
 # mapping of device memory cannot give.
-_MADV_REFUSED = {9, 11, 12, 14, 21, 22, 23, 25}
+_MADV_REFUSED = {9, 11, 12, 14, 17, 21, 22, 23, 25}
 
 
 def whole_pages(length: int) -> int:
@@ -115,6 +116,8 @@ def _read_implies_exec(task: Task) -> bool:
 def _attach(tracer: Tracer, task: Task, device: Device, start: int, end: int, prot: int, real: int) -> None:
     """``[start, end)`` of the stopped task now maps the enclave: serve its faults."""
     tracer.life.serve(task)
+    # As the driver's are. A core dump would have every page of a terabyte.
+    tracer.inject(task, SYS_MADVISE, start, end - start, MADV_DONTDUMP)
     task.mm.register(start, end)
     locked.ready(tracer, task, start, end - start, real)
     with tracer.world.lock:
