@@ -11,6 +11,7 @@ from epcgroup.live.enclave import cpuid
 from epcgroup.live.paging import uffd
 from epcgroup.live.tracing import procfs
 from epcgroup.sgx.platform import Platform
+from epcgroup.units import PAGE_SIZE
 
 
 def require() -> None:
@@ -23,12 +24,28 @@ def require() -> None:
             "running SGX programs needs userfaultfd with write-protection of shared memory "
             "(Linux 5.19 or newer, CONFIG_USERFAULTFD); this kernel has no such thing"
         )
+    if _memory_comes_in_huge_pages():
+        raise MissingCapability(
+            "shared memory comes in huge pages here, an EPC page has 4 KiB: "
+            "echo never > /sys/kernel/mm/transparent_hugepage/shmem_enabled"
+        )
     supervisor = procfs.tracer_of(os.getpid())
     if supervisor and procfs.is_ours(supervisor):
         raise MissingCapability(
             f"this process is itself in the emulated machine of process {supervisor}: what starts here has "
             "SGX already; start the program directly, or a second machine outside of the first"
         )
+
+
+def _memory_comes_in_huge_pages() -> bool:
+    # Then neighbours of a page that is there are there too, as zeros, and no fault tells of their touch.
+    memfd = os.memfd_create("probe", os.MFD_CLOEXEC)
+    try:
+        os.ftruncate(memfd, 4 << 20)
+        os.pwrite(memfd, bytes(PAGE_SIZE), 0)
+        return os.fstat(memfd).st_blocks * 512 > PAGE_SIZE
+    finally:
+        os.close(memfd)
 
 
 def sgx() -> Platform:
