@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from epcgroup.driver.inject import Plan
 from epcgroup.driver.numbers import Ioctl
-from epcgroup.driver.store import BackingStore, Evicted
+from epcgroup.driver.store import BackingStore, Evicted, Sealed
 from epcgroup.epc import Caller, Enclave, EpcPage, Machine, Pager, Policy, Section, Vepc
 from epcgroup.errors import NoEpc, Refused
 
@@ -54,6 +54,21 @@ class HostileStore(BackingStore):
     def reserve(self, enclave: int, index: int) -> bool:
         """As BackingStore.reserve; now and then there is no room."""
         return not self._dice.falls("enospc") and super().reserve(enclave, index)
+
+    def reserve_all(self, pages: int) -> bool:  # noqa: ARG002 - each is decided alone
+        """No."""
+        return False
+
+    def add_all(
+        self,
+        enclave: int,
+        indices: Sequence[int],
+        sealed: Sequence[Sealed],
+        slots: Iterable[tuple[int, int]],
+    ) -> None:
+        """One by one."""
+        for index, (flags, place, short), (va, slot) in zip(indices, sealed, slots, strict=True):
+            self.add(enclave, index, Evicted(self.arena, flags, place, short, va, slot))
 
     def add(self, enclave: int, index: int, entry: Evicted) -> None:
         """As BackingStore.add, with what an attacker makes of it."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from epcgroup.driver.seams import Frames
-    from epcgroup.driver.store import BackingStore
+    from epcgroup.driver.store import BackingStore, Sealed
     from epcgroup.sgx.seal import PageSealer
 
 
@@ -26,8 +26,8 @@ class Mover(Protocol):
 
     def out(
         self, enclave: int, base: int, indices: Sequence[int], flags: Sequence[int]
-    ) -> list[tuple[int, Evicted]]:
-        """Revoke these pages and seal them, on reservations: versions and entries, in order."""
+    ) -> tuple[Sequence[int], Sequence[Sealed]]:
+        """Revoke these pages and seal them, on reservations: versions and what is kept, in order."""
 
     def back(self, enclave: int, base: int, index: int, entry: Evicted, version: int) -> None:
         """Unseal a page and give it to its frame. Raises MacCompareFail, and nothing happened."""
@@ -52,12 +52,14 @@ class PlainMover:
 
     def out(
         self, enclave: int, base: int, indices: Sequence[int], flags: Sequence[int]
-    ) -> list[tuple[int, Evicted]]:
+    ) -> tuple[Sequence[int], Sequence[Sealed]]:
         contents = self._frames.take(enclave, indices)
-        return [
-            self._seal(plain, base + (index << PAGE_SHIFT), enclave, word)
-            for plain, index, word in zip(contents, indices, flags, strict=True)
-        ]
+        versions, sealed = [], []
+        for plain, index, word in zip(contents, indices, flags, strict=True):
+            version, place, short = self._seal(plain, base + (index << PAGE_SHIFT), enclave, word)
+            versions.append(version)
+            sealed.append((word, place, short))
+        return versions, sealed
 
     def back(self, enclave: int, base: int, index: int, entry: Evicted, version: int) -> None:
         contents = self.unseal(enclave, entry, version, base + (index << PAGE_SHIFT))
@@ -67,17 +69,18 @@ class PlainMover:
         pass
 
     def seal(self, contents: bytes, enclave: int, flags: int) -> tuple[int, Evicted]:
-        return self._seal(contents, 0, enclave, flags)
+        version, place, short = self._seal(contents, 0, enclave, flags)
+        return version, Evicted(self._arena, flags, place, short)
 
     def unseal(self, enclave: int, entry: Evicted, version: int, addr: int = 0) -> bytes:
         sealed = entry.short or self._arena.view(entry.place)
         return self._sealer.eldu(sealed, version, entry.flags, addr, enclave)
 
-    def _seal(self, contents: bytes, addr: int, enclave: int, flags: int) -> tuple[int, Evicted]:
+    def _seal(self, contents: bytes, addr: int, enclave: int, flags: int) -> tuple[int, int, bytes]:
         arena = self._arena
         place = arena.free.pop()
         version, short = self._sealer.ewb_into(contents, flags, addr, enclave, arena.view(place))
         if short:
             arena.free.append(place)
             place = -1
-        return version, Evicted(arena, flags, place, short)
+        return version, place, short

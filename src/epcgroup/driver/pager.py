@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from epcgroup.driver.mover import Mover
     from epcgroup.driver.seams import Frames, Log
-    from epcgroup.driver.store import BackingStore, Evicted
+    from epcgroup.driver.store import BackingStore, Sealed
     from epcgroup.sgx.enclave import EnclaveState
     from epcgroup.sgx.seal import PageSealer
 
@@ -54,11 +54,10 @@ class SealingPager:
         self.on_store: Callable[[EpcPage], None] = _nothing  # who pays for backing store hears of it
         self.on_disable: Callable[[Enclave], None] = _nothing  # who tells why an enclave died does
         self.mover: Mover = PlainMover(frames, sealer, store)
-        self.arrived = False  # what is loaded has been verified, and is in its frame already
         self._states: dict[int, EnclaveState] = {}
         self._slots: dict[int, VaSlots] = {}
         # Pages that are blocked and sealed, in the order in which they will be written out.
-        self._leaving: deque[tuple[int, Evicted]] = deque()
+        self._leaving: deque[tuple[int, Sealed]] = deque()
 
     def adopt(self, enclave: Enclave, state: EnclaveState) -> None:
         """ECREATE succeeded: ``state`` is the processor's view of ``enclave``."""
@@ -84,9 +83,15 @@ class SealingPager:
     def young(self, pages: Sequence[EpcPage]) -> Sequence[bool]:
         return self._frames.young(pages)
 
-    def reserve(self, page: EpcPage) -> bool:
-        self.on_store(page)
-        return self.store.reserve(page.enclave.id, page.index)
+    def reserve(self, pages: Sequence[EpcPage]) -> Sequence[bool]:
+        hear, store = self.on_store, self.store
+        if hear is _nothing and store.reserve_all(len(pages)):
+            return [True] * len(pages)
+        answers = []
+        for page in pages:
+            hear(page)
+            answers.append(store.reserve(page.enclave.id, page.index))
+        return answers
 
     def block(self, pages: Sequence[EpcPage]) -> None:
         """EBLOCK, and what ETRACK would wait for: no thread can reach the pages any more.
@@ -96,18 +101,11 @@ class SealingPager:
         """
         for enclave, run in groupby(pages, _ENCLAVE):
             state = self._states[enclave.id]
-            epcm = state.epcm
-            indices, flags = [], []
-            for page in run:
-                index = page.index
-                word = epcm.get(index, 0) & SEALED_MASK
-                if eblock(state, index):
-                    raise InternalError(
-                        f"EBLOCK of page {index} of {enclave}, which has no EPCM entry to block"
-                    )
-                indices.append(index)
-                flags.append(word)
-            self._leaving += self.mover.out(enclave.id, state.base, indices, flags)
+            indices = [page.index for page in run]
+            flags = [state.epcm.get(index, 0) & SEALED_MASK for index in indices]
+            if eblock(state, indices):
+                raise InternalError(f"EBLOCK of pages {indices} of {enclave}, one of which cannot be blocked")
+            self._leaving += zip(*self.mover.out(enclave.id, state.base, indices, flags), strict=True)
 
     def write_out(self, pages: Sequence[EpcPage]) -> None:
         """EWB: keep what was sealed, and the versions in VA slots; forget the plaintext."""
@@ -116,26 +114,22 @@ class SealingPager:
         state, slots = self._states[number], self._slots[number]
         if len(slots) != len(enclave.va_pages):
             slots.follow(enclave.va_pages)
-        epcm, leaving, take, add = state.epcm, self._leaving.popleft, slots.take, self.store.add
-        for page in pages:
-            index = page.index
-            if index == SECS_INDEX:
-                version, entry = self.mover.seal(state.take_secs(), number, _SECS_FLAGS)
-            else:
-                del epcm[index]
-                version, entry = leaving()
-            entry.va, entry.slot = take(version)
-            add(number, index, entry)
+        if pages[0].index == SECS_INDEX:
+            version, entry = self.mover.seal(state.take_secs(), number, _SECS_FLAGS)
+            ((entry.va, entry.slot),) = slots.take((version,))
+            self.store.add(number, SECS_INDEX, entry)
+            return
+        indices = [page.index for page in pages]
+        epcm, leaving = state.epcm, self._leaving.popleft
+        for index in indices:
+            del epcm[index]
+        versions, sealed = zip(*[leaving() for _ in indices], strict=True)
+        self.store.add_all(number, indices, sealed, slots.take(versions))
 
     def load(self, enclave: Enclave, index: int) -> None:
         """ELDU. Raises LoadFailed, and says so in the log, when the page does not verify."""
         number = enclave.id
         state, slots = self._states[number], self._slots[number]
-        if self.arrived:
-            flags, va, slot = self.store.withdraw(number, index)
-            slots.give(va, slot)
-            state.epcm[index] = _WORDS.setdefault(flags, flags)
-            return
         entry = self.store.get(number, index)
         if entry is None:
             raise self._failed(enclave, index, "its contents are lost")
@@ -152,8 +146,13 @@ class SealingPager:
         except OSError as error:  # no frame for it: it stays sealed, and the next touch may have better luck
             self._frames.drop(number, index)
             raise self._failed(enclave, index, f"its frame cannot be filled: {error.strerror}") from error
-        slots.give(entry.va, entry.slot)
+        slots.give([(entry.va, entry.slot)])
         self.store.remove(number, index)
+
+    def arrived(self, enclave: Enclave, indices: Sequence[int]) -> None:
+        flags, slots = self.store.withdraw(enclave.id, indices)
+        self._slots[enclave.id].give(slots)
+        self._states[enclave.id].epcm.update(zip(indices, map(_WORDS.setdefault, flags, flags), strict=True))
 
     @contextmanager
     def at_hand(self, enclave: Enclave) -> Iterator[Callable[[int], bytes]]:

@@ -20,7 +20,8 @@ from __future__ import annotations
 import ctypes
 import mmap
 from array import array
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, MutableMapping, Sequence
+from typing import TypeAlias
 
 from epcgroup.sgx.seal import MAC_SIZE, SEALED_SIZE
 
@@ -33,6 +34,10 @@ _NO_ROWS = bytes(16 << _GROUP_SHIFT)
 # The second word of a row: flags, number of the VA slot, number of the VA page.
 _SLOT_SHIFT, _VA_SHIFT = 20, 32
 _FLAGS_MASK, _SLOT_MASK = (1 << _SLOT_SHIFT) - 1, 511
+
+
+#: A page that was just sealed: SECINFO flags, and place and short as an `Evicted` has them.
+Sealed: TypeAlias = tuple[int, int, bytes]
 
 
 class Evicted:
@@ -116,6 +121,25 @@ class EvictedPages(MutableMapping[int, Evicted]):
         elif self._short:
             self._short.pop(index, None)
 
+    def put(self, indices: Iterable[int], sealed: Iterable[Sealed], slots: Iterable[tuple[int, int]]) -> int:
+        """Keep pages that are not there yet; how many of them have a place."""
+        groups, short_ones = self._groups, self._short
+        before, stored = self._count, 0
+        for index, (flags, place, short), (va, slot) in zip(indices, sealed, slots, strict=True):
+            rows = groups.get(index >> _GROUP_SHIFT)
+            if rows is None:
+                rows = groups[index >> _GROUP_SHIFT] = array("Q", _NO_ROWS)
+            at = (index & _GROUP_MASK) * 2
+            rows[at] = place + 2
+            rows[at + 1] = flags | slot << _SLOT_SHIFT | va << _VA_SHIFT
+            if short:
+                short_ones[index] = short
+            else:
+                stored += 1
+            before += 1
+        self._count = before
+        return stored
+
     def find(self, index: int) -> Evicted | None:
         """What is known of page ``index``; None if it is not evicted."""
         rows = self._groups.get(index >> _GROUP_SHIFT)
@@ -143,22 +167,29 @@ class EvictedPages(MutableMapping[int, Evicted]):
         return entry
 
     def __delitem__(self, index: int) -> None:
-        self.take(index)
+        self.take((index,))
 
-    def take(self, index: int) -> tuple[int, int]:
-        """Forget page ``index``; its place, negative for none, and what else is in its row.
+    def take(self, indices: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Forget pages; their places, negative for none, and what else is in the rows.
 
-        KeyError if it is not evicted.
+        KeyError if one is not evicted.
         """
-        rows = self._groups.get(index >> _GROUP_SHIFT)
-        at = (index & _GROUP_MASK) * 2
-        if rows is None or not (place := rows[at]):
-            raise KeyError(index)
-        rows[at] = 0
-        self._count -= 1
-        if self._short:
-            self._short.pop(index, None)
-        return place - 2, rows[at + 1]
+        groups, short = self._groups, self._short
+        places, rest = [], []
+        try:
+            for index in indices:
+                rows = groups.get(index >> _GROUP_SHIFT)
+                at = (index & _GROUP_MASK) * 2
+                if rows is None or not (place := rows[at]):
+                    raise KeyError(index)
+                rows[at] = 0
+                places.append(place - 2)
+                rest.append(rows[at + 1])
+                if short:
+                    short.pop(index, None)
+        finally:
+            self._count -= len(places)
+        return places, rest
 
     def __iter__(self) -> Iterator[int]:
         for number, rows in self._groups.items():
@@ -246,6 +277,13 @@ class BackingStore:
         self._entries: dict[int, EvictedPages] = {}
         self._promised = 0
 
+    def reserve_all(self, pages: int) -> bool:
+        """As reserve for so many, if that is sure to succeed; False: one by one may get further."""
+        if self.limit is not None or len(self.arena.free) < self._promised + pages:
+            return False
+        self._promised += pages
+        return True
+
     def reserve(self, enclave: int, index: int) -> bool:  # noqa: ARG002 - for stores that choose
         """Have room for this page too; False when the limit is reached or memory is short.
 
@@ -272,6 +310,19 @@ class BackingStore:
         self.pages(enclave)[index] = entry
         self.used += SEALED_SIZE if entry.place >= 0 else MAC_SIZE
 
+    def add_all(
+        self,
+        enclave: int,
+        indices: Sequence[int],
+        sealed: Sequence[Sealed],
+        slots: Iterable[tuple[int, int]],
+    ) -> None:
+        """As add, for each of these pages with its VA page and slot."""
+        count = len(indices)
+        self._promised -= count
+        stored = self.pages(enclave).put(indices, sealed, slots)
+        self.used += stored * SEALED_SIZE + (count - stored) * MAC_SIZE
+
     def get(self, enclave: int, index: int) -> Evicted | None:
         """What is known of an evicted page."""
         pages = self._entries.get(enclave)
@@ -279,28 +330,26 @@ class BackingStore:
 
     def remove(self, enclave: int, index: int) -> None:
         """The page was loaded: its copy is truncated (ALLOC-40)."""
-        self._drop(self._entries[enclave].take(index)[0])
+        self._drop(self._entries[enclave].take((index,))[0])
 
-    def withdraw(self, enclave: int, index: int) -> tuple[int, int, int]:
-        """As get and remove, for one whose contents are back: its flags, numbers of VA page and slot.
+    def withdraw(self, enclave: int, indices: Sequence[int]) -> tuple[list[int], list[tuple[int, int]]]:
+        """As get and remove, for pages whose contents are back: their flags, numbers of VA page and slot.
 
-        KeyError if nothing is known of it.
+        KeyError if nothing is known of one.
         """
-        place, rest = self._entries[enclave].take(index)
-        self._drop(place)
-        return rest & _FLAGS_MASK, rest >> _VA_SHIFT, rest >> _SLOT_SHIFT & _SLOT_MASK
+        places, rest = self._entries[enclave].take(indices)
+        self._drop(places)
+        slots = [(row >> _VA_SHIFT, row >> _SLOT_SHIFT & _SLOT_MASK) for row in rest]
+        return [row & _FLAGS_MASK for row in rest], slots
 
     def forget(self, enclave: int) -> None:
         """Drop everything of an enclave."""
         pages = self._entries.pop(enclave, None)
         if pages is not None:
-            for index in list(pages):
-                self._drop(pages.take(index)[0])
+            self._drop(pages.take(list(pages))[0])
         self.arena.trim()
 
-    def _drop(self, place: int) -> None:
-        if place >= 0:
-            self.used -= SEALED_SIZE
-            self.arena.free.append(place)
-        else:
-            self.used -= MAC_SIZE
+    def _drop(self, places: list[int]) -> None:
+        stored = places if min(places, default=0) >= 0 else [place for place in places if place >= 0]
+        self.arena.free += stored
+        self.used -= len(stored) * SEALED_SIZE + (len(places) - len(stored)) * MAC_SIZE

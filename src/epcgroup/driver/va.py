@@ -10,7 +10,8 @@ the head.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
 
 from epcgroup.epc import VA_INDEX, EpcPage
 from epcgroup.epc.pages import VA_SLOTS
@@ -34,63 +35,71 @@ class VaPage:
 class VaSlots:
     """The VA pages of one enclave."""
 
-    __slots__ = ("_by_number", "_pages", "in_use")
+    __slots__ = ("_pages", "in_use")
 
     def __init__(self) -> None:
-        self._pages: list[VaPage] = []
-        self._by_number: dict[int, VaPage] = {}
+        self._pages: OrderedDict[int, VaPage] = OrderedDict()  # by number; the first one is used next
         self.in_use = 0
 
     def follow(self, pages: Iterable[EpcPage]) -> None:
         """Take note of VA pages the engine has allocated since; new ones go to the head."""
         for page in pages:
-            if page.number not in self._by_number:
-                self._by_number[page.number] = made = VaPage(page.number)
-                self._pages.insert(0, made)
+            if page.number not in self._pages:
+                self._pages[page.number] = VaPage(page.number)
+                self._pages.move_to_end(page.number, last=False)
 
     def forget(self, number: int) -> None:
         """The engine frees a VA page. Raises InternalError while a slot is in use."""
-        page = self._by_number.get(number)
+        page = self._pages.get(number)
         if page is None:
             return
         if page.free != _ALL_FREE:
             raise InternalError(f"VA page {number} is freed with versions in it")
-        self._pages.remove(page)
-        del self._by_number[number]
+        del self._pages[number]
 
     def __len__(self) -> int:
         return len(self._pages)
 
-    def take(self, version: int) -> tuple[int, int]:
-        """Store ``version`` in a free slot; the numbers of the page and of the slot."""
-        if not self._pages or not self._pages[0].free:
-            raise InternalError("no free VA slot: the engine allocated too few VA pages")
-        page = self._pages[0]
-        lowest = page.free & -page.free
-        page.free ^= lowest
-        slot = lowest.bit_length() - 1
-        page.versions[slot] = version
-        if not page.free:
-            self._pages.append(self._pages.pop(0))
-        self.in_use += 1
-        return page.number, slot
+    def take(self, versions: Iterable[int]) -> list[tuple[int, int]]:
+        """Store versions in free slots, in order; the numbers of the page and of the slot of each."""
+        taken: list[tuple[int, int]] = []
+        pages = self._pages
+        page: VaPage | None = None
+        for version in versions:
+            if page is None:
+                page = next(iter(pages.values()), None)
+                if page is None or not page.free:
+                    raise InternalError("no free VA slot: the engine allocated too few VA pages")
+                number, free, kept = page.number, page.free, page.versions
+            lowest = free & -free
+            free ^= lowest
+            slot = lowest.bit_length() - 1
+            kept[slot] = version
+            taken.append((number, slot))
+            if not free:
+                page.free = 0
+                pages.move_to_end(number)
+                page = None
+        if page is not None:
+            page.free = free
+        self.in_use += len(taken)
+        return taken
 
     def version(self, number: int, slot: int) -> int:
         """What is stored in a slot of page ``number``."""
-        return self._by_number[number].versions[slot]
+        return self._pages[number].versions[slot]
 
-    def give(self, number: int, slot: int) -> None:
-        """Free a slot."""
-        page = self._by_number[number]
-        page.free |= 1 << slot
-        page.versions[slot] = 0
-        self.in_use -= 1
-        if self._pages[0] is not page:
-            self._pages.remove(page)
-            self._pages.insert(0, page)
+    def give(self, slots: Sequence[tuple[int, int]]) -> None:
+        """Free slots, in order."""
+        pages = self._pages
+        for number, slot in slots:
+            page = pages[number]
+            page.free |= 1 << slot
+            page.versions[slot] = 0
+            pages.move_to_end(number, last=False)
+        self.in_use -= len(slots)
 
     def clear(self) -> None:
         """The enclave is gone: every version is forgotten."""
         self._pages.clear()
-        self._by_number.clear()
         self.in_use = 0

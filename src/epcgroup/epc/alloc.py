@@ -40,11 +40,12 @@ def allocate_one(epc: Epc, caller: Caller) -> EpcPage:
 
 
 def headroom(epc: Epc, group: Group) -> int:
-    """Pages that faults of ``group`` can have for sure, one by one, and nothing else happens:
-    no charge is refused, no soft limit and no watermark crossed. Not positive: none."""
+    """Pages that faults of ``group`` can have for sure, one by one: no charge is refused, no soft
+    limit crossed, and none but the last leaves ksgxd something to do. Not positive: none."""
     resource = epc.resource
     capacity = epc.groups.capacity[resource]
-    pages = epc.pool.free - epc.low
+    free = epc.pool.free
+    pages = min(free, max(free - epc.low, 0) + 1)
     level: Group | None = group
     while level is not None:
         room = min(level.max[resource], level.high[resource], capacity) - level.usage[resource]

@@ -13,20 +13,23 @@ whole group. ``all_at_once`` takes SECS and page together.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import repeat
 
 from epcgroup.epc.alloc import allocate, allocate_one, headroom
 from epcgroup.epc.caller import Caller
 from epcgroup.epc.charge import charge
 from epcgroup.epc.enclaves import grow, new_page, place_new, put_new, va_due
 from epcgroup.epc.pages import CHILD, RECLAIM_IN_PROGRESS, RECLAIMABLE, SECS_INDEX, Enclave, EpcPage, Kind
-from epcgroup.epc.release import free_page, refund
+from epcgroup.epc.queue import wake_ksgxd
+from epcgroup.epc.release import free_page
 from epcgroup.epc.state import Epc
 from epcgroup.epc.track import record
+from epcgroup.epc.walk import nothing_reclaimable
 from epcgroup.errors import Busy, EnclaveDisabled, OutOfRange, PageExists, Refused
 
 
-def fault(epc: Epc, caller: Caller, enclave: Enclave, index: int) -> EpcPage:
-    """The page at ``index``, resident; see Machine.fault."""
+def fault(epc: Epc, caller: Caller, enclave: Enclave, index: int, arrived: bool = False) -> EpcPage:
+    """The page at ``index``, resident; see Machine.fault. ``arrived``: its contents are there already."""
     if enclave.disabled:
         raise EnclaveDisabled
     try:
@@ -47,7 +50,12 @@ def fault(epc: Epc, caller: Caller, enclave: Enclave, index: int) -> EpcPage:
         counters.retried += 1
         group_counters.retried += 1
         raise
-    _fill(epc, enclave, index, page, ())
+    if arrived:
+        epc.pager.arrived(enclave, (index,))
+        counters.loaded += 1
+        group_counters.loaded += 1
+    else:
+        _fill(epc, enclave, index, page, ())
     page.enclave, page.kind, page.index = enclave, CHILD, index
     enclave.pages[index] = page
     enclave.child_count += 1
@@ -55,8 +63,8 @@ def fault(epc: Epc, caller: Caller, enclave: Enclave, index: int) -> EpcPage:
     return page
 
 
-def load_all(epc: Epc, caller: Caller, enclave: Enclave, indices: Sequence[int]) -> None:
-    """As ``fault`` for each of these evicted pages in turn; see Machine.load_all.
+def arrived(epc: Epc, caller: Caller, enclave: Enclave, indices: Sequence[int]) -> None:
+    """As ``fault`` for each of these pages, which have been loaded already; see Machine.arrived.
 
     Where there is room for all of them, no step of the first can refuse the last:
     so what counts and charges does it once.
@@ -64,38 +72,29 @@ def load_all(epc: Epc, caller: Caller, enclave: Enclave, indices: Sequence[int])
     group, pages, count = caller.group, enclave.pages, len(indices)
     together = enclave.secs is not None and not enclave.disabled and headroom(epc, group) >= count
     # (Who is asked for twice is evicted once; who does not exist is not None.)
-    if not together or len({*indices}) < count or any(pages.get(i, enclave) is not None for i in indices):
+    if not together or len({*indices}) < count or {*map(pages.get, indices, repeat(enclave))} != {None}:
         for index in indices:
-            fault(epc, caller, enclave, index)
+            fault(epc, caller, enclave, index, True)
         return
     charge(epc, caller, count, False)
-    pool, load, node = epc.pool, epc.pager.load, caller.node
-    loaded: list[EpcPage] = []
-    try:
-        for index in indices:
-            page = pool.take(group, node)
-            try:
-                load(enclave, index)
-            except Refused:
-                page.group = None
-                pool.give(page)
-                raise
-            page.enclave, page.kind, page.index = enclave, CHILD, index
-            page.state = RECLAIMABLE
-            pages[index] = page
-            loaded.append(page)
-    finally:
-        done = len(loaded)
-        asked = min(done + 1, count)  # one more, if that was refused
-        for counters in (enclave.counters, group.counters):
-            counters.faults += asked
-            counters.loaded += done
-        if loaded:
-            enclave.child_count += done
-            group.reclaimable.extend(loaded)
-            group.count(done)
-        if done < count:
-            refund(epc, group, count - done)
+    epc.pager.arrived(enclave, indices)
+    loaded = epc.pool.take_all(group, caller.node, count)
+    for page, index in zip(loaded, indices, strict=True):
+        page.enclave, page.index = enclave, index  # (whatever is free is a child)
+        page.state = RECLAIMABLE
+    pages.update(zip(indices, loaded, strict=True))
+    for counters in (enclave.counters, group.counters):
+        counters.faults += count
+        counters.loaded += count
+    enclave.child_count += count
+    last = loaded.pop() if epc.pool.free < epc.low else None
+    if loaded:
+        group.reclaimable.extend(loaded)
+        group.count(len(loaded))
+    if last is not None:  # the one that left too few
+        if not nothing_reclaimable(epc, epc.groups.root):
+            wake_ksgxd(epc, 0)
+        record(epc, last)
 
 
 def augment(epc: Epc, caller: Caller, enclave: Enclave, index: int) -> EpcPage:

@@ -109,12 +109,12 @@ class Machine(Epc):
         """
         return fault.fault(self, caller, enclave, index)
 
-    def load_all(self, caller: Caller, enclave: Enclave, indices: Sequence[int]) -> None:
-        """As fault for each of these pages in turn, all of them evicted; a little faster.
+    def arrived(self, caller: Caller, enclave: Enclave, indices: Sequence[int]) -> None:
+        """Pages that were evicted, and are verified and in their frames already: as fault for each in turn.
 
-        The first that is refused ends it. Raises as fault does.
+        Raises as fault does; the first that is refused ends it.
         """
-        fault.load_all(self, caller, enclave, indices)
+        fault.arrived(self, caller, enclave, indices)
 
     def augment(self, caller: Caller, enclave: Enclave, index: int) -> EpcPage:
         """EAUG: a new page in an initialised enclave; never reclaims (spec 6.4).

@@ -9,7 +9,7 @@ reclaim, cgroups) knows no nodes, as in the kernel.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -87,9 +87,18 @@ class NodePool:
                 return pool.take(group)
         raise IndexError("no free page on any node")
 
+    def take_all(self, group: Group, node: Callable[[], int], count: int) -> list[EpcPage]:
+        """As take, so many."""
+        return [self.take(group, node) for _ in range(count)]
+
     def give(self, page: EpcPage) -> None:
         """A page is free again, on the node it belongs to."""
         self._pool_of(page).give(page)
+
+    def give_all(self, pages: Iterable[EpcPage]) -> None:
+        """As give, for each in order."""
+        for page in pages:
+            self.give(page)
 
     def poison(self, page: EpcPage) -> None:
         """A hardware error in this page."""

@@ -31,8 +31,8 @@ class Pager(Protocol):
         A page that no address space maps is old. Never called for a SECS.
         """
 
-    def reserve(self, page: EpcPage) -> bool:
-        """Have backing store ready for this page; False: it must stay (spec 4.1 B)."""
+    def reserve(self, pages: Sequence[EpcPage]) -> Sequence[bool]:
+        """Have backing store ready for these pages, in order; False: it must stay (spec 4.1 B)."""
 
     def block(self, pages: Sequence[EpcPage]) -> None:
         """Unmap these pages everywhere and wait for threads inside (EBLOCK, ETRACK)."""
@@ -48,6 +48,9 @@ class Pager(Protocol):
 
         Raises LoadFailed when they do not verify or are lost.
         """
+
+    def arrived(self, enclave: Enclave, indices: Sequence[int]) -> None:
+        """As load, for pages that are verified and back already: only their sealed copies go."""
 
     def drop(self, page: EpcPage) -> None:
         """EREMOVE: the page's contents are gone. Called for every kind of page."""

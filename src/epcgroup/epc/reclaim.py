@@ -20,8 +20,8 @@ ignore age (v5's promise 5, "reclaim is forced"), and when it gives up.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import groupby, repeat
+from collections.abc import Iterator, Sequence
+from itertools import compress, groupby
 from operator import attrgetter
 
 from epcgroup.epc.group import Group
@@ -137,8 +137,22 @@ def _isolate(group: Group, limit: int, batch: list[EpcPage]) -> None:
     # page keeps its enclave alive (RECL-01). T5: a page whose enclave is dying
     # is left to the enclave's release.
     pages = group.reclaimable.take(limit)
-    group.discount(len(pages))
-    group.counters.scanned += len(pages)
+    if not pages:
+        return
+    count = len(pages)
+    group.discount(count)
+    group.counters.scanned += count
+    enclave = pages[0].enclave
+    if not enclave.released:
+        for page in pages:
+            if page.enclave is not enclave:
+                break
+            page.state = RECLAIM_IN_PROGRESS
+        else:  # mostly they are all of one
+            enclave.isolated += count
+            enclave.counters.scanned += count
+            batch += pages
+            return
     for enclave, run in groupby(pages, _ENCLAVE):
         some = list(run)
         if enclave.released:
@@ -157,25 +171,23 @@ def _reclaim_batch(epc: Epc, batch: list[EpcPage], ignore_age: bool) -> int:
     if not batch:
         return 0
     pager = epc.pager
-    ages = repeat(False) if ignore_age else pager.young(batch)
-    chosen, kept = [], []
-    reserve = pager.reserve
-    for page, young in zip(batch, ages, strict=False):
-        if young:
-            page.enclave.counters.young += 1
-            page.group.counters.young += 1  # type: ignore[union-attr]  # in use, so charged
-            kept.append(page)
-        elif reserve(page):
-            chosen.append(page)
-        else:
-            kept.append(page)
+    ages = [False] * len(batch) if ignore_age else pager.young(batch)
+    old = [page for page, young in zip(batch, ages, strict=True) if not young]
+    room = pager.reserve(old) if old else ()
+    if len(old) < len(batch):
+        _count_young(batch, ages)
+    if all(room):
+        chosen = old
+        kept = [page for page, young in zip(batch, ages, strict=True) if young]
+    else:
+        chosen = list(compress(old, room))
+        answers = iter(room)
+        kept = [page for page, young in zip(batch, ages, strict=True) if young or not next(answers)]
     if kept:
         _put_back(epc, kept)
     if chosen:
         pager.block(chosen)
-        enclave, group = chosen[0].enclave, chosen[0].group
-        alike = all(page.enclave is enclave and page.group is group for page in chosen)
-        if alike and len(chosen) < enclave.child_count:
+        if len(chosen) < chosen[0].enclave.child_count and _alike(chosen):
             _evict_some(epc, chosen)
         else:
             for page in chosen:
@@ -183,9 +195,31 @@ def _reclaim_batch(epc: Epc, batch: list[EpcPage], ignore_age: bool) -> int:
     return len(chosen)
 
 
+def _alike(pages: list[EpcPage]) -> bool:
+    # Whether all are of one enclave, and one group pays for them.
+    return len({*map(_ENCLAVE, pages)}) == len({*map(_GROUP, pages)}) == 1
+
+
+def _count_young(batch: list[EpcPage], ages: Sequence[bool]) -> None:
+    for page in compress(batch, ages):
+        page.enclave.counters.young += 1
+        page.group.counters.young += 1  # type: ignore[union-attr]  # in use, so charged
+
+
 def _put_back(epc: Epc, pages: list[EpcPage]) -> None:
     # T6: each to the tail of the list of the group it is charged to (RECL-02).
     # Neighbours have mostly the same group, which is then counted up once.
+    if _alike(pages):
+        group, enclave = pages[0].group, pages[0].enclave
+        assert group is not None
+        for page in pages:
+            page.state = RECLAIMABLE
+        group.reclaimable.extend(pages)
+        group.count(len(pages))
+        enclave.isolated -= len(pages)
+        if enclave.released:
+            _finish_if_unused(epc, enclave)
+        return
     for group, run in groupby(pages, _GROUP):
         back = list(run)
         group.reclaimable.extend(back)
@@ -237,7 +271,7 @@ def _evict_some(epc: Epc, pages: list[EpcPage]) -> None:
 
 def _evict_secs(epc: Epc, enclave: Enclave) -> None:
     secs = enclave.secs
-    if secs is None or not epc.pager.reserve(secs):
+    if secs is None or not all(epc.pager.reserve((secs,))):
         return  # no backing: it stays resident, silently
     epc.pager.write_out((secs,))
     enclave.secs = None

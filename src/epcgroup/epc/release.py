@@ -34,11 +34,10 @@ def free_page(epc: Epc, page: EpcPage) -> None:
 
 def free_children(epc: Epc, group: Group, pages: Sequence[EpcPage]) -> None:
     """T10 for pages of an enclave that one group pays for, in order."""
-    give = epc.pool.give
     for page in pages:
         page.group = None
         page.enclave = NOBODY
-        give(page)
+    epc.pool.give_all(pages)
     refund(epc, group, len(pages))
 
 

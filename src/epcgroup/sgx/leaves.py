@@ -12,6 +12,8 @@ is always complete; NOT_TRACKED and PREV_TRK_INCMPL cannot happen.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from epcgroup.sgx import sign, tcs
 from epcgroup.sgx.enclave import EnclaveState
 from epcgroup.sgx.epcm import BLOCKED, page_type
@@ -190,12 +192,14 @@ def eremove(state: EnclaveState, index: int) -> SgxError:
     return SgxError.SUCCESS
 
 
-def eblock(state: EnclaveState, index: int) -> SgxError:
-    """No new translation of the page may be made from now on."""
-    word = state.epcm.get(index)
-    if word is None:
-        return SgxError.PG_INVLD
-    if word & BLOCKED:
-        return SgxError.BLKSTATE
-    state.epcm[index] = word | BLOCKED
+def eblock(state: EnclaveState, indices: Sequence[int]) -> SgxError:
+    """No new translation of these pages may be made from now on; the first that fails ends it."""
+    epcm = state.epcm
+    for index in indices:
+        word = epcm.get(index)
+        if word is None:
+            return SgxError.PG_INVLD
+        if word & BLOCKED:
+            return SgxError.BLKSTATE
+        epcm[index] = word | BLOCKED
     return _SUCCESS

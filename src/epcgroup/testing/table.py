@@ -48,9 +48,9 @@ class TablePager:
                 answers.append(False)
         return answers
 
-    def reserve(self, page: EpcPage) -> bool:
+    def reserve(self, pages: Sequence[EpcPage]) -> list[bool]:
         """True, unless ``refuse`` says otherwise."""
-        return self.refuse is None or not self.refuse(page)
+        return [self.refuse is None or not self.refuse(page) for page in pages]
 
     def block(self, pages: Sequence[EpcPage]) -> None:
         """Nothing maps them any more."""
@@ -70,6 +70,11 @@ class TablePager:
             raise LoadFailed
         if self.log is not None:
             self.log.append(("+", enclave.id, index))
+
+    def arrived(self, enclave: Enclave, indices: Sequence[int]) -> None:
+        """Log them."""
+        if self.log is not None:
+            self.log += [("+", enclave.id, index) for index in indices]
 
     def drop(self, page: EpcPage) -> None:
         """Its bits go."""

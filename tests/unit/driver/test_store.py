@@ -214,3 +214,32 @@ def test_pages_far_apart_are_found_again():
     assert store.get(1, 1) is None
     with pytest.raises(KeyError):
         store.remove(1, 1)
+
+
+def test_pages_kept_together_are_withdrawn_with_what_was_kept_of_each():
+    """Some are zeros: a MAC, and no place in the arena."""
+    store = BackingStore()
+    assert store.reserve(1, 0)
+    assert store.reserve_all(5)
+    places = [store.arena.free.pop() for _ in range(4)]
+    sealed = [(0x203, places[0], b""), (0x201, -1, bytes(16)), *[(0x205, place, b"") for place in places[1:]]]
+    slots = [(9, 511), (9, 510), (1 << 20, 0), (9, 1), (9, 2)]
+    store.add_all(1, [5, 64, 1 << 27, 6, 7], sealed, slots)
+    assert store.used == 4 * 4112 + 16
+    assert store.pages(1)[64].sealed == bytes(16)
+    assert store.withdraw(1, [1 << 27, 64, 5]) == ([0x205, 0x201, 0x203], [(1 << 20, 0), (9, 510), (9, 511)])
+    assert sorted(store.pages(1)) == [6, 7]
+    assert store.used == 2 * 4112
+    assert store.arena.free[-2:] == [places[1], places[0]]
+    with pytest.raises(KeyError):
+        store.withdraw(1, [6, 5])
+    assert list(store.pages(1)) == [7]
+
+
+def test_room_for_several_pages_is_had_altogether_or_not_at_all():
+    store = BackingStore()
+    assert not store.reserve_all(1), "the first chunk comes with the first page alone"
+    assert store.reserve(1, 0)
+    assert store.reserve_all(1023)
+    assert not store.reserve_all(1)
+    assert not BackingStore(limit=1 << 20).reserve_all(1), "who has a limit is asked page by page"

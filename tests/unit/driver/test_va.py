@@ -18,41 +18,41 @@ def slots(*numbers: int) -> VaSlots:
 
 def test_the_lowest_free_slot_of_the_first_page_is_taken():
     va = slots(7)
-    taken = [va.take(100 + i) for i in range(3)]
+    taken = va.take(range(100, 103))
     assert [slot for _, slot in taken] == [0, 1, 2]
-    va.give(*taken[1])
-    assert va.take(200)[1] == 1
+    va.give([taken[1]])
+    assert va.take([200]) == [(7, 1)]
     assert va.in_use == 3
 
 
 def test_a_new_page_is_used_first_and_a_full_one_goes_to_the_tail():
     va = slots(7, 8)
-    order = [va.take(i + 1)[0] for i in range(1024)]
+    order = [page for page, _ in va.take(range(1, 1025))]
     assert order == [8] * 512 + [7] * 512
     with pytest.raises(InternalError, match="no free VA slot"):
-        va.take(9999)
+        va.take([9999])
 
 
 def test_a_page_that_got_a_slot_back_comes_to_the_head():
     va = slots(7, 8)
-    first = [va.take(i + 1) for i in range(600)]
-    va.give(*first[5])
-    assert va.take(9999) == (8, 5)
+    first = va.take(range(1, 601))
+    va.give([first[5]])
+    assert va.take([9999]) == [(8, 5)]
 
 
 def test_a_slot_keeps_its_version_until_it_is_freed():
     va = slots(7)
-    taken = va.take(42)
+    (taken,) = va.take([42])
     assert va.version(*taken) == 42
-    va.give(*taken)
+    va.give([taken])
     assert va.version(*taken) == 0
 
 
 def test_a_va_page_with_versions_in_it_is_never_freed():
     va = slots(7)
-    taken = va.take(1)
+    (taken,) = va.take([1])
     with pytest.raises(InternalError, match="with versions in it"):
         va.forget(7)
-    va.give(*taken)
+    va.give([taken])
     va.forget(7)
     assert len(va) == 0

@@ -202,11 +202,11 @@ def test_emodt_makes_the_page_unusable_until_accepted(build):
 
 def test_a_blocked_page_admits_nobody_and_cannot_be_blocked_twice(build):
     state, _ = build()
-    assert leaves.eblock(state, 1) is SgxError.SUCCESS
+    assert leaves.eblock(state, [1]) is SgxError.SUCCESS
     assert state.epcm[1] & BLOCKED
     assert not allows(state.epcm[1], "r")
-    assert leaves.eblock(state, 1) is SgxError.BLKSTATE
-    assert leaves.eblock(state, 25) is SgxError.PG_INVLD
+    assert leaves.eblock(state, [1]) is SgxError.BLKSTATE
+    assert leaves.eblock(state, [25]) is SgxError.PG_INVLD
 
 
 def test_a_tcs_with_a_thread_inside_is_not_removed(build):

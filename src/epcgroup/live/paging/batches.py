@@ -16,9 +16,9 @@ import mmap
 import os
 import struct
 from array import array
+from itertools import compress
 from typing import TYPE_CHECKING
 
-from epcgroup.driver import Evicted
 from epcgroup.driver.mover import PlainMover
 from epcgroup.live.paging import pagemap, uffd
 from epcgroup.live.paging.age import PlainAge
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import ModuleType
 
-    from epcgroup.driver import BackingStore
+    from epcgroup.driver import BackingStore, Evicted
+    from epcgroup.driver.store import Sealed
     from epcgroup.epc import EpcPage
     from epcgroup.live.devices import Device
     from epcgroup.live.paging.frames import MemfdFrames
@@ -75,7 +76,7 @@ class LaneMover(PlainMover):
 
     def out(
         self, enclave: int, base: int, indices: Sequence[int], flags: Sequence[int]
-    ) -> list[tuple[int, Evicted]]:
+    ) -> tuple[Sequence[int], Sequence[Sealed]]:
         device = self._memfds.leaving(enclave, indices)
         space = device.only_space()
         hidden = device.hidden and not device.hidden.keys().isdisjoint(indices)
@@ -83,14 +84,14 @@ class LaneMover(PlainMover):
         words = [word | maximum.get(index, 0) << shift for index, word in zip(indices, flags, strict=True)]
         if space is not None and not hidden and len(indices) <= self._code.JOB_LENGTH:
             return self._evict(device, space, enclave, base, indices, flags, words)
-        moved = super().out(enclave, base, indices, flags)
+        versions, sealed = super().out(enclave, base, indices, flags)
         table = self._tables.get(enclave) or self._make_table(enclave)
         if table is not None:
             address = self._arena.address
-            for index, word, (version, entry) in zip(indices, words, moved, strict=True):
-                if entry.place >= 0 and not epcm.hidden(entry.flags):
-                    _THREE.pack_into(table[0], index * self._entry, address(entry.place), version, word)
-        return moved
+            for index, word, version, (bits, place, _) in zip(indices, words, versions, sealed, strict=True):
+                if place >= 0 and not epcm.hidden(bits):
+                    _THREE.pack_into(table[0], index * self._entry, address(place), version, word)
+        return versions, sealed
 
     def _evict(
         self,
@@ -101,7 +102,7 @@ class LaneMover(PlainMover):
         indices: Sequence[int],
         flags: Sequence[int],
         words: Sequence[int],
-    ) -> list[tuple[int, Evicted]]:
+    ) -> tuple[Sequence[int], Sequence[Sealed]]:
         code, job, arena = self._code, self._words, self._arena
         table = self._tables.get(enclave) or self._make_table(enclave)
         count, free = len(indices), arena.free
@@ -110,24 +111,24 @@ class LaneMover(PlainMover):
         _JOB.pack_into(job, 0, count, version, device.memfd, at, space.uffd, base, enclave)
         places = free[: -count - 1 : -1]
         del free[-count:]
-        first, last = code.PAGES >> 3, code.PAGES + count * code.JOB_ENTRY >> 3
-        job[first:last:4] = array("Q", indices)
-        job[first + 1 : last : 4] = array("Q", words)
-        job[first + 2 : last : 4] = array("Q", arena.addresses(places))
+        for column, values in (
+            (code.PAGES, indices),
+            (code.WORDS, words),
+            (code.PLACES, arena.addresses(places)),
+        ):
+            job[column >> 3 : (column >> 3) + count] = array("Q", values)
         error = code.evict(self._job_at)
         if error:
             free += places[::-1]
             raise OSError(error, f"taking out pages of enclave {enclave}: {os.strerror(error)}")
-        moved = []
-        for word, place, zero in zip(flags, places, job[first + 3 : last : 4].tolist(), strict=True):
-            if zero:
-                entry = Evicted(arena, word, -1, bytes(arena.view(place)[:MAC_SIZE]))
+        sealed = [(word, place, b"") for word, place in zip(flags, places, strict=True)]
+        zero = job[code.ZEROS >> 3 : (code.ZEROS >> 3) + count].tolist()
+        if any(zero):
+            for at in compress(range(count), zero):
+                place = places[at]
+                sealed[at] = flags[at], -1, bytes(arena.view(place)[:MAC_SIZE])
                 free.append(place)
-            else:
-                entry = Evicted(arena, word, place, b"")
-            moved.append((version, entry))
-            version += 1
-        return moved
+        return range(version, version + count), sealed
 
     def back(self, enclave: int, base: int, index: int, entry: Evicted, version: int) -> None:
         super().back(enclave, base, index, entry, version)
@@ -173,11 +174,11 @@ class LaneAge(PlainAge):
             return super().young(pages)
         code, job, filled = self._code, self._words, device.filled
         _LOOK.pack_into(job, 0, len(indices), *files, pagemap.may_drop(), device.base)
-        first, last = code.LOOKS >> 3, code.LOOKS + len(indices) * code.LOOK_ENTRY >> 3
-        job[first:last:2] = array("Q", indices)
-        job[first + 1 : last : 2] = array("Q", [index in filled for index in indices])
+        looks, present, count = code.LOOKS >> 3, code.PRESENT >> 3, len(indices)
+        job[looks : looks + count] = array("Q", indices)
+        job[present : present + count] = array("Q", map(filled.__contains__, indices))
         told = code.look(self._job_at)
-        found = list(map(bool, job[first + 1 : last : 2]))
+        found = list(map(bool, job[present : present + count]))
         filled.difference_update(indices)
         if told < 0:
             pagemap.cannot_drop(-told)

@@ -54,10 +54,13 @@ _COUNT: Final = 176
 _COPY: Final = 184  # struct uffdio_copy: 40 bytes
 _TIME: Final = 224  # struct timespec
 _CALLS: Final = 256  # addresses of what is called
-LOG: Final = 384
-LOG_ENTRY: Final = 32  # index, thread, start, end (ns of CLOCK_MONOTONIC)
 LOG_LENGTH: Final = 64
-SIZE: Final = LOG + LOG_LENGTH * LOG_ENTRY
+_COLUMN: Final = LOG_LENGTH * 8
+LOG: Final = 384  # columns of a word for each load: index, thread, start, end (ns of CLOCK_MONOTONIC)
+SIZE: Final = LOG + 4 * _COLUMN
+#: How serving ends: reading was interrupted, or there is no more to read; the event in
+#: MESSAGE is not answered; the last page was loaded for which there was credit.
+NOTHING, UNANSWERED, USED_UP = 0, 1, 2
 
 # Words of a job of eviction; what is private is as in the block.
 COUNT: Final = 0  # pages
@@ -70,19 +73,21 @@ ENCLAVE_OF_JOB: Final = 48
 SEALING: Final = 56  # EVP_CIPHER_CTX
 PLAIN: Final = 64  # as PAGE
 _ARGUMENT: Final = 184  # struct uffdio_writeprotect
-PAGES: Final = 384
-JOB_ENTRY: Final = 32  # index, word as in a table, where to seal it, out: it is all zero, a MAC alone
-JOB_LENGTH: Final = 64
-JOB_SIZE: Final = PAGES + JOB_LENGTH * JOB_ENTRY
+JOB_LENGTH: Final = LOG_LENGTH
+PAGES: Final = 384  # columns of a word for each page: its index,
+WORDS: Final = PAGES + _COLUMN  # its word as in a table,
+PLACES: Final = WORDS + _COLUMN  # where to seal it,
+ZEROS: Final = PLACES + _COLUMN  # out: 1 for one that is all zero, and left a MAC alone
+JOB_SIZE: Final = ZEROS + _COLUMN
 
 # Words of a look at ages; COUNT as in a job.
 PAGEMAP: Final = 8
 PIDFD: Final = 16
 MAY_DROP: Final = 24  # whether page table entries may be dropped
 BASE_OF_LOOK: Final = 32  # as BASE
-LOOKS: Final = 384
-LOOK_ENTRY: Final = 16  # index, in and out: whether it has a page table entry
-_RANGES: Final = LOOKS + JOB_LENGTH * LOOK_ENTRY  # struct iovec, as many as there are pages
+LOOKS: Final = 384  # columns as in a job: index,
+PRESENT: Final = LOOKS + _COLUMN  # in and out: whether it has a page table entry
+_RANGES: Final = PRESENT + _COLUMN  # struct iovec, as many as there are pages
 _SCRATCH: Final = _RANGES + JOB_LENGTH * 16  # entries of the pagemap file; struct sysinfo
 LOOK_SIZE: Final = _SCRATCH + JOB_LENGTH * 8
 #: What is left to do when a look ends: nothing; the entries are still there.
@@ -177,20 +182,17 @@ def _acquire(block: int) -> int:
 
 
 def _serve(block: int) -> int:
-    """Answer faults as long as there is credit for them.
-
-    1: the event in MESSAGE is not answered. 0: reading was interrupted, or there is no more to read.
-    """
+    """Answer faults as long as there is credit for them; how it ended."""
     message = block + MESSAGE
     while True:
         if _read(block, peek(block + UFFD), message, 32) != 32:
-            return 0
+            return NOTHING
         flags, addr = peek(message + 8), peek(message + 16)
         _clock_gettime(block, 1, block + _TIME)
         started = peek(block + _TIME) * 1000000000 + peek(block + _TIME + 8)
         while exchange(block + LOCK, 1):
             _sched_yield(block)
-        served = False
+        served, left = False, 0
         inside = peek(block + START) <= addr and addr < peek(block + END)
         if peek(block + CREDIT) > 0 and inside and not flags & _WP:
             index = (addr - peek(block + BASE)) >> 12
@@ -222,25 +224,28 @@ def _serve(block: int) -> int:
                     served = _ioctl(block, peek(block + UFFD), _UFFDIO_COPY, block + _COPY) == 0
                 if served:
                     poke(entry, 0)
-                    poke(block + CREDIT, peek(block + CREDIT) - 1)
+                    left = peek(block + CREDIT) - 1
+                    poke(block + CREDIT, left)
                     noted = peek(block + NOTED)
-                    note = block + LOG + noted * LOG_ENTRY
+                    note = block + LOG + noted * 8
                     _clock_gettime(block, 1, block + _TIME)
                     poke(note, index)
-                    poke(note + 8, peek(message + 24) & 0xFFFFFFFF)
-                    poke(note + 16, started)
-                    poke(note + 24, peek(block + _TIME) * 1000000000 + peek(block + _TIME + 8))
+                    poke(note + _COLUMN, peek(message + 24) & 0xFFFFFFFF)
+                    poke(note + 2 * _COLUMN, started)
+                    poke(note + 3 * _COLUMN, peek(block + _TIME) * 1000000000 + peek(block + _TIME + 8))
                     poke(block + NOTED, noted + 1)
         exchange(block + LOCK, 0)
         if not served:
-            return 1
+            return UNANSWERED
+        if not left:
+            return USED_UP
 
 
 @part
-def _neighbours(entries: int, size: int, at: int, count: int) -> int:
-    """Of a list of ``count`` entries of some size: how many from ``at`` on are of pages in a row."""
-    first, run = peek(entries + at * size), 1
-    while at + run < count and peek(entries + (at + run) * size) == first + run:
+def _neighbours(indices: int, at: int, count: int) -> int:
+    """Of a list of ``count`` pages: how many from ``at`` on are in a row."""
+    first, run = peek(indices + at * 8), 1
+    while at + run < count and peek(indices + (at + run) * 8) == first + run:
         run += 1
     return run
 
@@ -265,7 +270,7 @@ def _evict(job: int) -> int:
     pages = job + PAGES
     at = 0
     while at < count:
-        first, run = peek(pages + at * JOB_ENTRY), _neighbours(pages, JOB_ENTRY, at, count)
+        first, run = peek(pages + at * 8), _neighbours(pages, at, count)
         error = _protect(job, base + (first << 12), run)
         if error == _ENOENT and run > 1:  # it ended at the first page that is not mapped
             for page in range(first, first + run):
@@ -277,8 +282,8 @@ def _evict(job: int) -> int:
         at += run
     page, cipher = peek(job + PLAIN), peek(job + SEALING)
     for at in range(count):
-        entry = pages + at * JOB_ENTRY
-        index, flags, sealed = peek(entry), peek(entry + 8) & 0xFFFFFFFF, peek(entry + 16)
+        row = job + at * 8
+        index, flags, sealed = peek(row + PAGES), peek(row + WORDS) & 0xFFFFFFFF, peek(row + PLACES)
         if _pread(job, memfd, page, _PAGE_SIZE, index << 12) != _PAGE_SIZE:
             return _EIO
         word = 0
@@ -301,30 +306,30 @@ def _evict(job: int) -> int:
         )
         if not good:
             return _EIO
-        poke(entry + 24, 1 if zero else 0)
+        poke(row + ZEROS, 1 if zero else 0)
     at = 0
     while at < count:
-        first, run = peek(pages + at * JOB_ENTRY), _neighbours(pages, JOB_ENTRY, at, count)
+        first, run = peek(pages + at * 8), _neighbours(pages, at, count)
         if _fallocate(job, memfd, _PUNCH, first << 12, run << 12):
             return peek(_errno_location(job)) & 0xFFFFFFFF  # type: ignore[no-any-return]
         at += run
     table = peek(job + TABLE_OF_JOB)
     if table:
         for at in range(count):
-            entry = pages + at * JOB_ENTRY
-            word = peek(entry + 8)
-            if not peek(entry + 24) and word & _UNTOUCHABLE == _REGULAR and word & _R:
-                place = table + peek(entry) * ENTRY
-                poke(place, peek(entry + 16))
+            row = job + at * 8
+            word = peek(row + WORDS)
+            if not peek(row + ZEROS) and word & _UNTOUCHABLE == _REGULAR and word & _R:
+                place = table + peek(row + PAGES) * ENTRY
+                poke(place, peek(row + PLACES))
                 poke(place + 8, peek(job + VERSION) + at)
                 poke(place + 16, word)
     return 0
 
 
 @part
-def _present_at(entry: int, index: int) -> int:
-    """Whether the entry of a look is that of page ``index`` and found to have a page table entry."""
-    return peek(entry) == index and peek(entry + 8) != 0  # type: ignore[no-any-return]
+def _present_at(row: int, index: int) -> int:
+    """Whether the row of a look is that of page ``index`` and found to have a page table entry."""
+    return peek(row + LOOKS) == index and peek(row + PRESENT) != 0  # type: ignore[no-any-return]
 
 
 def _look(job: int) -> int:
@@ -335,21 +340,21 @@ def _look(job: int) -> int:
     count, base, scratch = peek(job + COUNT), peek(job + BASE_OF_LOOK), job + _SCRATCH
     at = 0
     while at < count:
-        entry = job + LOOKS + at * LOOK_ENTRY
-        first, run = peek(entry), 1
-        if not peek(entry + 8):
-            run = _neighbours(job + LOOKS, LOOK_ENTRY, at, count)
+        row = job + at * 8
+        first, run = peek(row + LOOKS), 1
+        if not peek(row + PRESENT):
+            run = _neighbours(job + LOOKS, at, count)
             found = _pread(job, peek(job + PAGEMAP), scratch, run << 3, ((base >> 12) + first) << 3)
             for page in range(run):
                 if page << 3 < found and peek(scratch + (page << 3)) < 0:  # bit 63: present
-                    poke(entry + page * LOOK_ENTRY + 8, 1)
+                    poke(row + page * 8 + PRESENT, 1)
         at += run
     ranges = 0
     at = 0
     while at < count:
-        entry = job + LOOKS + at * LOOK_ENTRY
-        first, run = peek(entry), 0
-        while at + run < count and _present_at(entry + run * LOOK_ENTRY, first + run):
+        row = job + at * 8
+        first, run = peek(row + LOOKS), 0
+        while at + run < count and _present_at(row + run * 8, first + run):
             run += 1
         if run:
             poke(job + _RANGES + ranges * 16, base + (first << 12))

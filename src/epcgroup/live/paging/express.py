@@ -5,7 +5,7 @@ near. So the engine is asked once how many loads can do without one (`headroom`)
 that many are granted to a loop in machine code (`compiled`): it reads the fault, opens
 the sealed page, fills it and notes it in a log. Whoever takes `World.lock` next closes
 all lanes first: the grants end, and every noted load is put through the engine, in the
-order in which they happened and by the rules for faults without a lane (`load_all`),
+order in which they happened and by the rules for faults without a lane (`Machine.arrived`),
 except that the contents are there already. So nobody who holds the lock can tell the
 two apart: same charges, same order of the lists, same counters, same versions.
 
@@ -25,10 +25,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import struct
 import threading
 import traceback
-from typing import TYPE_CHECKING, TypeAlias
+from operator import itemgetter
+from typing import TYPE_CHECKING
 
 from epcgroup.driver import BackingStore
 from epcgroup.epc import headroom
@@ -38,7 +38,6 @@ from epcgroup.live.paging.batches import LaneAge, LaneMover
 from epcgroup.live.tracing import room
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from types import ModuleType
 
     from epcgroup.epc import Caller, Enclave
@@ -50,10 +49,6 @@ _MOST_THREADS = 64  # in an address space with a lane: all of them are looked at
 _LEAST = 1  # loads; for none there is no lane to open
 _ENOUGH = 4096  # faults of a process after which "auto" loads the compiled code
 WHEN = ("auto", "python", "compiled")
-_NOTE = struct.Struct("<QQQQ")
-
-#: A load that has happened: its lane, page, thread, start and end (ns of CLOCK_MONOTONIC).
-Note: TypeAlias = "tuple[Lane, int, int, int, int]"
 
 
 class MachineLock:
@@ -85,16 +80,12 @@ class MachineLock:
 
     def _close_lanes(self) -> None:
         lanes, self._open = self._open, []
-        notes = [note for lane in lanes for note in lane.close()]
         if len(lanes) == 1:
-            lanes[0].book(notes)
+            lanes[0].book(*lanes[0].close())
             return
-        for note in sorted(notes, key=_end):
-            note[0].book([note])
-
-
-def _end(note: Note) -> int:
-    return note[4]
+        notes = [(end, lane, *note) for lane in lanes for *note, end in zip(*lane.close(), strict=True)]
+        for end, lane, index, thread, start in sorted(notes, key=itemgetter(0)):
+            lane.book([index], [thread], [start], [end])
 
 
 class Lane:
@@ -119,14 +110,26 @@ class Lane:
         self._set(code.PAGE, self._page.address)
         self.message = self._bytes[code.MESSAGE : code.MESSAGE + uffd.MSG_SIZE]
         self.granted = 0
+        self.used_up = False
+        self._last = 0
         # Whose faults it answers while it is open.
         self._enclave: Enclave
         self._caller: Caller
         self._stall: Stall
 
     def serve(self) -> bool:
-        """Answer what can be answered here; True: the event in ``message`` could not be."""
-        return bool(self._code.serve(self._address))
+        """Answer what can be answered here; True: the event in ``message`` could not be.
+
+        False too when there is credit for no more: `used_up` then says so.
+        """
+        told = self._code.serve(self._address)
+        self.used_up = told == self._code.USED_UP
+        return bool(told == self._code.UNANSWERED)
+
+    def settle(self) -> int:
+        """Have all that was loaded booked; the thread of this lane's last load."""
+        with self._lock:
+            return self._last
 
     def open(self, vma: EnclaveVma, caller: Caller, stall: Stall) -> None:
         """Have faults of ``caller``'s group in ``vma`` answered here, if that can be."""
@@ -164,30 +167,30 @@ class Lane:
         self._set(code.CREDIT, credit)
         return True
 
-    def close(self) -> list[Note]:
-        """End the grant; what was loaded on it."""
+    def close(self) -> list[list[int]]:
+        """End the grant; what was loaded on it: indices, threads, starts and ends (ns of CLOCK_MONOTONIC)."""
         code = self._code
         code.acquire(self._address)
         count = self._words[code.NOTED >> 3]
-        notes = bytes(self._bytes[code.LOG : code.LOG + count * code.LOG_ENTRY])
+        first, length = code.LOG >> 3, code.LOG_LENGTH
+        notes = [self._words[at : at + count].tolist() for at in range(first, first + 4 * length, length)]
         self._set(code.CREDIT, 0)
         self._set(code.NOTED, 0)
         self._set(code.LOCK, 0)
         self.granted = 0
-        return [(self, *note) for note in _NOTE.iter_unpack(notes)]
+        return notes
 
-    def book(self, notes: Sequence[Note]) -> None:
-        """Put loads that have happened through the engine. Hold the lock."""
-        tasks, pager, indices = self._world.tasks, self._world.driver.pager, [note[1] for note in notes]
+    def book(self, indices: list[int], threads: list[int], starts: list[int], ends: list[int]) -> None:
+        """Put loads that have happened, as `close` tells them, through the engine. Hold the lock."""
+        if not indices:
+            return
+        self._last = threads[-1]
         self._world.frames.filled(self._enclave.id, indices)
-        pager.arrived = True
-        try:
-            self._world.machine.load_all(self._caller, self._enclave, indices)
-        finally:
-            pager.arrived = False
-        waits = [(start * 1e-9, end * 1e-9) for _, _, _, start, end in notes]
-        for note, (began, ended) in zip(notes, waits, strict=True):
-            task = tasks.get(note[2])
+        self._world.machine.arrived(self._caller, self._enclave, indices)
+        waits = [(start * 1e-9, end * 1e-9) for start, end in zip(starts, ends, strict=True)]
+        tasks = self._world.tasks
+        for thread, (began, ended) in zip(threads, waits, strict=True):
+            task = tasks.get(thread)
             if task is not None:
                 task.faults += 1
                 task.stall_s += ended - began

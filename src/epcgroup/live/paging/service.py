@@ -44,7 +44,7 @@ _WRITES = _WRITE | _WP
 _RESIDENT = Fault.RESIDENT
 _LOOK = 256  # faults between two looks for an express lane
 _SLICES = 4
-_RECENT = 8  # faults that were not a lane's, which tell whether several threads page
+_RECENT = 8  # faults after which work was done, which tell whether several threads page
 _IDLE_PAUSE = 0.0002
 END_SIGNAL = signal.SIGURG  # interrupts a blocked read; its handler does nothing
 
@@ -84,6 +84,10 @@ class PageService(threading.Thread):
             message: bytes | memoryview
             if lane is not None:
                 if not lane.serve():
+                    if lane.used_up:
+                        tid = lane.settle()
+                        task = tasks.get(tid)
+                        self._work(lane, recent, tid, task.caller if task is not None else self.caller)
                     continue
                 message = lane.message
             else:
@@ -115,25 +119,32 @@ class PageService(threading.Thread):
                 task.stall_s += now - started
             if not mm.alive:
                 break
-            self._affinity.follow(tid)
-            # A program that faults all the time must not keep the workers from working.
-            # What this slice leaves over, the next fault or the tracer goes on with.
-            more = world.slice()
-            if lane is not None and self._vma is not None:
-                # The more is done at once, the longer the lane stays open, and one thread gets on best like
-                # that. Several shall not all wait for all of it: the lane opens for what there is room now.
-                recent.append(tid)
-                for _ in range(_SLICES if recent.count(tid) == len(recent) else 0):
-                    if not more:
-                        break
-                    more = world.slice()
-                lane.open(self._vma, caller, stall)
+            self._work(lane, recent, tid, caller)
         with self._closing:
             self._closed = True
             os.close(fd)
         if lane is not None:
             lane.discard()
         stalls.leave(self._stall, time.perf_counter())
+
+    def _work(self, lane: Lane | None, recent: deque[int], tid: int, caller: Caller) -> None:
+        """What there is to do when a fault of thread ``tid`` was served.
+
+        A program that faults all the time must not keep the workers from working.
+        What this slice leaves over, the next fault or the tracer goes on with.
+        """
+        world = self._world
+        self._affinity.follow(tid)
+        more = world.slice()
+        if lane is not None and self._vma is not None and caller.group is self._group:
+            # The more is done at once, the longer the lane stays open, and one thread gets on best like
+            # that. Several shall not all wait for all of it: the lane opens for what there is room now.
+            recent.append(tid)
+            for _ in range(_SLICES if recent.count(tid) == len(recent) else 0):
+                if not more:
+                    break
+                more = world.slice()
+            lane.open(self._vma, caller, self._stall)
 
     def _move(self, group: Group, now: float) -> None:
         """The process is in another cgroup since its last fault."""
