@@ -125,7 +125,7 @@ class Recorder:
         ended = tenant.ended if tenant.ended is not None else max(now, latest)
         took = max(ended - built, 0.0)
         done = sum(thread.done for thread in tenant.threads)
-        ideal = max((thread.done for thread in tenant.threads), default=0) * spec.access_ns
+        ideal = max((thread.clock - built - thread.stall for thread in tenant.threads), default=0.0)
         return {
             "tenant": spec.name,
             "cgroup": spec.cgroup,
@@ -135,7 +135,7 @@ class Recorder:
             "build_s": tenant.build_ns / 1e9,
             "time_s": took / 1e9,
             "ideal_s": ideal / 1e9,
-            "slowdown": took / ideal if ideal else None,
+            "slowdown": took / ideal if ideal > 0 else None,
             "throughput": done / took * 1e9 if took else None,
             "pressure": tenant.stall_ns / (took * len(tenant.threads)) if took and tenant.threads else 0.0,
             "stall_s": tenant.stall_ns / 1e9,

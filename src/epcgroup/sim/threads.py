@@ -50,6 +50,11 @@ class Thread:
         return float(self.times[c.CLOCK])
 
     @property
+    def stall(self) -> float:
+        """Of it, time lost to paging."""
+        return float(self.times[c.STALL_NS])
+
+    @property
     def done(self) -> int:
         """Accesses made."""
         row = self._crew.rows[self.number]

@@ -11,7 +11,8 @@ beginning of a quantum, so their times are exact to one quantum.
 A thread that faults for ever (the kernel's livelock, result -2) makes no progress:
 it tries again in each quantum until something else changes.
 
-Pressure is as PSI's: the share of a tenant's running time lost to paging.
+Pressure is as PSI's: the share of a tenant's running time lost to paging. The first
+touch of a page faults on any machine, however large; it takes its time, and is no loss.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class Running:
         """Time lost to paging, all threads."""
         if self._stalled is not None:
             return self._stalled
-        return float(sum(thread.times[c.STALL_NS] for thread in self.threads))
+        return sum(thread.stall for thread in self.threads)
 
 
 class Simulation:

@@ -238,16 +238,20 @@ def replay(
         if timed:
             behind = s[c.EVICTED_TOTAL] - evicted_before - waited
             unseen = behind * times[c.EVICT_NS] + (behind + 15) // 16 * times[c.BATCH_NS]
+            augmenting = (s[c.AUGMENTED_TOTAL] - augmented_before) * times[c.AUGMENT_NS]
             cost = (
                 calls * times[c.FAULT_NS]
                 + (s[c.LOADED_TOTAL] + loads - loaded_before) * times[c.LOAD_NS]
-                + (s[c.AUGMENTED_TOTAL] - augmented_before) * times[c.AUGMENT_NS]
+                + augmenting
                 + waited * times[c.EVICT_NS]
                 + (waited + 15) // 16 * times[c.BATCH_NS]
                 + unseen * times[c.AWAY]
             )
             times[c.BEHIND_NS] += unseen * (1.0 - times[c.AWAY])
             stalled += cost
+            if cost <= times[c.FAULT_NS] + augmenting:
+                # A page's first touch faults on any machine: that is no paging, and no stall.
+                times[c.STALL_NS] -= cost
             left = times[c.DEADLINE] - (origin + (i - start) * per + stalled)
             if left <= 0.0:
                 limit = i
