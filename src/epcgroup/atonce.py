@@ -8,6 +8,7 @@ name beside the target is used, which a kill -9 would leave.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -20,11 +21,14 @@ class AtOnce:
     """``file`` is open for writing; ``appear`` puts it at ``path``, ``close`` without that drops it."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        """Raises BadInput where it cannot be: no directory, no right, or a device or pipe is there."""
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise BadInput(f"{path}: it is no file, and is not replaced by one; name another")
+        self._path = path = path.resolve() if path.is_symlink() else path
         self._name = ""  # while it is written, where it needs one
         try:
             if path.is_dir():
-                raise IsADirectoryError(21, os.strerror(21))
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             try:
                 handle = os.open(path.parent, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o666)
             except OSError as refused:
@@ -52,8 +56,25 @@ class AtOnce:
 
     def close(self) -> None:
         """The end, with or without ``appear``."""
-        self.file.close()
+        with contextlib.suppress(OSError):  # what is still in its buffer may find no room
+            self.file.close()
         if self._name:
             with contextlib.suppress(OSError):
                 Path(self._name).unlink()
             self._name = ""
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file at once; a device or a pipe as it is. Raises BadInput naming it."""
+    try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            path.write_bytes(content)
+            return
+        place = AtOnce(path)
+        try:
+            place.file.write(content)
+            place.appear()
+        finally:
+            place.close()
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be written: {error.strerror}") from None

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.e2e.machine import NEEDS, command, run, started
+from tests.e2e.machine import NEEDS, command, programs, run, started
 from tests.e2e.processes import state_of, tree, wait_until_gone
 from tests.e2e.served import eventually
 
@@ -133,6 +133,16 @@ def test_a_script_without_an_interpreter_runs_and_its_limits_end_it(tmp_path: Pa
     script.chmod(0o755)
     ended = run(script, tmp_path / "big", epc=64)
     assert ended.output == "XFSZ\n", ended.errors
+
+
+def test_closed_standard_streams_stay_closed_and_hurt_nobody() -> None:
+    """Else a file of ours, an enclave's memory perhaps, would get what is printed; and printing failed."""
+    look = "[ -e /proc/$$/fd/1 ] || exec $0 exit 42"
+    argv = command("sh", "-c", look, programs() / "load", epc=64, options=("--report", "table"))
+    done = subprocess.run(
+        ["sh", "-c", f"exec {shlex.join(argv)} <&- >&- 2>&-"], capture_output=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (42, b"", b"")
 
 
 def test_standard_streams_are_the_commands_own() -> None:

@@ -123,6 +123,12 @@ def test_a_command_that_a_signal_ended_ends_exec_the_same_way(machine: Served, g
     assert machine.exec(group, "sh", "-c", "kill -TERM $$").returncode == -signal.SIGTERM
 
 
+def test_what_exec_was_started_to_ignore_its_command_ignores(machine: Served, group: str) -> None:
+    argv = machine.argv(group, "sh", "-c", "kill -HUP $$; echo alive")
+    done = subprocess.run(["nohup", *argv], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr
+
+
 def test_a_signal_to_exec_reaches_the_command(machine: Served, group: str) -> None:
     script = "trap 'echo got it; exit 3' TERM; echo ready; while :; do sleep 0.05; done"
     command = machine.argv(group, "sh", "-c", script)

@@ -197,6 +197,13 @@ def test_cut_keeps_a_part(tmp_path: Path) -> None:
     assert accesses(Trace(tmp_path / "c")) == [(0, 2), (0, 2), (0, 3)]
 
 
+def test_a_part_behind_the_end_is_none(tmp_path: Path) -> None:
+    write(tmp_path / "t", [0, 0], [1, 2])
+    with pytest.raises(BadInput, match="t: it has 2 accesses, none from 2 on"):
+        cut(Trace(tmp_path / "t"), tmp_path / "part", 2, 9)
+    assert [path.name for path in tmp_path.iterdir()] == ["t"]
+
+
 def test_merge_keeps_each_trace_in_order_and_its_share(tmp_path: Path) -> None:
     one = write(tmp_path / "a", [0] * 30_000, list(range(30_000)))
     two = write(tmp_path / "b", [5] * 10_000, list(range(10_000)))

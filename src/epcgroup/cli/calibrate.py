@@ -44,8 +44,8 @@ def run(args: argparse.Namespace) -> int:
     from epcgroup.sim import require
 
     require()
+    from epcgroup.atonce import AtOnce
     from epcgroup.sim import calibrate, costs
-    from epcgroup.sim.traces.atonce import AtOnce
 
     if args.profile.suffix != ".toml":
         raise BadInput(f"{args.profile}: want a name that ends in .toml, so that a scenario can name it")

@@ -58,6 +58,7 @@ EXIT_FAILED, EXIT_UNUSABLE, EXIT_BUG, EXIT_INTERRUPTED = 1, 2, 70, 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` (default: this process's); the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
+    _stand_in()
     try:
         try:
             args = _parsed(words)
@@ -82,6 +83,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"epcgroup: {_unforeseen(error)}", file=sys.stderr)
         return EXIT_FAILED
     return status
+
+
+def _stand_in() -> None:
+    """Where one of the standard streams is closed, /dev/null takes its place.
+
+    Else the next file that is opened would, a page of an enclave perhaps, and get what we print.
+    It is closed on exec: our programs find the stream closed, as they would without us.
+    """
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != fd:
+                os.dup2(null, fd, inheritable=False)
+                os.close(null)
+            setattr(sys, name, open(fd, "w" if fd else "r", closefd=False))  # noqa: SIM115 - no path
 
 
 def _silence() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from epcgroup import atonce
 from epcgroup.errors import BadInput
 from epcgroup.units import PAGE_SIZE
 
@@ -68,7 +69,8 @@ class File:
                 self._writer.name(number, f"{command} {number} in {group}", size)
         self._writer.__exit__(kind, error, where)
         if kind is None and self.snapshot is not None and traced:
-            self._path.with_suffix(".toml").write_text(self._scenario(self.snapshot, sorted(traced)))
+            scenario = self._scenario(self.snapshot, sorted(traced))
+            atonce.write(self._path.with_suffix(".toml"), scenario.encode())
 
     def _scenario(self, machine: Snapshot, enclaves: list[int]) -> str:
         groups = {self._sizes[number][1] for number in enclaves}

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from epcgroup import atonce
 from epcgroup.errors import BadInput
 from epcgroup.units import PAGE_SIZE
 
@@ -160,8 +161,5 @@ def _print(run: _Run) -> None:
 
 
 def _write(file: Path, text: str) -> None:
-    try:
-        file.write_text(text)
-    except OSError as error:
-        raise BadInput(f"{file}: {error.strerror}") from error
+    atonce.write(file, text.encode())
     print(f"epcgroup: wrote {file}", file=sys.stderr)

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from epcgroup import atonce
 from epcgroup.cli import logs
 from epcgroup.cli.sections import add_epc, parse_sections, to_sections
 from epcgroup.errors import BadInput
@@ -289,9 +290,9 @@ def _report(args: argparse.Namespace, report: Snapshot) -> None:
     if args.report_file is not None:
         text = to_json(report) + "\n" if as_json else to_text(report)
         try:
-            args.report_file.write_text(text)
-        except OSError as error:  # the command's status is still ours
-            print(f"epcgroup: --report-file {args.report_file}: {error.strerror}", file=sys.stderr)
+            atonce.write(args.report_file, text.encode())
+        except BadInput as error:  # the command's status is still ours
+            print(f"epcgroup: --report-file {error}", file=sys.stderr)
     elif as_json:
         print(to_json(report), file=sys.stderr)
     else:

@@ -61,10 +61,6 @@ def run(args: argparse.Namespace) -> int:
         check(args.plot)
     scenario = read(args.scenario)  # its faults come before the wait for the compiler
     result = _simulated(scenario, args.output)
-    if args.plot is not None:
-        from epcgroup.sim.plot import plot
-
-        plot(result, args.plot)
     if args.json:
         print(json.dumps({**result.summary, "tenants": result.tenants.to_dicts()}, indent=2))
     else:
@@ -72,6 +68,10 @@ def run(args: argparse.Namespace) -> int:
         from epcgroup.sim.report import render
 
         write(render(result), sys.stdout)
+    if args.plot is not None:
+        from epcgroup.sim.plot import plot
+
+        plot(result, args.plot)
     return 130 if result.summary["interrupted"] else 0
 
 

@@ -11,10 +11,12 @@ matplotlib is optional and slow to import: it is loaded when a plot is made.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from epcgroup import atonce
 from epcgroup.errors import BadInput, MissingCapability
 from epcgroup.observe.history import History, Series
 from epcgroup.observe.printable import printable
@@ -100,10 +102,17 @@ def draw(
     if title:
         figure.suptitle(printable(title), x=0.01, ha="left", fontsize=13, fontweight="bold", parse_math=False)
     _draw(figure, shown, columns, notes, marks)
+    write(figure, output)
+
+
+def write(figure: Figure, output: Path) -> None:
+    """Write a picture, in the form that its name ends in (PNG without). Raises BadInput."""
+    picture = io.BytesIO()
     try:
-        figure.savefig(output, dpi=110)
-    except (OSError, ValueError) as error:
+        figure.savefig(picture, format=output.suffix[1:].lower() or "png", dpi=110)
+    except ValueError as error:
         raise BadInput(f"{output}: cannot write the plot: {error}") from None
+    atonce.write(output, picture.getvalue())
 
 
 def _draw(

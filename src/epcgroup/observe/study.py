@@ -61,6 +61,17 @@ class Course:
         waited = (last.some_s - first.some_s) or (last.stall_s - first.stall_s)
         return min(1.0, waited / self.seconds) if self.seconds > 0 else 0.0
 
+    @property
+    def peak(self) -> int:
+        """The most that was in use under its last limit; all of the run's, if it had no other."""
+        last = self.last
+        under: list[int] = []
+        for point in reversed(self.points):
+            if point.current is not None and point.limit != last.limit:
+                return max(under, default=last.peak)
+            under.append(max(point.high, point.current or 0))
+        return last.peak
+
     def since(self, name: str) -> int:
         """How far a counter rose."""
         return int(getattr(self.last, name) - (getattr(self.points[0], name) if len(self.points) > 1 else 0))
@@ -88,12 +99,12 @@ class Course:
         waited = f", and it waited {self.waiting:.0%} of the time" if self.waiting >= _SLOW else ""
         if hits and (self.waiting >= _SLOW or not self.seconds):
             return Advice(MORE, f"its limit of {format_size(last.limit)} was hit {hits:,} times{waited}")
-        if last.peak * _LOOSE < last.limit:
-            enough = int(last.peak * _ROOM) // 4096 * 4096 + 4096
-            return Advice(LESS, f"never more than {format_size(last.peak)}: {format_size(enough)} would do")
+        if self.peak * _LOOSE < last.limit:
+            enough = int(self.peak * _ROOM) // 4096 * 4096 + 4096
+            return Advice(LESS, f"never more than {format_size(self.peak)}: {format_size(enough)} would do")
         if hits:
             return Advice(FITS, f"hit {hits:,} times without a wait that counts")
-        return Advice(FITS, f"at most {format_size(last.peak)} of {format_size(last.limit)}")
+        return Advice(FITS, f"at most {format_size(self.peak)} of {format_size(last.limit)}")
 
 
 @dataclass(frozen=True, slots=True)

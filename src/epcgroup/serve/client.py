@@ -69,6 +69,7 @@ def execute(
         "create": create,
         "host_cgroup": host_cgroup,
         "rlimits": rlimits,
+        "ignored": sorted(ignored),
         "argv": [str(Path(program).absolute()), *argv[1:]],
         "env": dict(os.environ),
         "cwd": os.getcwd(),  # noqa: PTH109 - a str, whatever bytes are in it

@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,7 +77,11 @@ def take(places: Places) -> int:
         owner = places.directory.stat().st_uid
         if owner != os.geteuid():
             raise BadInput(f"{places.directory} belongs to user {owner}; name another with --dir")
-        places.directory.chmod(0o711 if os.geteuid() == 0 else 0o700)  # others reach the mount through it
+        mode = stat.S_IMODE(places.directory.stat().st_mode)
+        if mode & 0o022 and not mode & stat.S_ISVTX:
+            raise BadInput(f"{places.directory} may be written by others; chmod go-w, or another --dir")
+        if os.geteuid() == 0:  # others reach the mount through it
+            places.directory.chmod(mode | 0o711)
         fd = os.open(places.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise BadInput(f"{places.directory}: {error.strerror}") from error

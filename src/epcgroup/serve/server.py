@@ -286,10 +286,18 @@ class Server:
             view = self._view_for(request)
             if view is not None:
                 self._namespace.open()
+            ignored = [int(number) for number in request.get("ignored", ())]
+
+            def enter() -> None:
+                for number in ignored:
+                    signal.signal(number, signal.SIG_IGN)
+                if view is not None:
+                    self._namespace.enter()
+
             pid = self._machine.spawn(
                 request["argv"], cgroup.effective.path, request["env"], job.fds[1], job.fds[2],
                 request["cwd"], stdin=job.fds[0], session=True,
-                view=view, enter=self._namespace.enter if view is not None else None,
+                view=view, enter=enter,
             )  # fmt: skip
         except (EpcgroupError, KeyError, TypeError, ValueError, OSError) as error:
             job.refused(error)

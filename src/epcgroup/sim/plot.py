@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from epcgroup import atonce
 from epcgroup.errors import BadInput, MissingCapability
 from epcgroup.sim.result import Result
 
@@ -27,12 +29,14 @@ def plot(result: Result, path: Path) -> None:
     _usage(result, usage)
     _paging(result, paging)
     _slowdown(result, slowdown)
+    picture = io.BytesIO()
     try:
-        figure.savefig(path, dpi=110)
-    except (OSError, ValueError) as error:
+        figure.savefig(picture, format=path.suffix[1:].lower() or "png", dpi=110)
+    except ValueError as error:
         raise BadInput(f"{path}: {error}") from None
     finally:
         pyplot.close(figure)
+    atonce.write(path, picture.getvalue())
 
 
 def _series(result: Result) -> list[tuple[str, pl.DataFrame]]:
@@ -43,24 +47,25 @@ def _series(result: Result) -> list[tuple[str, pl.DataFrame]]:
 
 
 def _usage(result: Result, axes: Any) -> None:
-    for name, rows in _series(result):
+    for number, (name, rows) in enumerate(_series(result)):
         time = rows["time_s"].to_numpy()
-        (line,) = axes.step(time, rows["usage"].to_numpy() / 2**20, where="post", label=name)
+        colour = f"C{number}"
+        axes.step(time, rows["usage"].to_numpy() / 2**20, where="post", label=name, color=colour)
         if rows["limit"].is_not_null().any():
             limit = rows["limit"].cast(pl.Float64).to_numpy() / 2**20
-            axes.step(time, limit, where="post", linestyle="--", color=line.get_color())
+            axes.step(time, limit, where="post", linestyle="--", color=colour)
     axes.set(ylabel="EPC usage, MiB (dashed: limit)", xlabel="virtual time, s", ylim=(0, None))
     axes.legend(fontsize="small")
 
 
 def _paging(result: Result, axes: Any) -> None:
-    for name, rows in _series(result):
+    for number, (name, rows) in enumerate(_series(result)):
         time = rows["time_s"].to_numpy()
         if len(time) < 2:
             continue
         rate = rows["evicted"].diff().to_numpy()[1:] / (time[1:] - time[:-1])
         if rate.any():
-            axes.plot(time[1:], rate, label=name)
+            axes.plot(time[1:], rate, label=name, color=f"C{number}")  # as above
     axes.set(ylabel="pages written out, per s", xlabel="virtual time, s", ylim=(0, None))
     if axes.lines:
         axes.legend(fontsize="small")
@@ -70,4 +75,4 @@ def _slowdown(result: Result, axes: Any) -> None:
     rows = result.tenants.drop_nulls("slowdown").sort("slowdown", descending=True).head(_MOST)
     axes.barh(rows["tenant"].to_list()[::-1], rows["slowdown"].to_list()[::-1])
     axes.axvline(1.0, color="grey", linewidth=0.8)
-    axes.set(xlabel="slowdown (1: as with all of the EPC)")
+    axes.set(xlabel="slowdown (1: no paging)", xlim=(0, None))

@@ -70,7 +70,7 @@ def test_too_little_to_draw_is_said(tmp_path: Path) -> None:
 
 
 def test_unwritable_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"none/x\.png: cannot write"):
+    with pytest.raises(BadInput, match=r"none/x\.png: cannot be written"):
         plot.save(history(), tmp_path / "none" / "x.png")
     with pytest.raises(BadInput, match=r"x\.nonsense: cannot write"):
         plot.save(history(), tmp_path / "x.nonsense")

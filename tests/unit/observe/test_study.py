@@ -73,6 +73,19 @@ def test_a_limit_that_was_hit_without_a_wait_fits() -> None:
     assert advice(calm)["/tight"] == FITS
 
 
+def test_what_was_used_under_an_earlier_limit_says_nothing_of_the_last() -> None:
+    """Usage of 24M before the limit was lowered to 4M is no use of 24M of 4M."""
+    courses = [(48, 20, 24), (48, 24, 24), (4, 2, 24), (4, 3, 24)]
+    lowered = of_snapshots(
+        "lowered",
+        [
+            Snapshot(at, "v17", 1, 1, (GroupView("/a", limit * MIB, used * MIB, peak * MIB),))
+            for at, (limit, used, peak) in enumerate(courses)
+        ],
+    )
+    assert lowered.courses[0].advice().why == "at most 3M of 4M"
+
+
 def test_what_is_proposed_in_place_of_a_loose_limit_holds_the_peak() -> None:
     course = study().course("/loose")
     assert course is not None

@@ -47,6 +47,8 @@ def convert(path: Path, form: str, target: Path, progress: Progress = silent) ->
 
 def cut(trace: Trace, target: Path, first: int, last: int, progress: Progress = silent) -> int:
     """Accesses ``first`` to ``last`` (excluded) of a trace; how many."""
+    if first >= trace.info.accesses:
+        raise BadInput(f"{trace.path}: it has {trace.info.accesses:,} accesses, none from {first:,} on")
     with _like(trace, target, f"cut {first} to {last}") as writer:
         at = 0
         for enclaves, pages in trace.batches():

@@ -8,7 +8,7 @@ size, source, clock, number of accesses, and each enclave's name and size.
 Anything that reads Parquet reads it.
 
 Writing goes to a file without a name, which gets it when it is whole (see
-:mod:`.atonce`). Reading streams: memory does not grow with the length of a trace.
+:mod:`epcgroup.atonce`). Reading streams: memory does not grow with the length of a trace.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from epcgroup.atonce import AtOnce
 from epcgroup.errors import BadInput
-from epcgroup.sim.traces.atonce import AtOnce
 from epcgroup.units import PAGE_SIZE
 
 Pages = npt.NDArray[np.int32]
@@ -130,11 +130,20 @@ class Writer:
                 self._file.close()
                 self._place.appear()
         except OSError as failed:
-            raise BadInput(f"{self._path}: cannot be written: {failed.strerror}") from None
+            raise self._unwritable(failed) from None
         finally:
             self._place.close()
 
+    def _unwritable(self, error: OSError) -> BadInput:
+        return BadInput(f"{self._path}: cannot be written: {error.strerror}")
+
     def _flush(self, *, last: bool = False) -> None:
+        try:
+            self._write_rows(last=last)
+        except OSError as failed:
+            raise self._unwritable(failed) from None
+
+    def _write_rows(self, *, last: bool) -> None:
         if self._rows or (last and self._file is None):
             parts = self._rows or [(np.zeros(0, np.int32),) * 3]
             columns = [pa.array(np.concatenate(column)) for column in zip(*parts, strict=True)]
