@@ -28,6 +28,16 @@ BREAKS = {
         "import epcgroup.driver.pager as pager; pager.SealingPager.slots_in_use = lambda self, enclave: 0",
         "LIVE-3",
     ),
+    "a page that nothing touches is on no list": (
+        "import epcgroup.epc.machine as m; fault = m.Machine.fault; done = []\n"
+        "def careless(self, caller, enclave, index):\n"
+        "    page = caller.group.reclaimable.tail\n"
+        "    if page and page.prev and page.prev.prev and not done:\n"
+        "        done.append(page.prev.prev.__setattr__('next', page))\n"
+        "    return fault(self, caller, enclave, index)\n"
+        "m.Machine.fault = careless",
+        "INV-4",
+    ),
     "the engine forgets to charge": (
         "import epcgroup.epc.machine as m; add = m.Machine.add_page\n"
         "def cheap(self, caller, enclave, index):\n"
