@@ -15,6 +15,12 @@ program that we started, for it may own pages that only we keep, and our end is 
 end. A filter is for the whole process (TSYNC); threads that run meanwhile are bound
 at their next stop. There is no way back: filters cannot be taken off.
 
+A process may be just in exec, in a thread that we trace or not: then SEIZE waits for
+the exec, and the exec for the end of all other threads, some of which may be ours to
+bury. So nobody is seized with O_TRACEEXIT, which would have the dying wait for us, and
+while we seize, another thread of ours buries the dead (`_Burials`). The option comes
+with a thread's first stop.
+
 Rejected: a user-notification filter whose listener a second process could take over
 when we die. It outranks our own filter for good, and that process would have to
 live as long as the program.
@@ -24,6 +30,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +40,7 @@ from epcgroup.live.enclave import traps, vdso
 from epcgroup.live.fastpath import programs as fastpath
 from epcgroup.live.paging import locked
 from epcgroup.live.paging.mm import AddressSpace
-from epcgroup.live.tracing import filters, guard, loader, memory, procfs, ptrace, seccomp
+from epcgroup.live.tracing import filters, guard, loader, memory, procfs, ptrace, room, seccomp
 from epcgroup.live.tracing.task import Phase, Task, Trap
 
 if TYPE_CHECKING:
@@ -43,6 +51,9 @@ if TYPE_CHECKING:
     from epcgroup.live.tracing.tracer import Tracer
 
     Adopt = Callable[[int], Caller]
+
+_NEXT_BURIAL = 0.01  # s
+_EXECS = 20
 
 
 def join(tracer: Tracer, pid: int, adopt: Adopt, *, without: Container[int] = ()) -> list[int]:
@@ -91,14 +102,48 @@ def seize(tracer: Tracer, pid: int, adopt: Adopt, options: int) -> list[Task]:
 
     Raises Refused: no such process, traced by somebody else, no 64-bit program.
     """
-    _must_be_possible(tracer, pid)
-    found: dict[int, Task] = {}
+    _again_while_it_execs(lambda: _must_be_possible(tracer, pid))
     space = AddressSpace(pid)
-    seen: set[int] = set()
+    with _Burials(tracer, pid):
+        found = _seize(tracer, space, adopt, options & ~ptrace.O_TRACEEXIT)
+    return list(found.values())
+
+
+class _Burials:
+    """While this is open, threads of a process that end are waited for, by a thread of its own."""
+
+    def __init__(self, tracer: Tracer, pid: int) -> None:
+        self._tracer = tracer
+        self._pid = pid
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"burials-{pid}", daemon=True)
+
+    def __enter__(self) -> None:
+        room.begin(self._thread)
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._over.wait(_NEXT_BURIAL):
+            for tid in _threads(self._pid):
+                if tid != self._pid and procfs.state(tid) == "Z":
+                    with contextlib.suppress(ChildProcessError):
+                        buried, status = os.waitpid(tid, ptrace.WALL | os.WNOHANG)
+                        if buried:
+                            self._tracer.injector.events.append((tid, status))
+
+
+def _seize(tracer: Tracer, space: AddressSpace, adopt: Adopt, options: int) -> dict[int, Task]:
+    pid, us = space.pid, os.getpid()
+    found: dict[int, Task] = {}
+    others: set[int] = set()
+    refused = 0
     caller = None
-    while new := [tid for tid in _threads(pid) if tid not in seen]:
-        seen.update(new)
+    while new := [tid for tid in _threads(pid) if tid not in found and tid not in others]:
         for tid in new:
+            others.add(tid)
             if tid in tracer.tasks:
                 continue
             try:
@@ -106,8 +151,13 @@ def seize(tracer: Tracer, pid: int, adopt: Adopt, options: int) -> list[Task]:
             except ProcessLookupError:
                 continue
             except PermissionError:
-                if procfs.tracer_of(tid) == os.getpid():
+                if procfs.tracer_of(tid) == us:
                     continue  # born of one that we had already; its parent's event tells of it
+                refused += 1
+                if refused < _EXECS:  # who is ending is refused, too
+                    others.discard(tid)
+                    time.sleep(_NEXT_BURIAL)
+                    continue
                 for task in found.values():
                     leave(task)
                 raise Refused(why_not(tid), 1) from None
@@ -120,7 +170,21 @@ def seize(tracer: Tracer, pid: int, adopt: Adopt, options: int) -> list[Task]:
                 task.command = procfs.command(pid)
             space.users.add(tid)
             tracer.tasks[tid] = task
-    return list(found.values())
+        for tid in [tid for tid in found if procfs.tracer_of(tid) != us]:
+            # Buried; or an exec in another thread, under its own number before, has taken its place.
+            others.discard(tid)
+            space.users.discard(tid)
+            tracer.tasks.pop(tid, None)
+            del found[tid]
+    return found
+
+
+def forget_replaced(tracer: Tracer) -> None:
+    """Forget those that are leaving whose place an exec took, in a thread that had left already: no
+    stop of theirs will ever come, nor their end."""
+    for task in [task for task in tracer.tasks.values() if task.leaving]:
+        if procfs.tracer_of(task.tid) != os.getpid():
+            _forget(tracer, task)
 
 
 def _must_be_possible(tracer: Tracer, pid: int) -> None:
@@ -144,6 +208,16 @@ def _must_be_possible(tracer: Tracer, pid: int) -> None:
         raise Refused(f"process {pid} ({image}) is no 64-bit program with a vDSO: it cannot use SGX", 8)
 
 
+def _again_while_it_execs(look: Callable[[], None]) -> None:
+    """A process that becomes another program seems to have ended, or to have no program, for a moment."""
+    for _ in range(_EXECS):
+        with contextlib.suppress(Refused, OSError):
+            look()
+            return
+        time.sleep(_NEXT_BURIAL)
+    look()
+
+
 def _threads(pid: int) -> list[int]:
     try:
         return procfs.tasks(pid)
@@ -165,6 +239,7 @@ def why_not(tid: int) -> str:
 
 def _first_look(tracer: Tracer, task: Task) -> None:
     """A watched thread has stopped for the first time: its image is equipped, once."""
+    ptrace.setoptions(task.tid, ptrace.OPTIONS_UNBOUND if task.watched else ptrace.OPTIONS)
     try:
         equip(tracer, task)
     except (EpcgroupError, OSError) as error:
@@ -291,6 +366,10 @@ def let_go(tracer: Tracer, task: Task, sig: int) -> None:
         ptrace.interrupt(task.tid)
         return
     ptrace.detach(task.tid, sig)
+    _forget(tracer, task)
+
+
+def _forget(tracer: Tracer, task: Task) -> None:
     tracer.injector.forget(task.tid)
     tracer.watch.forget(task.tid)
     tracer.life.forget(task)

@@ -126,8 +126,9 @@ inherited_mask: set[int | signal.Signals] = set(signal.pthread_sigmask(signal.SI
 
 
 def prepare(tracer: Tracer, task: Task) -> None:
-    """A new image, stopped at the exit of its execve: make it an SGX machine."""
-    equip(tracer, task)
+    """A new image, stopped at the exit of its execve: make it an SGX machine, unless it is to be let go."""
+    if not task.leaving:
+        equip(tracer, task)
     tracer.resume(task)
 
 

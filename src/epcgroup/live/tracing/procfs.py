@@ -155,6 +155,14 @@ def tgid(tid: int) -> int:
     return int(status(tid)["Tgid"])
 
 
+def state(tid: int) -> str:
+    """R, S, D, T, t, Z … or "" when the thread is gone."""
+    try:
+        return Path(f"/proc/{tid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
+
+
 def flags(pid: int) -> int:
     """The kernel's flags of a task (PF_*); 0 when it is gone."""
     try:

@@ -5,8 +5,8 @@ OSError; ESRCH, which ptrace gives for a thread that is gone **or not stopped**,
 comes as ProcessLookupError.
 
 The library is loaded with PyDLL: the interpreter lock stays held during a
-request. A request takes 1 µs and never sleeps, so handing the lock over would
-cost more than it gives, and it would let the page service in at the wrong
+request. A request takes 1 µs and never sleeps (but SEIZE), so handing the lock over
+would cost more than it gives, and it would let the page service in at the wrong
 moment. Scratch structures can be shared for the same reason. (Reading tracee
 *memory* may sleep in a page fault that we serve ourselves: see memory.py.)
 """
@@ -114,6 +114,10 @@ _ptrace = _libc.ptrace
 _ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
 _ptrace.restype = ctypes.c_long
 
+# The same for the one request that may sleep.
+_slow_ptrace = ctypes.CDLL(None, use_errno=True).ptrace
+_slow_ptrace.argtypes, _slow_ptrace.restype = _ptrace.argtypes, _ptrace.restype
+
 _word = ctypes.c_uint64()
 _word_at = ctypes.addressof(_word)
 _scratch = ctypes.create_string_buffer(_XSTATE_MAX)
@@ -128,8 +132,8 @@ def _fail(tid: int) -> OSError:
 
 
 def seize(tid: int, options: int) -> None:
-    """Trace ``tid`` without stopping it; ``options`` are O_* bits."""
-    if _ptrace(_SEIZE, tid, None, options) < 0:
+    """Trace ``tid`` without stopping it; ``options`` are O_* bits. Sleeps while the process execs."""
+    if _slow_ptrace(_SEIZE, tid, None, options) < 0:
         raise _fail(tid)
 
 

@@ -86,6 +86,7 @@ class Tracer:
             self.watch.look(self.tasks.values(), now)
             if now >= next_release:  # however busy: what waits for EPC may wait for just these pages
                 self.release_closed()
+                attach.forget_replaced(self)
                 next_release = now + _POLL
             if on_tick is not None and time.monotonic() >= next_tick:
                 on_tick()
