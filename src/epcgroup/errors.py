@@ -18,8 +18,15 @@ from __future__ import annotations
 
 import errno as _errno
 import os
+import shlex
+import sys
 
 ERESTARTSYS = 512  # kernel-internal; never seen by a program
+
+
+def to_install(extra: str) -> str:
+    """The command that installs an extra beside the epcgroup that runs, in whatever environment it is."""
+    return f"{shlex.quote(sys.executable)} -m pip install 'epcgroup[{extra}]'"
 
 
 class EpcgroupError(Exception):

@@ -19,7 +19,7 @@ import pytest
 from epcgroup import sim
 from epcgroup.cli.main import main
 from epcgroup.epc import V17, Policy
-from epcgroup.errors import BadInput
+from epcgroup.errors import BadInput, to_install
 from epcgroup.sim.record import SAMPLES
 from epcgroup.sim.scenario import parse
 from epcgroup.sim.traces.trace import Trace, Writer
@@ -400,4 +400,4 @@ def test_without_the_extra_a_command_says_what_to_install(
 ) -> None:
     monkeypatch.setattr(sim, "find_spec", lambda name: None if name == "polars" else object())
     assert main(["sim", str(EXAMPLES[0])]) == 2
-    assert "simulation needs polars: pip install 'epcgroup[sim]'" in capsys.readouterr().err
+    assert f"simulation needs polars: {to_install('sim')}" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from epcgroup.cli import exporter, logs, served, web
 from epcgroup.cli.run import add_enclu, add_inject
 from epcgroup.cli.sections import add_epc, parse_sections, to_sections
-from epcgroup.errors import BadInput, MissingCapability
+from epcgroup.errors import BadInput, MissingCapability, to_install
 from epcgroup.units import U64_MAX
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
         import mfusepy  # noqa: F401
     except ImportError as error:
         raise MissingCapability(
-            "mfusepy is missing: pip install 'epcgroup[serve]'"
+            f"mfusepy is missing: {to_install('serve')}"
             if isinstance(error, ModuleNotFoundError)
             else f"{error}; on Debian: apt-get install fuse3"
         ) from error

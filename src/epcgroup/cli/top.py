@@ -7,7 +7,7 @@ import contextlib
 import sys
 
 from epcgroup.cli import sources
-from epcgroup.errors import BadInput, MissingCapability
+from epcgroup.errors import BadInput, MissingCapability, to_install
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     except ImportError as error:
         if (error.name or "").partition(".")[0] != "textual":
             raise
-        raise MissingCapability("top needs textual: pip install 'epcgroup[observe]'") from None
+        raise MissingCapability(f"top needs textual: {to_install('observe')}") from None
     from epcgroup.observe.store import Store
 
     source = sources.find(args, play=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from epcgroup.cli import sources
-from epcgroup.errors import BadInput, MissingCapability, Refused
+from epcgroup.errors import BadInput, MissingCapability, Refused, to_install
 
 if TYPE_CHECKING:
     from epcgroup.observe.source import Source
@@ -67,7 +67,7 @@ def require() -> None:
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
-        raise MissingCapability("the web page needs: pip install 'epcgroup[observe]'") from error
+        raise MissingCapability(f"the web page needs: {to_install('observe')}") from error
 
 
 def token_of(file: Path | None) -> str | None:

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from epcgroup.errors import to_install
 from epcgroup.host import mounts, placeholders
 from epcgroup.host.cgroup import Hierarchy, View, unusable_part
 from epcgroup.host.discover import CGROUP2, capacity, trees
@@ -119,7 +120,7 @@ def _serve() -> Iterator[Fact]:
         importlib.import_module("mfusepy")
         yield Fact("serve", "mfusepy", True, "and libfuse are there")
     except ImportError:
-        yield Fact("serve", "mfusepy", False, "absent", "pip install 'epcgroup[serve]'")
+        yield Fact("serve", "mfusepy", False, "absent", to_install("serve"))
     except (OSError, RuntimeError) as error:  # the package without its library
         yield Fact("serve", "libfuse", False, str(error), "apt-get install fuse3")
     tool = shutil.which("fusermount3")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from epcgroup import atonce
-from epcgroup.errors import BadInput, MissingCapability
+from epcgroup.errors import BadInput, MissingCapability, to_install
 from epcgroup.observe.history import History, Series
 from epcgroup.observe.printable import printable
 from epcgroup.units import format_size
@@ -39,7 +39,7 @@ def require() -> None:
     try:
         import matplotlib as _  # noqa: F401
     except ImportError:
-        raise MissingCapability("plots need matplotlib: pip install 'epcgroup[plot]'") from None
+        raise MissingCapability(f"plots need matplotlib: {to_install('plot')}") from None
 
 
 def check(output: Path) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _PLAIN_WIDTH = 10_000  # columns; a log has no width, and a name may have 4,096 bytes
+_WRAPPED = 200  # columns; longer names are cut on a terminal
 _FULL = 0.98  # from this part of the limit on, usage is shown as being at the limit
 
 
@@ -50,9 +51,13 @@ def to_text(snapshot: Snapshot) -> str:
 def write(what: RenderableType, file: TextIO) -> None:
     """Print tables: fitted and coloured on a terminal; else as wide as they are, nothing cut off."""
     from rich.console import Console
+    from rich.measure import Measurement
 
     console = Console(file=file, highlight=False)
     if console.is_terminal:
+        # On a narrow one rich would leave whole columns empty; lines that wrap can still be read.
+        least = Measurement.get(console, console.options.update(max_width=_PLAIN_WIDTH), what).minimum
+        console.width = max(console.width, min(least, _WRAPPED))
         console.print(what)
         return
     text = io.StringIO()

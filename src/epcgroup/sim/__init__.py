@@ -18,7 +18,7 @@ import importlib
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from epcgroup.errors import MissingCapability
+from epcgroup.errors import MissingCapability, to_install
 
 if TYPE_CHECKING:
     from epcgroup.sim.costs import Profile
@@ -58,7 +58,7 @@ def require() -> None:
     """Raise MissingCapability, saying what to install, where the extra ``sim`` is missing."""
     missing = [name for name in ("llvmlite", "numpy", "polars", "pyarrow") if find_spec(name) is None]
     if missing:
-        raise MissingCapability(f"simulation needs {', '.join(missing)}: pip install 'epcgroup[sim]'")
+        raise MissingCapability(f"simulation needs {', '.join(missing)}: {to_install('sim')}")
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from epcgroup import atonce
-from epcgroup.errors import BadInput, MissingCapability
+from epcgroup.errors import BadInput, MissingCapability, to_install
 from epcgroup.sim.result import Result
 
 _MOST = 12  # lines or bars in one part
@@ -23,7 +23,7 @@ def plot(result: Result, path: Path) -> None:
         matplotlib.use("Agg")
         from matplotlib import pyplot
     except ImportError:
-        raise MissingCapability("a picture needs matplotlib: pip install 'epcgroup[plot]'") from None
+        raise MissingCapability(f"a picture needs matplotlib: {to_install('plot')}") from None
     figure, (usage, paging, slowdown) = pyplot.subplots(3, 1, figsize=(10, 11), layout="constrained")
     figure.suptitle(f"{result.summary['title']} ({result.summary['policy']})")
     _usage(result, usage)

@@ -27,7 +27,7 @@ def render(result: Result, tenants: int = 40) -> RenderableType:
 def _tenants(result: Result, most: int) -> Table:
     table = Table(title="tenants, slowest first", box=box.SIMPLE_HEAD, padding=(0, 0), pad_edge=False)
     for name in ("tenant", "cgroup", "status"):
-        table.add_column(name)
+        table.add_column(name, no_wrap=name == "status")
     for name in ("build s", "time s", "slowdown", "paging", "loads", "evictions"):
         table.add_column(name, justify="right", no_wrap=True)
     rows = result.tenants.sort("slowdown", descending=True, nulls_last=True)

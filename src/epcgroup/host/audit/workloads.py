@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from epcgroup.errors import BadInput, MissingCapability
+from epcgroup.errors import BadInput, MissingCapability, to_install
 from epcgroup.host.audit import handover
 from epcgroup.host.audit.quantity import quantity, times, whole_bytes
 
@@ -102,7 +102,7 @@ def documents(path: Path) -> list[Any]:
     try:
         import yaml
     except ImportError as error:
-        raise MissingCapability(f"{path} is YAML; to read it: pip install 'epcgroup[audit]'") from error
+        raise MissingCapability(f"{path} is YAML; to read it: {to_install('audit')}") from error
     try:
         return [document for document in yaml.safe_load_all(text) if document is not None]
     except yaml.YAMLError as error:

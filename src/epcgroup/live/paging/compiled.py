@@ -22,12 +22,12 @@ from __future__ import annotations
 import ctypes
 from typing import Any, Final
 
-from epcgroup.errors import MissingCapability
+from epcgroup.errors import MissingCapability, to_install
 
 try:
     from llvmlite import ir
 except ImportError as missing:
-    raise MissingCapability("machine code needs llvmlite: pip install 'epcgroup[sim]'") from missing
+    raise MissingCapability(f"machine code needs llvmlite: {to_install('sim')}") from missing
 
 from epcgroup.live.paging import ciphers
 from epcgroup.sgx.layouts import MODIFIED, PENDING, TYPE_MASK, TYPE_SHIFT, PageType

@@ -26,13 +26,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from epcgroup.errors import InternalError, MissingCapability
+from epcgroup.errors import InternalError, MissingCapability, to_install
 
 try:
     import llvmlite
     from llvmlite import binding as llvm
 except ImportError as missing:
-    raise MissingCapability("simulation needs llvmlite: pip install 'epcgroup[sim]'") from missing
+    raise MissingCapability(f"simulation needs llvmlite: {to_install('sim')}") from missing
 
 from epcgroup.sim.compiler.compiler import Program
 from epcgroup.sim.compiler.dialect import Kind, Part
