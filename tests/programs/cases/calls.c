@@ -3,7 +3,8 @@
  *     calls entries N     N entries by the vDSO, N by bare ENCLU, N plain calls: "vdso T", "bare T", "plain T"
  *     calls leaves N      N times EACCEPT of a page that is not there yet, then N times EMODPE
  *     calls exceptions N  N times ERESUME to an instruction that raises #UD at once, and N entries as its handler
- *     calls switches N    how often the thread has let go of its processor in N entries: "vdso S", "bare S"
+ *     calls switches N    how often the thread has let go of its processor in N entries: "vdso S", "bare S",
+ *                         "handler S" (of an exception that came before, at CSSA 1)
  *     calls code 100      the first page of the enclave, as the host sees it, in hexadecimal digits
  *
  * T is the median over 64 rounds of N / 64 (entries), or the mean (leaves).  The first line is "hz T".
@@ -94,7 +95,7 @@ static void leaves(struct enclave *e, struct call *c, const char *name, u64 leaf
 	printf("%s %lu.%03lu\n", name, ticks / n, ticks % n * 1000 / n);
 }
 
-/* Ways of an exception handler, which no short way leads: ERESUME (and out again by the AEX), CSSA 1. */
+/* Ways of an exception handler: ERESUME (and out again by the AEX), which trap; entries at CSSA 1. */
 static void exceptions(struct enclave *e, u64 n)
 {
 	struct call *c = call_new(e->tcs[0], vdso_by_dynamic()), *handler = call_new(e->tcs[0], vdso_by_dynamic());
@@ -132,6 +133,9 @@ int main(int argc, char **argv)
 	if (!strcmp(mode, "switches")) {
 		switches("vdso", call_new(e.tcs[0], vdso_by_dynamic()), n);
 		switches("bare", call_new(e.tcs[0], NULL), n);
+		if (ask(call_new(e.tcs[0], vdso_by_dynamic()), NULL, OP_RAISE, RAISE_UD2, 0, 0, 0) != EXCEPTION)
+			exit(3);
+		switches("handler", call_new(e.tcs[0], vdso_by_dynamic()), n);
 		return 0;
 	}
 	if (!strcmp(mode, "code")) {

@@ -97,6 +97,32 @@ static void outer_stack(void)
 	}
 }
 
+/* Exceptions within exceptions: each level is entered at its CSSA, its exit takes its own outer stack. */
+static void handlers(void)
+{
+	struct enclave e = load((struct spec){ .nssa = 3 });
+	struct call *c = by_vdso(&e, 0), *handler = by_vdso(&e, 0), *inner = by_enclu(&e, 0);
+
+	for (int round = 0; round < 10; round++) {
+		u64 interrupted[23], now[23];
+
+		warm(c);
+		CHECK_EQ(ask(c, NULL, OP_RAISE, RAISE_UD2, 0, 0, 0), EXCEPTION);
+		memcpy(interrupted, (void *)gprsgx_address(&e, 0, 0), sizeof interrupted);
+		for (int i = 0; i < 3; i++)
+			CHECK_EQ(must(handler, OP_NOP, 0, 0, 0, 0), 1);
+		CHECK_EQ(ask(handler, NULL, OP_RAISE, RAISE_DIV0, 0, 0, 0), EXCEPTION);
+		CHECK_EQ(handler->result.vector, 0);
+		for (int i = 0; i < 3; i++)
+			CHECK_EQ(must(inner, OP_NOP, 0, 0, 0, 0), 2);
+		memcpy(now, (void *)gprsgx_address(&e, 0, 0), sizeof now);
+		CHECK(!memcmp(now, interrupted, sizeof now), "round %d: the frame of another level changed", round);
+		call_unwind(&e, handler, 0, 1);
+		CHECK_EQ(must(handler, OP_NOP, 0, 0, 0, 0), 1);
+		call_unwind(&e, c, 0, 0);
+	}
+}
+
 /* ---- signals ---- */
 
 static volatile u64 ours_start, ours_end, strange, signals;
@@ -595,6 +621,7 @@ int main(int argc, char **argv)
 	static const struct test tests[] = {
 		{ "registers", registers },
 		{ "outer_stack", outer_stack },
+		{ "handlers", handlers },
 		{ "signals_on_the_way", signals_on_the_way },
 		{ "sigtrap_is_the_programs_own", sigtrap_is_the_programs_own },
 		{ "mask_between_entries", mask_between_entries },

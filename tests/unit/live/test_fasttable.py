@@ -43,6 +43,7 @@ def enter(table: Table, entry: Entry, tid: int = TID) -> None:
     """What fast_enter.S does to the table."""
     slot = tid % fasttable.SLOTS * 8
     table.words[entry.word(1)] = tid
+    table.words[slot + 5] += 1
     table.words[slot : slot + 5] = memoryview(
         b"".join(n.to_bytes(8, "little") for n in (tid, ADDRESS + entry.word(0) * 8, 0xAE0, 0xF5, 0x65))
     ).cast("Q")
@@ -92,7 +93,7 @@ def test_a_thread_inside_is_known_with_what_it_left_outside(table: Table) -> Non
     entry = cast(Entry, put(table, 0x10000))
     assert table.outside(TID) is None
     enter(table, entry)
-    assert table.outside(TID) == fasttable.Outside(entry, 0xAE0, 0xF5, 0x65)
+    assert table.outside(TID) == fasttable.Outside(entry, 0xAE0, 0xF5, 0x65, 1)
     assert table.outside(TID + fasttable.SLOTS) is None, "another thread with the same slot"
     table.forget(TID, ended=True)
     assert table.outside(TID) is None

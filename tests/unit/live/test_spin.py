@@ -21,12 +21,19 @@ class Case:
         monkeypatch.setattr(spin, "user_time", lambda tid: self.used)  # noqa: ARG005 - one thread
         self.watch = spin.Watch(self.told.append)
         self.task: Any = SimpleNamespace(tid=7, pid=7, command="p", inside=None, surprise=None)
+        self.task.mm, self.task.inner_tid = SimpleNamespace(fast=None), 7
         self.enter()
 
     def enter(self) -> None:
         """A new stay begins."""
         file = SimpleNamespace(created=True, enclave=SimpleNamespace(id=3))
         self.task.inside = SimpleNamespace(device=SimpleNamespace(file=file))
+
+    def enter_by_itself(self, number: int) -> None:
+        """A new stay begins, and needs no trap; ``number`` of those that the thread has had."""
+        outside = SimpleNamespace(entry=SimpleNamespace(device=self.task.inside.device), stay=number)
+        self.task.inside = None
+        self.task.mm.fast = SimpleNamespace(table=SimpleNamespace(outside=lambda _: outside))
 
     def compute(self, seconds: float, share: float = 1.0) -> None:
         """Time passes; ``share`` of it the thread runs."""
@@ -90,3 +97,22 @@ def test_a_thread_number_that_is_used_again_is_told_of_again(case: Case) -> None
         case.compute(5)
         case.watch.forget(7)
     assert len(case.told) == 2
+
+
+def test_a_handler_that_entered_without_a_trap_and_spins_is_told_of(case: Case) -> None:
+    """Nobody has seen it enter."""
+    spin.by_vector(case.task, VECTOR_UD, 0x1234, None)
+    case.enter_by_itself(1)
+    case.compute(4)
+    assert len(case.told) == 1
+    assert "enclave 3" in case.told[0]
+
+
+def test_short_stays_without_traps_are_not_taken_for_one_long(case: Case) -> None:
+    spin.by_vector(case.task, VECTOR_UD, 0x1234, None)
+    device = case.task.inside.device
+    for number in range(20):
+        case.task.inside = SimpleNamespace(device=device)
+        case.enter_by_itself(number)
+        case.compute(1)
+    assert case.told == []

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from epcgroup.driver import BusError, EnclaveMemory, LostMemory
 from epcgroup.live.enclave import spin, threads
+from epcgroup.live.fastpath import threads as fastpath
 from epcgroup.live.tracing import ptrace
 from epcgroup.sgx import thread
 from epcgroup.sgx.faults import (
@@ -83,15 +84,19 @@ def asynchronous_exit(
 
     try:
         outside = yield from threads.attempt(tracer.world, task, lambda: leave(access), restartable=False)
+        lost = False
     except BusError:
         file = inside.device.file
         if file is None or not file.disabled:
             raise
         with tracer.world.lock, file.driver.pager.at_hand(file.enclave) as contents:
             outside = leave(LostMemory(file, task.caller, contents))
+        lost = True
     ptrace.set_xstate(task.tid, outside)
     threads.from_registers(values, regs)
     threads.leave(task, tracer.injector)
+    if not lost:  # its handler will enter
+        fastpath.offer(tracer.world, task, inside.device, inside.entry.tcs)
     ptrace.setregs(task.tid, regs)
 
 

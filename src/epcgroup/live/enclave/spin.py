@@ -25,6 +25,7 @@ from epcgroup.sgx.layouts import Enclu, SgxError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from epcgroup.live.devices import Device
     from epcgroup.live.tracing.task import Inside, Task
 
 PATIENCE = 3.0  # s of user time in one stay
@@ -63,9 +64,29 @@ def _leaf(leaf: int) -> str:
     return f"ENCLU leaf {leaf}{_LEAVES.get(leaf, '')}"
 
 
+@dataclass(frozen=True, slots=True)
+class _Where:
+    """A stay in an enclave: by ``inside``, or number ``count`` of those that needed no trap."""
+
+    device: Device
+    inside: Inside | None
+    count: int
+
+    def is_still(self, other: _Where) -> bool:
+        return self.device is other.device and self.inside is other.inside and self.count == other.count
+
+
+def _where(task: Task) -> _Where | None:
+    if task.inside is not None:
+        return _Where(task.inside.device, task.inside, 0)
+    fast = task.mm.fast
+    outside = fast.table.outside(task.inner_tid) if fast is not None and fast.table is not None else None
+    return _Where(outside.entry.device, None, outside.stay) if outside is not None else None
+
+
 @dataclass(slots=True)
 class _Stay:
-    inside: Inside
+    where: _Where
     surprise: Surprise
     used: float  # s of user time of the thread when the stay was first seen
     suspicious: bool
@@ -87,15 +108,15 @@ class Watch:
         self._next = now + INTERVAL
         stays = {}
         for task in tasks:
-            if task.inside is None or task.surprise is None or task.tid in self._told:
+            if task.surprise is None or task.tid in self._told or (where := _where(task)) is None:
                 continue
             try:
                 used = user_time(task.tid)
             except OSError:
                 continue  # gone
             stay = self._stays.get(task.tid)
-            if stay is None or stay.inside is not task.inside or stay.surprise is not task.surprise:
-                stay = _Stay(task.inside, task.surprise, used, now - task.surprise.at <= _SHORTLY)
+            if stay is None or not stay.where.is_still(where) or stay.surprise is not task.surprise:
+                stay = _Stay(where, task.surprise, used, now - task.surprise.at <= _SHORTLY)
             elif stay.suspicious and used - stay.used >= PATIENCE:
                 self._tell(task, stay)
             stays[task.tid] = stay
@@ -103,7 +124,7 @@ class Watch:
 
     def _tell(self, task: Task, stay: _Stay) -> None:
         self._told.add(task.tid)
-        file = stay.inside.device.file
+        file = stay.where.device.file
         enclave = file.enclave.id if file is not None and file.created else "?"
         self._log(
             f"thread {task.tid} of process {task.pid} ({task.command}) has computed for {PATIENCE:g} s in "

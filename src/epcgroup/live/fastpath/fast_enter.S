@@ -29,6 +29,7 @@
 	.set	S_AEP, 16
 	.set	S_FS, 24
 	.set	S_GS, 32
+	.set	S_STAYS, 40
 	.set	E_TCS, 0
 	.set	E_OWNER, 8
 	.set	E_TARGET, 16
@@ -36,6 +37,7 @@
 	.set	E_FS, 32
 	.set	E_GS, 40
 	.set	E_USED, 48
+	.set	E_CSSA, 56
 
 	.set	RAISED, 0x4d8		/* SIGILL SIGTRAP SIGBUS SIGFPE SIGSEGV */
 	.set	NR_SIGPROCMASK, 14
@@ -145,6 +147,7 @@ at_body:
 	movq	%rbp, 8(%rax)
 at_commit:
 	movq	$1, E_USED(%r8)
+	incq	S_STAYS(%r10)
 	movq	PLACE(%rsp), %rax
 	addq	$3, %rax
 	movq	%rax, RCX(%rsp)
@@ -154,8 +157,10 @@ at_commit:
 	wrfsbase %rax
 	movq	E_GS(%r8), %rax
 	wrgsbase %rax
+	movq	E_CSSA(%r8), %rax
+	movq	%rax, RAX(%rsp)
 	restore
-	movl	$0, %eax		/* CSSA */
+	movq	(%rsp), %rax
 	leaq	OUTER - RAX(%rsp), %rsp
 	jmp	*PLACE - OUTER(%rsp)
 

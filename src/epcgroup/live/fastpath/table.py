@@ -7,9 +7,9 @@ from one another by fork, so that a TCS has one lock for all of them:
     16384 entries the TCSs that may be entered, by a hash of their address
 
 The code in a program (fast_enter.S, fast_exit.S) fills and empties them; only the
-supervisor makes an entry live or takes it out. An entry is for the next EENTER
-with CSSA 0 alone: whatever else happens to the TCS, the entry goes first, the
-EENTER traps, and the reference (`sgx.thread`) decides.
+supervisor makes an entry live or takes it out. An entry is for EENTER with the
+CSSA it names: before that changes, or anything else happens to the TCS, the entry
+goes, EENTER traps, and the reference (`sgx.thread`) decides.
 
 =====  ======================  =====  ==========================================
 slot                           entry
@@ -17,10 +17,11 @@ slot                           entry
 0      thread id, 0: unused    0      address of the TCS, 0: not to be entered
 8      entry it is inside of   8      id of the thread inside, 0: free
 16     AEP                     16     where to go
-24     FS base outside         24     address of URSP, URBP in SSA frame 0
+24     FS base outside         24     address of URSP, URBP in the SSA frame
 32     GS base outside         32     FS base inside
-                               40     GS base inside
+40     how often it entered    40     GS base inside
                                48     1 once it was used, for the age of the TCS
+                               56     CSSA, which selects the SSA frame
 =====  ======================  =====  ==========================================
 
 Taking an entry out races with threads that are just entering. A thread first
@@ -54,8 +55,8 @@ SLOTS, BUCKETS, PROBES = 4096, 16384, 4
 _ITEM = 64  # bytes of a slot or an entry
 _ENTRIES = SLOTS * _ITEM
 SIZE = _ENTRIES + (BUCKETS + 64) * _ITEM
-_TID, _ENTRY, _AEP, _FS, _GS = range(5)  # words of a slot
-_TCS, _OWNER, _TARGET, _URSP, _FS_IN, _GS_IN, _USED = range(7)  # words of an entry
+_TID, _ENTRY, _AEP, _FS, _GS, _STAYS = range(6)  # words of a slot
+_TCS, _OWNER, _TARGET, _URSP, _FS_IN, _GS_IN, _USED, _CSSA = range(8)  # words of an entry
 _FACTOR = 0x9E3779B1
 
 # An uncontended lock is a locked instruction, hence a full fence.
@@ -81,7 +82,7 @@ class Entry:
     device: Device
     index: int  # of the TCS
     tcs: int  # its address
-    pages: range  # of SSA frame 0
+    pages: range  # of the SSA frame
     live: bool = True
 
     def word(self, n: int) -> int:
@@ -121,6 +122,7 @@ class Outside:
     aep: int
     fs_base: int
     gs_base: int
+    stay: int  # number of this stay among those of the thread
 
 
 class Table:
@@ -146,6 +148,7 @@ class Table:
         target: int,
         ursp: int,
         bases: tuple[int, int],
+        cssa: int = 0,
     ) -> Entry | None:
         """Make a TCS enterable. None if its places are taken."""
         bucket = self._place(tcs)
@@ -155,7 +158,7 @@ class Table:
         at = entry.word(0)
         self.words[at + _TARGET], self.words[at + _URSP] = target, ursp
         self.words[at + _FS_IN], self.words[at + _GS_IN] = bases
-        self.words[at + _USED] = 0
+        self.words[at + _USED], self.words[at + _CSSA] = 0, cssa
         self.words[at + _TCS] = tcs  # last: from now on it can be entered
         return entry
 
@@ -198,7 +201,7 @@ class Table:
         entry = self._entries.get(bucket)
         if odd or entry is None or words[entry.word(_OWNER)] != tid:
             return None
-        return Outside(entry, words[at + _AEP], words[at + _FS], words[at + _GS])
+        return Outside(entry, words[at + _AEP], words[at + _FS], words[at + _GS], words[at + _STAYS])
 
     def forget(self, tid: int, *, ended: bool = False) -> None:
         """Thread ``tid`` is not inside any more, as far as the table knows."""

@@ -4,8 +4,8 @@ A pair of EENTER and EEXIT by traps takes four task switches and about 100 µs. 
 code of `space` makes it in half a microsecond without us, for TCSs that are in
 the table (`table`). Our part is that nobody can tell the difference:
 
-* An entry is put into the table when a thread has left by a trap with CSSA 0
-  (`offer`), and goes before anything else happens to the TCS, to its SSA frame,
+* An entry is put into the table when a thread has left by a trap, by EEXIT or with
+  an exception that its handler will enter for (`offer`), and goes before anything else happens to the TCS, to its SSA frame,
   or to their mapping.
 * A thread that came in by itself becomes known at its first stop (`notice`): it is
   then inside as if it had trapped, its TCS is out of the table, and it will
@@ -18,7 +18,7 @@ the table (`table`). Our part is that nobody can tell the difference:
 
 Needs the user-mode instructions for FS and GS base (AT_HWCAP2), and a vDSO.
 
-Not by this way: ERESUME, EENTER with CSSA above 0, code pages that were not
+Not by this way: ERESUME, code pages that were not
 added with X or that EMODPE made executable; they trap as ever. What differs:
 who reads an enclave's code (the enclave itself, a debugger) sees the jumps; an
 EEXIT to an address that is not canonical faults with a wrong RCX in the SSA.
@@ -54,7 +54,7 @@ _SIGTRAP_BIT = 1 << (signal.SIGTRAP - 1)
 
 
 def offer(world: World, task: Task, device: Device, tcs: int) -> None:
-    """A thread has left through this TCS by a trap: if CSSA is 0, the next one need not."""
+    """A thread has left through this TCS by a trap: the next one that enters need not."""
     fast, state = task.mm.fast, device.state
     if fast is None or fast.table is None or state is None or device.file is None or fast.table.closed:
         return
@@ -68,14 +68,12 @@ def offer(world: World, task: Task, device: Device, tcs: int) -> None:
             return
         content = Tcs.unpack(world.frames.read(device.file.enclave.id, index, 0, PAGE_SIZE))
         size = state.secs.ssa_frame_size
-        pages = range(content.ossa >> PAGE_SHIFT, (content.ossa >> PAGE_SHIFT) + size)
-        if content.cssa or not content.nssa or not all(_usable(device, page) for page in pages):
+        first = (content.ossa >> PAGE_SHIFT) + content.cssa * size
+        pages = range(first, first + size)
+        if content.cssa >= content.nssa or not all(_usable(device, page) for page in pages):
             return
         if any((vma := space.find(tcs)) is not None and vma.device is not device for space in table.spaces):
             return  # the address means another enclave to a relative
-        if task.doubted is not task.surprise:
-            task.doubted = task.surprise  # does it spin now? Only a stay that we know of tells.
-            return
         base = device.base
         entry = table.put(
             device,
@@ -83,8 +81,9 @@ def offer(world: World, task: Task, device: Device, tcs: int) -> None:
             pages,
             tcs=tcs,
             target=base + content.oentry,
-            ursp=base + content.ossa + size * PAGE_SIZE - _GPRSGX_SIZE + _URSP_AT,
+            ursp=base + (pages.stop << PAGE_SHIFT) - _GPRSGX_SIZE + _URSP_AT,
             bases=(base + content.ofs_base, base + content.ogs_base),
+            cssa=content.cssa,
         )
         if entry is not None:
             device.enterable.add(entry)

@@ -59,7 +59,6 @@ class Task:
     __slots__ = (
         "caller",
         "command",
-        "doubted",
         "faults",
         "forced",
         "held",
@@ -111,8 +110,6 @@ class Task:
         self.held: list[bytes] = []
         # What it was last given inside an enclave that it may not have expected.
         self.surprise: Surprise | None = None
-        # The last surprise after which its next entry was made to trap, to see that stay (`spin`).
-        self.doubted: Surprise | None = None
         # A signal that we sent in the kernel's stead, and what it shall say.
         self.forced: tuple[int, bytes] | None = None
 
