@@ -136,7 +136,7 @@ def einit(state: EnclaveState, sigstruct: bytes) -> SgxError:
         return SgxError.INVALID_ATTRIBUTE
     state.isv_family_id, state.isv_ext_prod_id = sig.isv_family_id, sig.isv_ext_prod_id
     state.change_secs(
-        attributes=secs.attributes | Attribute.INIT,
+        attributes=secs.attributes | int(Attribute.INIT),
         mrenclave=mrenclave,
         mrsigner=sign.mrsigner(sig.modulus),
         isv_prod_id=sig.isv_prod_id,

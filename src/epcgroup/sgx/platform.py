@@ -39,11 +39,15 @@ class Platform:
     max_size_32: int = 1 << 31
     components: Mapping[int, tuple[int, int]] = field(default_factory=lambda: dict(AVX))
     cpu_svn: bytes = bytes(16)
+    _sizes: dict[int, int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def xsave_size(self, xfrm: int) -> int:
         """Bytes of the XSAVE area for the components in ``xfrm``."""
-        ends = [start + size for bit, (start, size) in self.components.items() if xfrm >> bit & 1]
-        return max([XSAVE_LEGACY, *ends])
+        known = self._sizes.get(xfrm)
+        if known is None:
+            ends = [start + size for bit, (start, size) in self.components.items() if xfrm >> bit & 1]
+            known = self._sizes[xfrm] = max([XSAVE_LEGACY, *ends])
+        return known
 
     def min_ssa_pages(self, xfrm: int, miscselect: int) -> int:
         """Least SSAFRAMESIZE that holds XSAVE area, EXINFO and GPRSGX."""

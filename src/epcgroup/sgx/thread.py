@@ -35,6 +35,8 @@ from epcgroup.sgx.ssa import Frame, FrameMemory, exception_info, exit_info
 from epcgroup.units import PAGE_SIZE
 
 ENCLU_LENGTH = 3
+# (& of a number and a member of an IntFlag makes a member, which takes a microsecond.)
+_AEX_NOTIFY = int(Attribute.ASYNC_EXIT_NOTIFY)
 STATUS = 0x8D5  # CF PF AF ZF SF OF
 _RF = 1 << 16
 # What ERESUME takes from the frame: status flags, DF, RF, AC, ID. Not TF, IF, IOPL.
@@ -110,7 +112,7 @@ def _enterable(state: EnclaveState, memory: FrameMemory, regs: Registers) -> Tcs
     _require(not offsets & (PAGE_SIZE - 1), "OSSA, OFSBASE or OGSBASE is not page aligned")
     _require(not tcs.flags & ~(TCS_DBGOPTIN | TCS_AEXNOTIFY), f"TCS.FLAGS {tcs.flags:#x}")
     _require(state.initialised, "enclave is not initialised")
-    notified = bool(state.secs.attributes & Attribute.ASYNC_EXIT_NOTIFY) == bool(tcs.flags & TCS_AEXNOTIFY)
+    notified = bool(state.secs.attributes & _AEX_NOTIFY) == bool(tcs.flags & TCS_AEXNOTIFY)
     _require(tcs.flags & TCS_DBGOPTIN or notified, "AEXNOTIFY of the TCS is not that of the enclave")
     _require(state.index(regs.rbx) not in state.busy, f"TCS {regs.rbx:#x} is busy")
     return tcs
@@ -229,11 +231,7 @@ def eresume(
 
 
 def _notified(state: EnclaveState, tcs: Tcs, gpr: GprSgx) -> bool:
-    return bool(
-        state.secs.attributes & Attribute.ASYNC_EXIT_NOTIFY
-        and tcs.flags & TCS_AEXNOTIFY
-        and gpr.aexnotify & 1
-    )
+    return bool(state.secs.attributes & _AEX_NOTIFY and tcs.flags & TCS_AEXNOTIFY and gpr.aexnotify & 1)
 
 
 def edeccssa(state: EnclaveState, memory: FrameMemory, inside: Inside) -> None:

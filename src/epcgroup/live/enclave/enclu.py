@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from epcgroup.driver import BusError
 from epcgroup.live.enclave import cpuid, exits, spin, traps
-from epcgroup.live.enclave.threads import Restart, attempt, enter, from_registers, leave, to_registers
+from epcgroup.live.enclave.threads import Restart, enter, execute, from_registers, leave, to_registers
 from epcgroup.live.fastpath import threads as fastpath
 from epcgroup.live.tracing import memory, ptrace
 from epcgroup.live.tracing.task import Trap
@@ -132,18 +132,18 @@ def _device_of_tcs(task: Task, tcs: int) -> Device:
 def _eenter(
     tracer: Tracer, task: Task, device: Device, values: thread.Registers
 ) -> Generator[bool, None, None]:
-    access = tracer.world.processor(device, task.caller)
-    inside = yield from attempt(tracer.world, task, lambda: thread.eenter(access.state, access, values))
+    inside = yield from execute(
+        tracer.world, task, device, lambda access: thread.eenter(access.state, access, values)
+    )
     enter(task, device, inside)
 
 
 def _eresume(
     tracer: Tracer, task: Task, device: Device, values: thread.Registers
 ) -> Generator[bool, None, None]:
-    access = tracer.world.processor(device, task.caller)
     outside = ptrace.get_xstate(task.tid)
-    inside, xstate = yield from attempt(
-        tracer.world, task, lambda: thread.eresume(access.state, access, values, outside)
+    inside, xstate = yield from execute(
+        tracer.world, task, device, lambda access: thread.eresume(access.state, access, values, outside)
     )
     ptrace.set_xstate(task.tid, xstate)
     enter(task, device, inside)
@@ -155,15 +155,17 @@ def from_enclave(tracer: Tracer, task: Task, regs: UserRegs) -> Job:
     inside = task.inside
     leaf = regs.rax & 0xFFFFFFFF
     values = to_registers(regs)
-    access = tracer.world.processor(inside.device, task.caller)
     try:
         if leaf == Enclu.EEXIT:
+            assert inside.device.file is not None
             with tracer.world.lock:
-                thread.eexit(access.state, values, inside.entry)
+                thread.eexit(inside.device.file.state, values, inside.entry)
             leave(task, tracer.injector)
             fastpath.offer(tracer.world, task, inside.device, inside.entry.tcs)
         else:
-            result = yield from attempt(tracer.world, task, lambda: access.leaf(leaf, values, inside.entry))
+            result = yield from execute(
+                tracer.world, task, inside.device, lambda access: access.leaf(leaf, values, inside.entry)
+            )
             values.rip += len(traps.ENCLU)
             if result is not None:
                 values.rax = result.rax

@@ -73,17 +73,18 @@ def asynchronous_exit(
 ) -> Job:
     assert task.inside is not None
     inside = task.inside
-    access = tracer.world.processor(inside.device, task.caller)
+    assert inside.device.file is not None
+    state = inside.device.file.state
     values = threads.to_registers(regs)
     xstate = ptrace.get_xstate(task.tid)
 
     def leave(memory: EnclaveMemory) -> bytes:
         return thread.asynchronous_exit(
-            access.state, memory, values, xstate, inside.entry, vector=vector, addr=addr, error_code=code
+            state, memory, values, xstate, inside.entry, vector=vector, addr=addr, error_code=code
         )
 
     try:
-        outside = yield from threads.attempt(tracer.world, task, lambda: leave(access), restartable=False)
+        outside = yield from threads.execute(tracer.world, task, inside.device, leave, restartable=False)
         lost = False
     except BusError:
         file = inside.device.file

@@ -146,16 +146,16 @@ def _raised(tracer: Tracer, task: Task, regs: UserRegs, sig: int, code: int, add
 def _code_at(tracer: Tracer, task: Task, addr: int, length: int) -> Generator[bool, None, bytes]:
     """Up to ``length`` bytes of enclave code; fewer where the next page is missing."""
     assert task.inside is not None
-    access = tracer.world.processor(task.inside.device, task.caller)
+    world, device = tracer.world, task.inside.device
     first = min(length, PAGE_SIZE - addr % PAGE_SIZE)
-    code = yield from threads.attempt(
-        tracer.world, task, lambda: access.fetch(addr, first), restartable=False
+    code = yield from threads.execute(
+        world, task, device, lambda access: access.fetch(addr, first), restartable=False
     )
     if first < length and exits.in_enclave(task, addr + first):
         rest = length - first
         with contextlib.suppress(LeafFault, BusError):
-            code += yield from threads.attempt(
-                tracer.world, task, lambda: access.fetch(addr + first, rest), restartable=False
+            code += yield from threads.execute(
+                world, task, device, lambda access: access.fetch(addr + first, rest), restartable=False
             )
     return code
 

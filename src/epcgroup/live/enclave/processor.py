@@ -3,6 +3,9 @@
 On top of the driver's `EnclaveMemory`: pages that the processor itself touches
 (TCS, SSA frames, operands of ENCLU) count as accessed, which no page table shows
 because no program touched them.
+
+One instruction looks at the same few pages up to ten times. As loading a page never evicts another (the
+machine's lock is held from the first look to the last), what was looked at once needs no second look.
 """
 
 from __future__ import annotations
@@ -23,13 +26,14 @@ if TYPE_CHECKING:
 
 
 class Processor(EnclaveMemory):
-    """One thread's accesses to one enclave."""
+    """One thread's accesses to one enclave in one try of one instruction, under one hold of the lock."""
 
-    __slots__ = ("_frames",)
+    __slots__ = ("_frames", "_seen")
 
     def __init__(self, file: EnclaveFile, caller: Caller, frames: MemfdFrames) -> None:
         super().__init__(file, caller)
         self._frames = frames
+        self._seen: dict[int, int] = {}  # words of the pages that it has looked at
 
     @property
     def state(self) -> EnclaveState:
@@ -38,9 +42,16 @@ class Processor(EnclaveMemory):
 
     def word(self, addr: int) -> int:
         """As EnclaveMemory.word; the page is young afterwards."""
-        word = super().word(addr)
-        self._frames.touch(self._file.enclave.id, (addr - self._file.base) >> PAGE_SHIFT)
+        index = (addr - self._file.base) >> PAGE_SHIFT
+        word = self._seen.get(index)
+        if word is None:
+            word = self._seen[index] = super().word(addr)
+            self._frames.touch(self._file.enclave.id, index)
         return word
+
+    def set_word(self, addr: int, word: int) -> None:
+        super().set_word(addr, word)
+        self._seen[(addr - self._file.base) >> PAGE_SHIFT] = word
 
     def fetch(self, addr: int, length: int) -> bytes:
         """Code at ``addr``, whatever its permissions: it has just been executed."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import operator
 import signal
+import struct
 from dataclasses import fields
 from typing import TYPE_CHECKING, TypeVar
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from epcgroup.live.devices import Device
+    from epcgroup.live.enclave.processor import Processor
     from epcgroup.live.tracing.inject import Injector
     from epcgroup.live.tracing.ptrace import UserRegs
     from epcgroup.live.tracing.task import Task
@@ -32,11 +35,17 @@ _PATIENCE = 4096
 _RAISED_BY_INSTRUCTIONS = (signal.SIGILL, signal.SIGTRAP, signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV)
 FORCED = sum(1 << (sig - 1) for sig in _RAISED_BY_INSTRUCTIONS)
 _NAMES = [field.name for field in fields(thread.Registers) if field.name != "rflags"]
+# In the order of thread.Registers: where in struct user_regs_struct.
+_WORDS = struct.Struct(f"<{ctypes.sizeof(ptrace.UserRegs) // 8}Q")
+_ORDER = [field[0] for field in ptrace.UserRegs._fields_]
+_pick = operator.itemgetter(
+    *(_ORDER.index("eflags" if field.name == "rflags" else field.name) for field in fields(thread.Registers))
+)
 
 
 def to_registers(regs: UserRegs) -> thread.Registers:
     """The processor's registers as `sgx.thread` wants them."""
-    return thread.Registers(**{name: getattr(regs, name) for name in _NAMES}, rflags=regs.eflags)
+    return thread.Registers(*_pick(_WORDS.unpack(regs)))
 
 
 def from_registers(values: thread.Registers, regs: UserRegs) -> None:
@@ -77,6 +86,13 @@ def attempt(
             )
             raise BusError(0)
         yield world.slice()
+
+
+def execute(
+    world: World, task: Task, device: Device, action: Callable[[Processor], T], *, restartable: bool = True
+) -> Generator[bool, None, T]:
+    """``attempt`` of something that ``task`` does to ``device``'s enclave; each try sees its pages anew."""
+    return attempt(world, task, lambda: action(world.processor(device, task.caller)), restartable=restartable)
 
 
 def enter(task: Task, device: Device, entry: thread.Inside) -> None:

@@ -4,9 +4,9 @@ A pair of EENTER and EEXIT by traps takes four task switches and about 100 µs. 
 code of `space` makes it in half a microsecond without us, for TCSs that are in
 the table (`table`). Our part is that nobody can tell the difference:
 
-* An entry is put into the table when a thread has left by a trap, by EEXIT or with
-  an exception that its handler will enter for (`offer`), and goes before anything else happens to the TCS, to its SSA frame,
-  or to their mapping.
+* An entry is put into the table when a thread has left by a trap: by EEXIT, or with
+  an exception or signal, whose handler may enter next (`offer`). It goes before
+  anything else happens to the TCS, to its SSA frame, or to their mapping.
 * A thread that came in by itself becomes known at its first stop (`notice`): it is
   then inside as if it had trapped, its TCS is out of the table, and it will
   leave by a trap. What EENTER stores in the SSA the program has stored itself.
