@@ -21,6 +21,7 @@ CASES = re.findall(
     r'^\t\t\{ "(\w+)",', (Path(__file__).parents[1] / "programs/cases/paths.c").read_text(), re.MULTILINE
 )
 ROUNDS = 500
+HEAP = 100  # pages
 WAYS = ("vdso", "bare", "handler")
 
 
@@ -67,8 +68,54 @@ def test_code_is_changed_only_on_the_fast_way(options: tuple[str, ...]) -> None:
     """The host sees the page as the enclave would; EINIT has accepted that of the unchanged one."""
     ended = run("calls", "code", 100, epc=EPC, options=options)
     assert ended.status == 0, ended.errors[-3000:]
-    added = (programs() / "enclave.bin").read_bytes().ljust(PAGE, b"\0")[:PAGE]
-    assert (bytes.fromhex(ended.output) == added) is bool(options)
+    assert (bytes.fromhex(ended.output) == added()) is bool(options)
+
+
+def added() -> bytes:
+    return (programs() / "enclave.bin").read_bytes().ljust(PAGE, b"\0")[:PAGE]
+
+
+@pytest.fixture(scope="module")
+def identities() -> dict[str, str]:
+    """MRENCLAVE and MRSIGNER of the enclave that `calls` makes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EPCGROUP_DEBUG", "1")
+        ended = run("calls", "own", HEAP, epc=EPC)
+    return dict(re.findall(r"(MRENCLAVE|MRSIGNER) ([0-9a-f]{64})", ended.errors))
+
+
+@pytest.mark.parametrize("epc", [EPC, HEAP // 2], ids=["resident", "evicted"])
+@pytest.mark.parametrize("by", ["MRENCLAVE", "MRSIGNER"])
+def test_an_enclave_reads_its_own_code_unchanged_if_it_is_named(
+    by: str, epc: int, identities: dict[str, str]
+) -> None:
+    """Its pages of code may have been evicted before EINIT tells who it is."""
+    ended = run("calls", "own", HEAP, epc=epc, options=("--unpatched", identities[by]))
+    assert ended.status == 0, ended.errors[-3000:]
+    assert bytes.fromhex(ended.output) == added()
+
+
+def test_one_that_is_not_named_sees_the_jumps(identities: dict[str, str]) -> None:
+    other = "0" * 64
+    ended = run("calls", "own", HEAP, epc=EPC, options=("--unpatched", other))
+    assert ended.status == 0, ended.errors[-3000:]
+    assert bytes.fromhex(ended.output) != added()
+    assert identities["MRENCLAVE"] != other
+
+
+def test_a_program_names_its_enclaves_in_its_environment(identities: dict[str, str]) -> None:
+    """A named enclave is still entered without a trap: there is one stop a round, not two."""
+    named = f"EPCGROUP_UNPATCHED={identities['MRSIGNER']}"
+    ended = run("env", named, str(programs() / "calls"), "own", HEAP, epc=EPC)
+    assert bytes.fromhex(ended.output) == added(), ended.errors[-3000:]
+    found = stops("env", named, str(programs() / "calls"))
+    assert all(ROUNDS <= found[way] < ROUNDS * 3 // 2 for way in WAYS), found
+
+
+def test_a_name_that_is_none_is_refused_in_words() -> None:
+    ended = run("true", epc=EPC, options=("--unpatched", "MRENCLAVE"))
+    assert ended.status == 2
+    assert "64 hexadecimal digits" in ended.errors
 
 
 def test_a_program_in_another_pid_namespace_is_served_alike() -> None:

@@ -110,6 +110,14 @@ def add_enclu(parser: argparse.ArgumentParser) -> None:
         help="fast (default): EENTER and EEXIT without a trap, by jumps put into the code; trap: every ENCLU "
         "is executed by the emulator and enclave code stays byte for byte as it was added",
     )
+    parser.add_argument(
+        "--unpatched",
+        action="append",
+        default=[],
+        metavar="MRENCLAVE|MRSIGNER",
+        help="with --enclu fast: code of this enclave, or of this signer's, stays byte for byte as it was "
+        "added; it is entered without a trap, and left by one (64 hexadecimal digits; commas for several)",
+    )
 
 
 def parse_cgroup(spec: str) -> tuple[str, int | None]:
@@ -199,6 +207,7 @@ def machine_of(
         "paranoid": args.paranoid,
         "log": log.plain,
         "enclu": args.enclu,
+        "unpatched": args.unpatched,
         "page_service": args.page_service,
         "sections": to_sections(parsed),
     }

@@ -143,6 +143,7 @@ def run(args: argparse.Namespace) -> int:
             memory=args.memory,
             inject=tuple(args.inject),
             enclu=args.enclu,
+            unpatched=tuple(args.unpatched),
             system=args.system,
             mirror=args.mirror,
             log=log.plain,

@@ -20,6 +20,7 @@ from epcgroup.live.devices import Kind
 from epcgroup.live.enclave import cpuid, threads
 from epcgroup.live.enclave.user_memory import ProcessMemory
 from epcgroup.live.fastpath import programs as fastpath
+from epcgroup.live.fastpath import unpatched
 from epcgroup.live.paging import mappings
 from epcgroup.live.paging.mm import PROT_EXEC
 from epcgroup.live.tracing import answers, filters, procfs, room
@@ -81,6 +82,8 @@ def _answer(tracer: Tracer, task: Task, regs: UserRegs, device: Device) -> Job:
         yield not user.waits
     if file.created and not was_created:
         _created(tracer, task, device, fd)
+    if command == Ioctl.INIT and not result:
+        yield from unpatched.initialised(world, task, device)
     if command & 0xFF in (_RESTRICT, _MODIFY):
         _take_execute(tracer, task, device, user, arg)
     answers.emulate(tracer, task, regs, result)

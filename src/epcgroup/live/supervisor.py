@@ -32,6 +32,7 @@ from epcgroup.live import members, platform
 from epcgroup.live import paranoid as suspicion
 from epcgroup.live.devices import DeviceTable
 from epcgroup.live.fastpath import programs as fastpath
+from epcgroup.live.fastpath.unpatched import parse as parse_unpatched
 from epcgroup.live.numa import Numa
 from epcgroup.live.paging.express import Express
 from epcgroup.live.paging.frames import MemfdFrames
@@ -67,6 +68,7 @@ class Supervisor:
         paranoid: bool = False,
         resources: Mapping[str, int] | None = None,
         enclu: str = "fast",
+        unpatched: Sequence[str] = (),
         page_service: str = "auto",
         sections: Sequence[epc.Section] = (),
     ) -> None:
@@ -79,7 +81,8 @@ class Supervisor:
         ``paranoid``: check every invariant after every operation; ``run`` raises
         InternalError at the first that does not hold. So does EPCGROUP_PARANOID=1 in the environment.
         ``enclu``: "fast" enters and leaves enclaves without a trap where the
-        processor allows it, "trap" never does.
+        processor allows it, "trap" never does. ``unpatched``: MRENCLAVEs or MRSIGNERs, in hexadecimal
+        digits, of enclaves whose code is to stay as it was added; they leave by traps.
         ``page_service``: "python", "compiled" (needs llvmlite and libcrypto), or "auto": compiled
         where that is possible, for processes that fault often (see `express`).
 
@@ -114,6 +117,7 @@ class Supervisor:
         if enclu not in ("fast", "trap"):
             raise BadInput(f"enclu={enclu!r}: must be fast or trap")
         self.world.fast = enclu == "fast" and fastpath.supported()
+        self.world.unpatched = parse_unpatched(unpatched)
         paranoid = paranoid or bool(os.environ.get("EPCGROUP_PARANOID"))
         if paranoid and page_service == "auto":
             page_service = "python"  # every load is checked by itself

@@ -71,6 +71,8 @@ class World:
     tracer_thread: int = 0
     #: Programs may enter and leave enclaves without a trap (`fastpath`).
     fast: bool = False
+    #: MRENCLAVEs and MRSIGNERs of the enclaves whose code stays as it is all the same.
+    unpatched: frozenset[bytes] = frozenset()
     #: Enclaves that are gone; a machine that stays keeps the last of them only.
     ended: deque[EnclaveView] = field(default_factory=deque)
     guests: GuestCounts = field(default_factory=GuestCounts)

@@ -95,6 +95,7 @@ class Options:
     memory: bool = False  # a memory controller for what enclaves evict
     inject: tuple[str, ...] = ()  # faults to have, see Supervisor
     enclu: str = "fast"  # or "trap", see Supervisor
+    unpatched: tuple[str, ...] = ()  # enclaves whose code is left as it is, see Supervisor
     system: bool = False  # any process of this system that opens a device joins
     mirror: Path | None = None  # directory of a real cgroup2 that the tree lies over
     log: TextIO | None = None  # where plain words go; stderr
@@ -122,7 +123,7 @@ class Server:
         policy = policy_with(options.policy, options.resources, extensions=options.extensions)
         self._machine = Supervisor(
             options.epc_pages, policy, resources=options.resources, log=options.log, enclu=options.enclu,
-            inject=options.inject, sections=options.sections,
+            unpatched=options.unpatched, inject=options.inject, sections=options.sections,
         )  # fmt: skip
         self._world = self._machine.world
         self._world.ended = deque(maxlen=_ENDED_KEPT)

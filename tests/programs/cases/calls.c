@@ -6,6 +6,7 @@
  *     calls switches N    how often the thread has let go of its processor in N entries: "vdso S", "bare S",
  *                         "handler S" (of an exception that came before, at CSSA 1)
  *     calls code 100      the first page of the enclave, as the host sees it, in hexadecimal digits
+ *     calls own 100       the same as the enclave itself sees it; with a small EPC it has been evicted before
  *
  * T is the median over 64 rounds of N / 64 (entries), or the mean (leaves).  The first line is "hz T".
  */
@@ -108,10 +109,7 @@ static void exceptions(struct enclave *e, u64 n)
 		if (call_enter(c, ERESUME) != EXCEPTION || c->result.vector != 6)
 			exit(3);
 	printf("eresume %lu.000\n", (now() - start) / n);
-	start = now();
-	for (u64 i = 0; i < n; i++)
-		must(handler, OP_NOP, 0, 0, 0, 0);
-	printf("handler %lu.000\n", (now() - start) / n);
+	entries("handler", enter, handler, n);
 }
 
 int main(int argc, char **argv)
@@ -122,11 +120,11 @@ int main(int argc, char **argv)
 	struct enclave e;
 
 	if (n < ROUNDS || (!walk && strcmp(mode, "entries") && strcmp(mode, "exceptions") && strcmp(mode, "switches") &&
-			   strcmp(mode, "code"))) {
-		fprintf(stderr, "calls entries|leaves|exceptions|switches|code N: see the source\n");
+			   strcmp(mode, "code") && strcmp(mode, "own"))) {
+		fprintf(stderr, "calls entries|leaves|exceptions|switches|code|own N: see the source\n");
 		return 2;
 	}
-	if (enclave_load(&e, (struct spec){ .hole = walk ? n : 0 })) {
+	if (enclave_load(&e, (struct spec){ .hole = walk ? n : 0, .heap = strcmp(mode, "own") ? 0 : n })) {
 		printf("%s: %s\n", e.step, strerror(e.error));
 		return 4;
 	}
@@ -141,6 +139,14 @@ int main(int argc, char **argv)
 	if (!strcmp(mode, "code")) {
 		for (const u8 *at = (u8 *)e.base; at < (u8 *)e.base + PAGE; at++)
 			printf("%02x", *at);
+		return 0;
+	}
+	if (!strcmp(mode, "own")) {
+		static u8 page[PAGE];
+
+		must(call_new(e.tcs[0], vdso_by_dynamic()), OP_COPY, (u64)page, e.base, PAGE, 0);
+		for (u64 i = 0; i < PAGE; i++)
+			printf("%02x", page[i]);
 		return 0;
 	}
 	printf("hz %lu\n", hz());

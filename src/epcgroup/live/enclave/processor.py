@@ -59,6 +59,12 @@ class Processor(EnclaveMemory):
         self.word(addr)
         return self._read(addr, length)
 
+    def replace_code(self, addr: int, code: bytes) -> None:
+        """Change code at ``addr``, within a page, whatever its permissions."""
+        assert addr % PAGE_SIZE + len(code) <= PAGE_SIZE
+        self.word(addr)
+        self._write(addr, code)
+
     def leaf(self, leaf: int, regs: thread.Registers, entry: thread.Inside) -> Result | None:
         """Execute an ENCLU leaf that stays inside (not EEXIT); None: no code, the registers stay.
 

@@ -17,6 +17,7 @@ from epcgroup.errors import EpcgroupError
 from epcgroup.live.enclave import leaves, vdso
 from epcgroup.live.fastpath import code as fastcode
 from epcgroup.live.fastpath import sites as fastsites
+from epcgroup.live.fastpath import unpatched
 from epcgroup.live.fastpath.space import WAY_OUT, ExitPage, Exits, FastSpace, StubPage, free_page
 from epcgroup.live.fastpath.table import SIZE, Table
 from epcgroup.live.tracing import memory, procfs, scratch
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from epcgroup.live.devices import Device
     from epcgroup.live.tracing.task import Task
     from epcgroup.live.tracing.tracer import Tracer
-    from epcgroup.live.world import World
 
 _FSGSBASE = 1 << 1
 _SYS_MMAP, _SYS_MPROTECT, _SYS_CLOSE, _SYS_MEMFD_CREATE = 9, 10, 3, 319
@@ -47,19 +47,20 @@ def supported() -> bool:
     return bool(procfs.auxv(os.getpid()).get(procfs.AT_HWCAP2, 0) & _FSGSBASE)
 
 
-def _wanted(world: World, pid: int) -> bool:
-    """Whether the program that ``pid`` has just become shall enter without traps."""
-    if not world.fast:
-        return False
+def _environment(pid: int) -> dict[bytes, bytes]:
     with contextlib.suppress(OSError):
-        return procfs.environment(pid).get(_PROGRAM_WISH) != b"trap"
-    return True
+        return procfs.environment(pid)
+    return {}
 
 
 def start(tracer: Tracer, task: Task) -> None:
     """The image of stopped ``task`` has our vDSO call, and its ENCLUs trap."""
-    if task.vdso is not None and _wanted(tracer.world, task.pid):
+    if task.vdso is None or not tracer.world.fast:
+        return
+    wishes = _environment(task.pid)
+    if wishes.get(_PROGRAM_WISH) != b"trap":
         task.mm.fast = FastSpace(task.vdso.enter, vdso.open_fast(task.pid, task.vdso))
+        task.mm.fast.unpatched = unpatched.of_program(tracer.world, task.command, wishes)
 
 
 def replace(tracer: Tracer, task: Task, places: Iterable[int]) -> None:

@@ -118,6 +118,7 @@ class Exits:
 
     def __init__(self, table: Table, pages: list[ExitPage], leaves: Sequence[int]) -> None:
         self.pages = pages
+        self.changed: list[tuple[int, bytes]] = []  # where a jump is, and what was there
         self._table = table
         self._leaves = leaves
 
@@ -150,7 +151,9 @@ class Exits:
                         memory.poke_text(space.pid, stub, code)
             if leaf == Enclu.EEXIT:
                 page.sites.append(address + site.enclu)
-            patched[site.at : site.at + fastcode.JMP_LENGTH] = fastcode.jmp(address + site.at, stub)
+            replaced = slice(site.at, site.at + fastcode.JMP_LENGTH)
+            patched[replaced] = fastcode.jmp(address + site.at, stub)
+            self.changed.append((address + site.at, contents[replaced]))
 
     def _nearest(self, address: int) -> ExitPage | None:
         page = min(self.pages, key=lambda page: abs(page.start - address), default=None)
@@ -166,12 +169,14 @@ class FastSpace:
         self.table: Table | None = None
         self.stubs: list[StubPage] = []
         self.exits: list[ExitPage] = []
+        self.unpatched: frozenset[bytes] = frozenset()  # identities of enclaves (`unpatched`)
 
     def forked(self, child: AddressSpace) -> FastSpace:
         """What a child of fork has: all of it."""
         copy = object.__new__(FastSpace)
         copy.enter, copy.enter_end, copy.table = self.enter, self.enter_end, self.table
         copy.stubs, copy.exits = list(self.stubs), list(self.exits)
+        copy.unpatched = self.unpatched
         if self.table is not None:
             self.table.spaces.add(child)
         return copy
