@@ -113,9 +113,9 @@ def test_a_program_that_is_killed_under_our_hands_is_no_error(monkeypatch: pytes
     """Its last stop has been met, and not been answered yet, when what we did to it fails."""
     wait_for = ptrace.wait_for
 
-    def killing(tid: int) -> int:
+    def killing(tid: int, seconds: float) -> int:
         os.kill(tid, signal.SIGKILL)
-        return wait_for(tid)
+        return wait_for(tid, seconds)
 
     monkeypatch.setattr(ptrace, "wait_for", killing)
     log = io.StringIO()
