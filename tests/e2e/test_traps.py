@@ -64,7 +64,10 @@ CASES = {
         "probes", "legacy_ioctls", "device_names", "mapped_before_create", "unmapped_below",
         "old_mapping_takes_new_pages", "trial_mapping", "permissions", "read_implies_exec", "remapped",
         "huge_and_sparse", "descriptor_survives_dup_and_close", "populated", "mlocked",
-        "mlockall_beside_an_enclave", "mlockall_before", "advised", "not_dumped",
+        "mlockall_beside_an_enclave", "mlockall_before", "replaced_under_a_thread", "advised", "not_dumped",
+    ),
+    "interrupted": (
+        "made_again", "not_made_again",
     ),
     "t6_syscall": (
         "syscall_vdso", "syscall_bare", "fatal_syscalls", "ud2", "divide_by_zero", "in_instruction",

@@ -78,6 +78,7 @@ def mmap(tracer: Tracer, task: Task, regs: UserRegs, device: Device, length: int
         answers.emulate(tracer, task, regs, -(refused.errno or errno.EINVAL))
         return
     prot, offset = regs.rdx & 7, regs.r9
+    first = locked.first_protection(task, prot)
 
     def mapped(stopped: Task, start: int) -> int:
         if start >= 0:
@@ -85,13 +86,13 @@ def mmap(tracer: Tracer, task: Task, regs: UserRegs, device: Device, length: int
             for advice in (_MADV_DONTFORK, _MADV_DONTDUMP):
                 tracer.inject(stopped, _SYS_MADVISE, start, length, advice)
             uffd.register(stopped.mm.uffd, start, length, uffd.MODE_MISSING)
-            locked.ready(tracer, stopped, start, length, prot)
             filters.watch_range(tracer, stopped, start, length)
             with tracer.world.lock:
                 stopped.mm.map(EnclaveVma(start, start + length, device, prot, prot, offset - start))
+            locked.ready(tracer, stopped, start, length, first, prot)
         return start
 
-    changes = {"rdx": locked.first_protection(task, prot), "r10": regs.r10 & ~locked.MAP_AT_ONCE}
+    changes = {"rdx": first, "r10": regs.r10 & ~locked.MAP_AT_ONCE}
     answers.rewrite(tracer, task, regs, changes, mapped)
 
 

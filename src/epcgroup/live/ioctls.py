@@ -14,7 +14,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from epcgroup.driver import Ioctl
-from epcgroup.errors import Interrupted
+from epcgroup.errors import ERESTARTSYS, Interrupted
 from epcgroup.live import guests
 from epcgroup.live.devices import Kind
 from epcgroup.live.enclave import cpuid, threads
@@ -73,10 +73,12 @@ def _answer(tracer: Tracer, task: Task, regs: UserRegs, device: Device) -> Job:
         except StopIteration as done:
             result = done.value
             break
+        except Interrupted as signal:
+            answers.interrupt(tracer, task, regs, signal.errno or ERESTARTSYS)
+            return
         except OSError as refused:
             result = -(refused.errno or errno.EIO)
-            if not isinstance(refused, Interrupted):  # that one is made again
-                _tell(tracer, task, device, command, refused)
+            _tell(tracer, task, device, command, refused)
             break
         world.slice()
         yield not user.waits

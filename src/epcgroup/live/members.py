@@ -8,6 +8,7 @@ stays where it is (spec 8.3). Every call is made with `World.lock` held.
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from epcgroup.epc import Caller
@@ -56,8 +57,13 @@ class TreeMembers:
 
 
 def caller_of(pid: int, group: Group) -> Caller:
-    """Process ``pid`` as the engine sees it: who pays, and whether a signal waits for it."""
-    return Caller(group, functools.partial(_signal_pending, pid))
+    """The first thread of ``pid`` as the engine sees it: who pays, and whether a signal waits for it."""
+    return as_thread(Caller(group), pid)
+
+
+def as_thread(caller: Caller, tid: int) -> Caller:
+    """``caller`` as thread ``tid``, whose own mask and signals count."""
+    return replace(caller, signal_pending=functools.partial(_signal_pending, tid))
 
 
 def charge_to(world: World, pid: int, group: Group) -> None:
@@ -70,8 +76,8 @@ def charge_to(world: World, pid: int, group: Group) -> None:
                 task.mm.service.caller = caller
 
 
-def _signal_pending(pid: int) -> bool:
+def _signal_pending(tid: int) -> bool:
     try:
-        return procfs.pending_signals(pid) != 0
+        return procfs.pending_signals(tid) != 0
     except OSError:
         return True  # it is gone: as good as killed

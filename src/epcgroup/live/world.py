@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from epcgroup.live import guests, snapshot
 from epcgroup.live.enclave.processor import Processor
 from epcgroup.live.guests import GuestCounts
-from epcgroup.live.members import Members, TreeMembers
+from epcgroup.live.members import Members, TreeMembers, as_thread
 from epcgroup.live.paging.express import MachineLock
 from epcgroup.live.paging.stall import Stalls
 from epcgroup.observe.model import FAILED
@@ -125,8 +125,9 @@ class World:
         return self.sections or [self.machine.epc_pages * PAGE_SIZE]
 
     def caller_at(self, caller: Caller, tid: int) -> Caller:
-        """``caller`` as thread ``tid``, which matters where the EPC is on several nodes."""
-        return caller if self.numa is None else self.numa.at(caller, tid)
+        """``caller`` as thread ``tid``: its signals, and its processor where the EPC is on several nodes."""
+        thread = as_thread(caller, tid)
+        return thread if self.numa is None else self.numa.at(thread, tid)
 
     def processor(self, device: Device, caller: Caller) -> Processor:
         """What the processor does to ``device``'s enclave on behalf of ``caller``."""

@@ -1,11 +1,14 @@
 /* Mappings and descriptors as real runtimes use them: mapped before ECREATE with base 0, probed while
  * fresh, sparse and huge. */
 #define _GNU_SOURCE
+#include <cpuid.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/personality.h>
+#include <sys/stat.h>
 #include "check.h"
 
 static int open_device(void)
@@ -288,6 +291,37 @@ static void mlockall_before(void)
 	use(&lib, 300);
 }
 
+static struct enclave shared;
+static volatile int replaced;
+
+static void *check_all_the_time(void *unused)
+{
+	struct call *c = by_vdso(&shared, 1);
+
+	while (!replaced)
+		CHECK_EQ(must(c, OP_CHECK, shared.heap, 300, 1, 0), 0);
+	return unused;
+}
+
+/* A mapping is replaced by its like while another thread uses it: no page comes but by a fault. */
+static void replaced_under_a_thread(void)
+{
+	struct stat of;
+	pthread_t thread;
+	u32 a, b, low, high;
+
+	shared = load((struct spec){ .threads = 2, .heap = 300 });
+	must(by_vdso(&shared, 0), OP_FILL, shared.heap, 300, 1, 0);
+	CHECK(!pthread_create(&thread, NULL, check_all_the_time, NULL), "pthread_create");
+	for (int i = 0; i < 100; i++)
+		map_again(&shared, shared.heap, 300, 0);
+	replaced = 1;
+	pthread_join(thread, NULL);
+	__cpuid_count(0x12, 2, a, b, low, high);
+	CHECK(!fstat(shared.fd, &of) && (u64)of.st_blocks * 512 <= (low & ~0xfffU), "%lu KiB are in an EPC of %u KiB",
+	      of.st_blocks / 2, (low & ~0xfffU) / 1024);
+}
+
 /* Advice that asks for pages, or gives them up, loses none. */
 static void advised(void)
 {
@@ -347,6 +381,7 @@ int main(int argc, char **argv)
 		{ "mlocked", mlocked },
 		{ "mlockall_beside_an_enclave", mlockall_beside_an_enclave },
 		{ "mlockall_before", mlockall_before },
+		{ "replaced_under_a_thread", replaced_under_a_thread },
 		{ "advised", advised },
 		{ "not_dumped", not_dumped },
 	};

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 VECTOR_DE, VECTOR_MF, VECTOR_AC, VECTOR_XM = 0, 16, 17, 19
 SI_KERNEL = 0x80
 BUS_ADRALN, FPE_INTDIV, FPE_INTOVF = 1, 1, 2
-_SEGV_MAPERR, _SEGV_ACCERR, _ILL_ILLOPN, _BUS_ADRERR = 1, 2, 2, 2
+SEGV_ACCERR = 2
+_SEGV_MAPERR, _ILL_ILLOPN, _BUS_ADRERR = 1, 2, 2
 _PAGE_MASK = ~(PAGE_SIZE - 1)
 # Signal and si_code of a vector; the kernel tells an address (that of the AEP) with some.
 _SIGNALS = {
@@ -156,7 +157,7 @@ def force(tracer: Tracer, task: Task, vector: int, code: int, addr: int, sigbus:
         sig, si_code = (
             (signal.SIGBUS, _BUS_ADRERR)
             if sigbus
-            else (signal.SIGSEGV, _SEGV_ACCERR if code & (PF_P | PF_SGX) else _SEGV_MAPERR)
+            else (signal.SIGSEGV, SEGV_ACCERR if code & (PF_P | PF_SGX) else _SEGV_MAPERR)
         )
         where = addr & _PAGE_MASK
     else:

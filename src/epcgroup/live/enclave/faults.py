@@ -32,6 +32,7 @@ from epcgroup.live.enclave.exits import (
     BUS_ADRALN,
     FPE_INTDIV,
     FPE_INTOVF,
+    SEGV_ACCERR,
     SI_KERNEL,
     VECTOR_AC,
     VECTOR_DE,
@@ -41,7 +42,7 @@ from epcgroup.live.enclave.exits import (
 from epcgroup.live.enclave.illegal import illegal_inside
 from epcgroup.live.fastpath import threads as fastpath
 from epcgroup.live.paging import mappings
-from epcgroup.live.paging.mm import PROT_EXEC, PROT_READ
+from epcgroup.live.paging.mm import PROT_EXEC, PROT_READ, PROT_WRITE
 from epcgroup.live.paging.stores import writes_memory
 from epcgroup.live.tracing import ptrace
 from epcgroup.sgx.faults import (
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
 
 _PAGE_MASK = ~(PAGE_SIZE - 1)
 _LONGEST_INSN = 15
+_READ_WRITE = PROT_READ | PROT_WRITE
 _SYNCHRONOUS = {signal.SIGILL, signal.SIGTRAP, signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV}
 
 
@@ -89,7 +91,11 @@ def signal_stop(tracer: Tracer, task: Task, sig: int) -> None:
     regs = ptrace.getregs(task.tid, ptrace.UserRegs())
     if fastpath.caught(tracer, task, regs, info, raised=raised):
         return
-    if task.inside is None:
+    if sig == signal.SIGSEGV and code == SEGV_ACCERR and too_early(task, regs.rip, addr):
+        if task.mm.ignored >> (sig - 1) & 1:
+            tracer.ignore_again(task, sig)
+        tracer.resume(task)
+    elif task.inside is None:
         if not (raised and sig == signal.SIGILL and enclu.host_illegal(tracer, task, regs)):
             tracer.resume(task, sig)
     elif raised:
@@ -103,6 +109,13 @@ def signal_stop(tracer: Tracer, task: Task, sig: int) -> None:
         tracer.resume(task)
     else:
         tracer.start(task, _interrupted(tracer, task, regs, sig))
+
+
+def too_early(task: Task, rip: int, addr: int) -> bool:
+    """Whether ``addr`` was refused only because its mapping had not its protection yet (see `locked`)."""
+    vma = task.mm.find(addr)
+    fetch = rip <= addr < rip + _LONGEST_INSN
+    return vma is not None and not fetch and vma.real & _READ_WRITE == _READ_WRITE
 
 
 def _interrupted(tracer: Tracer, task: Task, regs: UserRegs, sig: int) -> Job:

@@ -1,4 +1,4 @@
-"""Memory that a program wants to have at once, or always: mlock(2), MAP_POPULATE.
+"""Memory that would come before we are asked: mlock(2), MAP_POPULATE, a thread that is quick.
 
 The kernel's driver maps device memory (VM_PFNMAP): it is never locked, and nothing
 of it is brought in before it is touched, whatever a program asks for. Our mappings
@@ -7,8 +7,10 @@ registered: an evicted page came back as zeros. Or after: it waits, for every pa
 not to be interrupted, for faults that nobody may answer (a TCS, a hole).
 
 So enclave memory is left out of what these calls do to other memory. After
-mlockall(MCL_FUTURE) every new mapping is filled at once; one that nobody may touch
-is not, so enclave memory gets its protection only when its faults are ours.
+mlockall(MCL_FUTURE) every new mapping is filled at once; and another thread may touch
+one before its faults are ours, above all where it replaces another (MAP_FIXED). A
+mapping that nobody may touch is not filled, so enclave memory gets its protection
+last. A thread that met it before simply tries again (`faults.too_early`).
 """
 
 from __future__ import annotations
@@ -32,13 +34,14 @@ _PAGE_MASK = ~(PAGE_SIZE - 1)
 
 def first_protection(task: Task, prot: int) -> int:
     """What to map device memory with; `ready` follows when its faults are served."""
-    return 0 if task.mm.locking else prot
+    return 0 if task.mm.locking or len(task.mm.users) > 1 else prot
 
 
-def ready(tracer: Tracer, task: Task, start: int, length: int, prot: int) -> None:
-    """The faults of a mapping made with `first_protection` are served now."""
+def ready(tracer: Tracer, task: Task, start: int, length: int, first: int, prot: int) -> None:
+    """The faults of a mapping made with protection ``first`` are served now: it gets ``prot``."""
     if task.mm.locking:
         tracer.inject(task, _SYS_MUNLOCK, start, length)
+    if first != prot:
         tracer.inject(task, _SYS_MPROTECT, start, length, prot)
 
 

@@ -96,15 +96,15 @@ def _map_enclave(
     # Outside the enclave's range nothing is ever there: beyond the end of the
     # memfd, a touch is a SIGBUS.
     offset = addr - device.base if inside else whole_pages(device.size)
+    first = locked.first_protection(task, real) if inside else real
 
     def mapped(stopped: Task, result: int) -> int:
         if result < 0:
             return result
         if inside and result == addr:
-            _attach(tracer, stopped, device, addr, addr + length, prot, real)
+            _attach(tracer, stopped, device, addr, addr + length, prot, real, first)
         return result
 
-    first = locked.first_protection(task, real) if inside else real
     changes = {"r9": offset, "rdx": first, "r10": flags & ~locked.MAP_AT_ONCE}
     answers.rewrite(tracer, task, regs, changes, mapped)
 
@@ -113,16 +113,18 @@ def _read_implies_exec(task: Task) -> bool:
     return bool(procfs.personality(task.tid) & _READ_IMPLIES_EXEC)
 
 
-def _attach(tracer: Tracer, task: Task, device: Device, start: int, end: int, prot: int, real: int) -> None:
-    """``[start, end)`` of the stopped task now maps the enclave: serve its faults."""
+def _attach(
+    tracer: Tracer, task: Task, device: Device, start: int, end: int, prot: int, real: int, first: int
+) -> None:
+    """``[start, end)`` of the stopped task now maps the enclave, with ``first``: serve its faults."""
     tracer.life.serve(task)
     # As the driver's are. A core dump would have every page of a terabyte.
     tracer.inject(task, SYS_MADVISE, start, end - start, MADV_DONTDUMP)
     task.mm.register(start, end)
-    locked.ready(tracer, task, start, end - start, real)
     with tracer.world.lock:
         task.mm.map(EnclaveVma(start, end, device, prot, real))
         tracer.world.frames.join(task.mm, device, start, end)
+    locked.ready(tracer, task, start, end - start, first, real)
     fastpath.mapped(tracer, task, device)
 
 
@@ -239,7 +241,7 @@ def adopt_early(tracer: Tracer, task: Task, device: Device, fd: int) -> None:
         flags = MAP_SHARED | MAP_FIXED
         first = locked.first_protection(task, real)
         tracer.inject(task, SYS_MMAP, start, end - start, first, flags, fd, start - device.base)
-        _attach(tracer, task, device, start, end, mapping.prot, real)
+        _attach(tracer, task, device, start, end, mapping.prot, real, first)
 
 
 def change_execute(

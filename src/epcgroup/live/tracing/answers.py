@@ -33,6 +33,25 @@ def emulate(tracer: Tracer, task: Task, regs: UserRegs, result: int) -> None:
     tracer.resume(task)
 
 
+def interrupt(tracer: Tracer, task: Task, regs: UserRegs, code: int) -> None:
+    """Skip the system call because a signal waits: then it is made again, or fails with EINTR.
+
+    ``code``: ERESTARTSYS or its like. The kernel decides when it has looked at the handler,
+    and only for a system call, so the number must be back by then.
+    """
+    number = regs.orig_rax
+    regs.orig_rax = 0xFFFFFFFFFFFFFFFF
+    ptrace.setregs(task.tid, regs)
+
+    def at_exit(stopped: Task) -> None:
+        now = ptrace.getregs(stopped.tid, ptrace.UserRegs())
+        now.orig_rax, now.rax = number, -code & 0xFFFFFFFFFFFFFFFF
+        ptrace.setregs(stopped.tid, now)
+        tracer.resume(stopped)
+
+    tracer.resume_to_exit(task, at_exit)
+
+
 def rewrite(
     tracer: Tracer,
     task: Task,
