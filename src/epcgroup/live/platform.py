@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform as host
 import sys
@@ -41,7 +42,8 @@ def _memory_comes_in_huge_pages() -> bool:
     # Then neighbours of a page that is there are there too, as zeros, and no fault tells of their touch.
     memfd = os.memfd_create("probe", os.MFD_CLOEXEC)
     try:
-        os.ftruncate(memfd, 4 << 20)
+        with contextlib.suppress(OSError):  # `ulimit -Hf`: that a page will not have room is said then
+            os.ftruncate(memfd, 4 << 20)
         os.pwrite(memfd, bytes(PAGE_SIZE), 0)
         return os.fstat(memfd).st_blocks * 512 > PAGE_SIZE
     finally:

@@ -92,8 +92,8 @@ class Supervisor:
         epc_pages = sum(section.pages for section in sections) or epc_pages
         if epc_pages < 1:
             raise BadInput(f"an EPC of {epc_pages} pages cannot hold an enclave")
-        platform.require()
         room.all_of_ours()
+        platform.require()
         chosen = epc.by_name(policy) if isinstance(policy, str) else policy
         plan = injection.parse(inject) if inject else None
         spoilt = plan.at("sigbus") if plan is not None else None
