@@ -102,14 +102,14 @@ def _answer(tracer: Tracer, task: Task, regs: UserRegs, target: Task, start: int
         try:
             if number in _WRITES:
                 piece = user.read(buffer + done, length)
-                yield from _store(tracer, task, target, addr, piece)
+                yield from store(tracer, task, target, addr, piece)
             else:
-                piece = yield from _fetch(tracer, task, target, addr, length)
+                piece = yield from fetch(tracer, task, target, addr, length)
                 user.write(buffer + done, piece)
         except threads.Restart:
             result = -errno.EINTR
             break
-        except _Unreachable:
+        except Unreachable:
             result = -errno.EIO
             break
         except OSError:  # the program's buffer
@@ -121,28 +121,30 @@ def _answer(tracer: Tracer, task: Task, regs: UserRegs, target: Task, start: int
     answers.emulate(tracer, task, regs, done or result)
 
 
-class _Unreachable(Exception):
+class Unreachable(Exception):
     """Nobody may see that memory, or it is not there."""
 
 
-def _fetch(tracer: Tracer, task: Task, target: Task, addr: int, length: int) -> Generator[bool, None, bytes]:
+def fetch(tracer: Tracer, task: Task, target: Task, addr: int, length: int) -> Generator[bool, None, bytes]:
+    """Bytes of one page of ``target``, as ``task`` may see them. Raises Unreachable, threads.Restart."""
     vma = target.mm.find(addr)
     if vma is None:
         return _reached(lambda: memory.peek_text(target.pid, addr, length))
     file = vma.device.file
     if file is None:
-        raise _Unreachable
+        raise Unreachable
     return (yield from _debugged(tracer, task, lambda: debug.read(file, addr, length, task.caller)))
 
 
-def _store(tracer: Tracer, task: Task, target: Task, addr: int, data: bytes) -> Job:
+def store(tracer: Tracer, task: Task, target: Task, addr: int, data: bytes) -> Job:
+    """Change bytes of one page of ``target``. Raises as `fetch`."""
     vma = target.mm.find(addr)
     if vma is None:
         _reached(lambda: memory.poke_text(target.pid, addr, data))
         return
     file = vma.device.file
     if file is None:
-        raise _Unreachable
+        raise Unreachable
     yield from _debugged(tracer, task, lambda: debug.write(file, addr, data, task.caller))
 
 
@@ -152,14 +154,14 @@ def _debugged(
     try:
         return (yield from threads.attempt(tracer.world, task, action))
     except (OSError, BusError) as error:
-        raise _Unreachable from error
+        raise Unreachable from error
 
 
 def _reached(action: Callable[[], threads.T]) -> threads.T:
     try:
         return action()
     except OSError as error:
-        raise _Unreachable from error
+        raise Unreachable from error
 
 
-__all__ = ["access", "opened", "wanted"]
+__all__ = ["Unreachable", "access", "fetch", "opened", "store", "wanted"]

@@ -45,6 +45,7 @@ from epcgroup.live.paging import mappings
 from epcgroup.live.paging.mm import PROT_EXEC, PROT_READ, PROT_WRITE
 from epcgroup.live.paging.stores import writes_memory
 from epcgroup.live.tracing import ptrace
+from epcgroup.live.tracing.debugger import stops
 from epcgroup.sgx.faults import (
     PF_I,
     PF_P,
@@ -89,6 +90,8 @@ def signal_stop(tracer: Tracer, task: Task, sig: int) -> None:
     (addr,) = struct.unpack_from("<Q", info, 16)
     raised = code > 0 and sig in _SYNCHRONOUS
     regs = ptrace.getregs(task.tid, ptrace.UserRegs())
+    if raised and sig == signal.SIGTRAP and stops.stepped(tracer, task, regs, code):
+        return
     if fastpath.caught(tracer, task, regs, info, raised=raised):
         return
     if sig == signal.SIGSEGV and code == SEGV_ACCERR and too_early(task, regs.rip, addr):

@@ -151,14 +151,23 @@ def caught(tracer: Tracer, task: Task, regs: UserRegs, info: bytes, *, raised: b
             tracer.resume(task)
             return True
         return False  # the program has broken what it needs to get in or out
-    held = [info]
-    at_trap = _step_out(tracer, task, regs, held)
-    tracer.injector.send_again(task.tid, held)
-    if at_trap:
-        syscalls.answer(tracer, task)
-    else:
+    if not step_aside(tracer, task, regs, [info]):
         tracer.resume(task)
     return True
+
+
+def step_aside(tracer: Tracer, task: Task, regs: UserRegs, held: list[bytes] | None = None) -> bool:
+    """Step a thread that is half way to one side; whether it met a trap there, which is answered now.
+
+    ``held`` (siginfo), and signals that come meanwhile, are sent again. ``regs`` are what they are then.
+    """
+    held = [] if held is None else held
+    at_trap = _step_out(tracer, task, regs, held)
+    if held:
+        tracer.injector.send_again(task.tid, held)
+    if at_trap:
+        syscalls.answer(tracer, task)
+    return at_trap
 
 
 def _step_out(tracer: Tracer, task: Task, regs: UserRegs, held: list[bytes]) -> bool:

@@ -237,6 +237,16 @@ class Injector:
         for info in signals:
             _libc.syscall(_SYS_TKILL, tid, _SIGINFO.unpack_from(info)[0])
 
+    def send_as(self, tid: int, info: bytes) -> None:
+        """Send the signal of ``info`` (siginfo) to a thread, as if from whom it names.
+
+        One that waits already is replaced, for the kernel keeps one of each number.
+        """
+        sig = _SIGINFO.unpack_from(info)[0]
+        held = self._held.setdefault(tid, [])
+        held[:] = [other for other in held if _SIGINFO.unpack_from(other)[0] != sig]
+        self.send_again(tid, [info])
+
     def _send_again(self, tid: int, met: _Interruptions) -> None:
         if met.signals:
             self.send_again(tid, met.signals)

@@ -27,6 +27,7 @@ from epcgroup.live.paging import uffd
 from epcgroup.live.paging.mm import AddressSpace
 from epcgroup.live.paging.service import PageService
 from epcgroup.live.tracing import attach, handover, loader, procfs, ptrace, room
+from epcgroup.live.tracing.debugger import stops, waits
 from epcgroup.live.tracing.task import Phase, Task
 from epcgroup.observe.model import KILLED
 
@@ -93,8 +94,8 @@ class Lifecycle:
         for tid in found:
             self.born(task, tid)
 
-    def born(self, parent: Task, tid: int) -> None:
-        """``parent`` reports its new task ``tid``.
+    def born(self, parent: Task, tid: int, event: int = 0) -> None:
+        """``parent`` reports its new task ``tid`` by PTRACE_EVENT ``event``.
 
         It may be known from `going`; or have been killed before it ran, and have ended for us.
         """
@@ -121,6 +122,10 @@ class Lifecycle:
         self._tracer.injector.inherit(parent.tid, tid)
         if task.view is not None:
             task.view.born(parent, task)
+        if event:
+            stops.born(parent, task, event)
+        if self._tracer.debuggers:
+            waits.has_child(self._tracer, parent.pid)
         if tid in self.early:
             self.early.discard(tid)
             self.first_stop(task)
@@ -173,6 +178,7 @@ class Lifecycle:
         if former != task.tid and former in self._world.tasks:
             # A thread that is not the leader execs: it takes over the leader's id.
             task = self._replace(self._world.tasks.pop(former), task)
+        stops.execed(self._tracer, task, former)
         self._tracer.injector.forget(former)
         self._tracer.injector.inherit(former, task.tid)
         threads.abandon(self._world, task)
@@ -185,6 +191,9 @@ class Lifecycle:
     def _replace(self, thread: Task, leader: Task) -> Task:
         thread.mm.users.discard(thread.tid)
         threads.abandon(self._world, leader)
+        if leader.tracee is not None:
+            leader.tracee.debugger.tracees.pop(leader.tid, None)
+        stops.end(self._tracer, leader)
         leader.mm.users.discard(leader.tid)
         thread.tid = leader.tid
         thread.mm.users.add(thread.tid)
@@ -201,7 +210,10 @@ class Lifecycle:
         self._tracer.watch.forget(tid)
         if task is None:
             return
+        stops.end(self._tracer, task)
+        stops.gone(self._tracer, task, status)
         if tid == task.pid:
+            self._tracer.debuggers.pop(tid, None)
             self.statuses[tid] = status
             for other in [other for other in task.mm.users if other != tid]:
                 peer = self._world.tasks.get(other)

@@ -63,7 +63,8 @@ _REGISTERS = (
 _ENTRY = struct.Struct("<B3xI16xQ")  # struct ptrace_syscall_info: op, arch, entry.nr
 _SI_CODE = struct.Struct("<8xi")  # siginfo_t
 _AUDIT_ARCH_X86_64 = 0xC000003E
-_XSTATE_MAX = 1 << 14  # AMX tiles included
+#: Bytes of the largest register set; AMX tiles included.
+XSTATE_MAX = 1 << 14
 _SIGINFO_SIZE = 128
 
 
@@ -118,11 +119,16 @@ _ptrace.restype = ctypes.c_long
 _slow_ptrace = ctypes.CDLL(None, use_errno=True).ptrace
 _slow_ptrace.argtypes, _slow_ptrace.restype = _ptrace.argtypes, _ptrace.restype
 
+_SYS_PTRACE = 101
+_syscall = _libc.syscall
+_syscall.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_long, ctypes.c_size_t, ctypes.c_size_t)
+_syscall.restype = ctypes.c_long
+
 _word = ctypes.c_uint64()
 _word_at = ctypes.addressof(_word)
-_scratch = ctypes.create_string_buffer(_XSTATE_MAX)
+_scratch = ctypes.create_string_buffer(XSTATE_MAX)
 _scratch_at = ctypes.addressof(_scratch)
-_iovec = _Iovec(_scratch_at, _XSTATE_MAX)
+_iovec = _Iovec(_scratch_at, XSTATE_MAX)
 _iovec_at = ctypes.addressof(_iovec)
 
 
@@ -165,9 +171,9 @@ def cont(tid: int, sig: int = 0) -> None:
         raise _fail(tid)
 
 
-def singlestep(tid: int) -> None:
+def singlestep(tid: int, sig: int = 0) -> None:
     """Let a thread execute one instruction; then it has a SIGTRAP, which must not be blocked."""
-    if _ptrace(_SINGLESTEP, tid, None, None) < 0:
+    if _ptrace(_SINGLESTEP, tid, None, sig) < 0:
         raise _fail(tid)
 
 
@@ -200,7 +206,7 @@ def setregs(tid: int, regs: UserRegs) -> None:
 
 def get_xstate(tid: int) -> bytes:
     """The XSAVE area (standard form) of a stopped thread."""
-    _iovec.base, _iovec.len = _scratch_at, _XSTATE_MAX
+    _iovec.base, _iovec.len = _scratch_at, XSTATE_MAX
     if _ptrace(_GETREGSET, tid, _NT_X86_XSTATE, _iovec_at) < 0:
         raise _fail(tid)
     return ctypes.string_at(_scratch_at, _iovec.len)
@@ -212,8 +218,8 @@ def set_xstate(tid: int, xstate: bytes | bytearray) -> None:
     OSError(EINVAL) if the header or MXCSR is not acceptable to XRSTOR.
     """
     size = len(xstate)
-    if size > _XSTATE_MAX:
-        raise OSError(errno.EINVAL, f"XSAVE area of {size} bytes, at most {_XSTATE_MAX}")
+    if size > XSTATE_MAX:
+        raise OSError(errno.EINVAL, f"XSAVE area of {size} bytes, at most {XSTATE_MAX}")
     ctypes.memmove(_scratch, bytes(xstate), size)
     _iovec.base, _iovec.len = _scratch_at, size
     if _ptrace(_SETREGSET, tid, _NT_X86_XSTATE, _iovec_at) < 0:
@@ -267,6 +273,35 @@ def reported(tid: int, event: int) -> int | None:
     """
     message = geteventmsg(tid)
     return message if event_at(tid) == event else None
+
+
+def pass_on(tid: int, request: int, addr: int, buffer: bytearray) -> int:
+    """Make any request whose data pointer is to be ``buffer``, which it reads or fills; its result.
+
+    At most XSTATE_MAX bytes.
+    """
+    ctypes.memmove(_scratch, bytes(buffer), len(buffer))
+    result = _syscall(_SYS_PTRACE, request, tid, addr, _scratch_at)
+    if result < 0:
+        raise _fail(tid)
+    buffer[:] = ctypes.string_at(_scratch_at, len(buffer))
+    return int(result)
+
+
+def pass_value(tid: int, request: int, addr: int, value: int) -> None:
+    """Make any request whose data is a number."""
+    if _syscall(_SYS_PTRACE, request, tid, addr, value) < 0:
+        raise _fail(tid)
+
+
+def pass_set(tid: int, request: int, kind: int, buffer: bytearray) -> None:
+    """GETREGSET or SETREGSET of the set ``kind`` (NT_*); shortens ``buffer`` to what was there."""
+    size = len(buffer)
+    ctypes.memmove(_scratch, bytes(buffer), size)
+    _iovec.base, _iovec.len = _scratch_at, size
+    if _ptrace(request, tid, kind, _iovec_at) < 0:
+        raise _fail(tid)
+    buffer[:] = ctypes.string_at(_scratch_at, _iovec.len)
 
 
 def event_at(tid: int) -> int:

@@ -36,10 +36,11 @@ _NR, _ARCH, _IP = 0, 4, 8
 SYS = {
     "read": 0, "write": 1, "open": 2, "close": 3, "stat": 4, "lstat": 6, "mmap": 9, "mprotect": 10,
     "munmap": 11, "rt_sigaction": 13, "ioctl": 16, "pread64": 17, "pwrite64": 18, "access": 21, "mremap": 25,
-    "madvise": 28, "creat": 85, "ptrace": 101, "statfs": 137, "fstatfs": 138, "mlock": 149, "mlockall": 151,
-    "prctl": 157, "setrlimit": 160, "mount": 165, "openat": 257, "newfstatat": 262, "faccessat": 269,
-    "unshare": 272, "prlimit64": 302, "seccomp": 317, "bpf": 321, "mlock2": 325, "pkey_mprotect": 329,
-    "statx": 332, "fsopen": 430, "clone3": 435, "close_range": 436, "openat2": 437, "faccessat2": 439,
+    "madvise": 28, "wait4": 61, "creat": 85, "ptrace": 101, "statfs": 137, "fstatfs": 138, "mlock": 149,
+    "mlockall": 151, "prctl": 157, "setrlimit": 160, "mount": 165, "waitid": 247, "openat": 257,
+    "newfstatat": 262, "faccessat": 269, "unshare": 272, "prlimit64": 302, "seccomp": 317, "bpf": 321,
+    "mlock2": 325, "pkey_mprotect": 329, "statx": 332, "fsopen": 430, "clone3": 435, "close_range": 436,
+    "openat2": 437, "faccessat2": 439,
 }  # fmt: skip
 _PATH_CALLS = (
     "open", "openat", "openat2", "creat", "stat", "lstat", "access", "faccessat", "faccessat2",
@@ -201,6 +202,21 @@ def descriptor_filter(fd: int) -> bytes:
     program.label("descriptor")
     program.op(_LD, _args(0))
     program.jump(_JEQ, fd, yes="trace", no="allow")
+    program.close()
+    return program.assemble()
+
+
+def debugger_filter() -> bytes:
+    """The filter to add when a process begins to debug others.
+
+    Stops: ptrace, wait4 and waitid.
+    """
+    program = _Program()
+    program.only_x86_64()
+    program.op(_LD, _NR)
+    for name in ("ptrace", "wait4", "waitid"):
+        program.jump(_JEQ, SYS[name], yes="trace")
+    program.jump(_JEQ, 0, yes="allow", no="allow")
     program.close()
     return program.assemble()
 

@@ -24,6 +24,7 @@ from epcgroup.live.fastpath import threads as fastpath
 from epcgroup.live.paging import locked, mappings
 from epcgroup.live.tracing import answers, handover, memory, ptrace, room, sandbox
 from epcgroup.live.tracing.answers import emulate
+from epcgroup.live.tracing.debugger import requests, waits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -200,21 +201,13 @@ def _sigaction(tracer: Tracer, task: Task, regs: UserRegs) -> None:
     tracer.resume(task)
 
 
-def _ptrace(tracer: Tracer, task: Task, regs: UserRegs) -> None:
-    """A program wants to trace another, or to be traced: the kernel refuses, here is why."""
-    if regs.rdi == 0 or regs.rsi in tracer.tasks:
-        tracer.world.say_once(
-            f"{task.command} cannot trace a program of this machine (EPERM): a process has one tracer, and "
-            "that is this machine; /proc/PID/mem shows enclave memory as a debugger sees it"
-        )
-    tracer.resume(task)
-
-
 _HANDLERS: dict[int, Handler] = {
     2: lambda tracer, task, regs: _open(tracer, task, regs, regs.rdi, regs.rsi),
     257: lambda tracer, task, regs: _open(tracer, task, regs, regs.rsi, regs.rdx),
     437: _open2,
-    101: _ptrace,
+    61: waits.answer,
+    101: requests.answer,
+    247: waits.answer,
     4: lambda tracer, task, regs: _stat(tracer, task, regs, regs.rdi, regs.rsi),
     6: lambda tracer, task, regs: _stat(tracer, task, regs, regs.rdi, regs.rsi),
     262: lambda tracer, task, regs: _stat(tracer, task, regs, regs.rsi, regs.rdx),

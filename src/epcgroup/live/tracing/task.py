@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from epcgroup.live.enclave.spin import Surprise
     from epcgroup.live.enclave.vdso import VdsoInfo
     from epcgroup.live.paging.mm import AddressSpace
+    from epcgroup.live.tracing.debugger.state import Tracee
     from epcgroup.live.tracing.view import View
     from epcgroup.sgx import thread
 
@@ -76,6 +77,7 @@ class Task:
         "stall_s",
         "surprise",
         "tid",
+        "tracee",
         "vdso",
         "view",
         "watched",
@@ -110,6 +112,7 @@ class Task:
         self.held: list[bytes] = []
         # What it was last given inside an enclave that it may not have expected.
         self.surprise: Surprise | None = None
+        self.tracee: Tracee | None = None  # its debugger's view of it, if it has a debugger
         # A signal that we sent in the kernel's stead, and what it shall say.
         self.forced: tuple[int, bytes] | None = None
 

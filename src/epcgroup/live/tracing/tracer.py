@@ -21,16 +21,21 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
+from typing import TYPE_CHECKING
 
 from epcgroup.errors import EpcgroupError
 from epcgroup.live.enclave import faults, spin, threads
 from epcgroup.live.tracing import attach, memory, ptrace, syscalls, watched
+from epcgroup.live.tracing.debugger import joining, stops
 from epcgroup.live.tracing.guard import Guard
 from epcgroup.live.tracing.inject import Injector
 from epcgroup.live.tracing.lifecycle import Lifecycle
 from epcgroup.live.tracing.task import Phase, Task
 from epcgroup.live.world import WAKE_SIGNAL, World
 from epcgroup.units import PAGE_SIZE
+
+if TYPE_CHECKING:
+    from epcgroup.live.tracing.debugger.state import Debugger
 
 # A job says whether it got anywhere since its last slice.
 Job = Generator[bool, None, None]
@@ -57,6 +62,7 @@ class Tracer:
         self.life = Lifecycle(self)
         self.guard = Guard()
         self.watch = spin.Watch(world.log)
+        self.debuggers: dict[int, Debugger] = {}  # by process
         self._jobs: deque[tuple[Task, Job]] = deque()
         self._slices = 0  # that the first of them has had
         self._posted: deque[Callable[[], None]] = deque()
@@ -218,7 +224,10 @@ class Tracer:
     # ---- stops ----------------------------------------------------------
 
     def resume(self, task: Task, sig: int = 0) -> None:
-        """Let the kernel run ``task`` again, delivering ``sig`` if not 0."""
+        """Let the kernel run ``task`` again, delivering ``sig`` if not 0; or show this to its debugger."""
+        if task.tracee is not None:
+            stops.resume(self, task, task.tracee, sig)
+            return
         task.phase = Phase.RUNNING
         if task.leaving:
             attach.let_go(self, task, sig)
@@ -246,6 +255,8 @@ class Tracer:
             self.life.first_stop(task)
             return
         task.phase = Phase.STOPPED
+        if task.tracee is not None:
+            task.tracee.stop = None  # where it was held, only a kill makes it stop again
         if event != ptrace.EVENT_STOP:
             # This stop answers a pending PTRACE_INTERRUPT as well; the fault will come again.
             task.kick = None
@@ -253,8 +264,10 @@ class Tracer:
             child = ptrace.reported(tid, event)
             if child is None:
                 return  # killed since; its last stop follows
-            self.life.born(task, child)
-            if task.on_exit is not None:  # somebody waits for the end of this very call
+            self.life.born(task, child, event)
+            if (
+                task.on_exit is not None and task.tracee is None
+            ):  # somebody waits for the end of this very call
                 self.resume_to_exit(task, task.on_exit)
             else:
                 self.resume(task)
@@ -263,6 +276,13 @@ class Tracer:
         elif event == ptrace.EVENT_EXIT:
             self.life.going(task)
             threads.abandon(self.world, task)
+            stops.end(self, task)
+            if task.tracee is not None:
+                stops.dying(task.tracee, ptrace.geteventmsg(tid))
+            self.resume(task)
+        elif event == ptrace.EVENT_VFORK_DONE:
+            if task.tracee is not None:
+                stops.event(task.tracee, event, ptrace.geteventmsg(tid))
             self.resume(task)
         elif event == ptrace.EVENT_SECCOMP:
             syscalls.answer(self, task)
@@ -283,14 +303,21 @@ class Tracer:
                 ptrace.interrupt(task.tid)  # this stop has answered the request
 
     def _event_stop(self, task: Task, sig: int) -> None:
+        if self.debuggers:
+            joining.equip_late(self, task)
         if sig in _GROUP_STOPS and not task.leaving:
-            ptrace.listen(task.tid)
+            if task.tracee is None or task.tracee.orphaned:
+                ptrace.listen(task.tid)
+            else:
+                stops.group_stop(self, task.tracee, sig)
         elif task.kick is not None:
             kick, task.kick = task.kick, None
             faults.kicked(self, task, kick)
         elif task.on_stop is not None:
             then, task.on_stop = task.on_stop, None
             then(task)
+        elif task.tracee is not None:
+            stops.arrived(self, task, task.tracee)
         else:
             self.resume(task)
 

@@ -1,0 +1,401 @@
+"""The gate: which stops of a tracee its debugger is shown, and how it goes on.
+
+Whoever has answered a real stop calls `Tracer.resume`, and for a tracee that leads to
+`resume` here. What is to be shown follows from what the kernel says of the real stop at
+that moment, so the answers to it need not know that there is a debugger:
+
+* a signal that is about to be delivered: always;
+* an event (fork, exec, exit …): if the debugger asked for it; it is left in ``pending``
+  by whoever saw the event, since the answer to it may take further real stops;
+* entry into and exit from a system call: in mode CALLS, except for calls that are traps
+  of ours; an exit may be the end of several injected calls;
+* a step whose instruction was a system call that we ran to its exit.
+
+A stop that a debugger asks for (ATTACH, INTERRUPT) is a PTRACE_INTERRUPT of ours. The
+kernel forgets one that meets another stop first, so it is asked for again each time the
+thread goes on, until it is there (``wanted``). A thread that is just on its way into or
+out of an enclave is first stepped to one side; one inside leaves by an asynchronous exit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import struct
+from typing import TYPE_CHECKING
+
+from epcgroup.errors import EpcgroupError
+from epcgroup.live.enclave import exits, threads
+from epcgroup.live.fastpath import threads as fastpath
+from epcgroup.live.tracing import procfs, ptrace, seccomp
+from epcgroup.live.tracing.debugger.state import (
+    ASKS,
+    CLD_TRAPPED,
+    NO_SIGINFO,
+    SI_KERNEL,
+    SI_USER,
+    TRAP_BRKPT,
+    TRAP_HWBKPT,
+    TRAP_TRACE,
+    Debugger,
+    Exit,
+    Mode,
+    Stop,
+    Tracee,
+    event_stop,
+    siginfo,
+)
+from epcgroup.live.tracing.task import Phase
+from epcgroup.sgx.layouts import TCS_DBGOPTIN
+from epcgroup.units import PAGE_SHIFT
+
+if TYPE_CHECKING:
+    from epcgroup.live.tracing.ptrace import UserRegs
+    from epcgroup.live.tracing.task import Task
+    from epcgroup.live.tracing.tracer import Job, Tracer
+
+_IN_A_CALL = {
+    ptrace.EVENT_FORK, ptrace.EVENT_VFORK, ptrace.EVENT_CLONE, ptrace.EVENT_VFORK_DONE, ptrace.EVENT_EXEC,
+}  # fmt: skip
+_TCS_FLAGS_AT = 8
+_TRAPS = (TRAP_TRACE, TRAP_BRKPT, TRAP_HWBKPT)  # BRKPT: a step over a system call
+_SIGCHLD_BIT = 1 << (signal.SIGCHLD - 1)
+_CODE = struct.Struct("<8xi")  # si_code of a siginfo_t
+
+
+# ---- the gate --------------------------------------------------------------
+
+
+def resume(tracer: Tracer, task: Task, tracee: Tracee, sig: int) -> None:
+    """The real stop of ``task`` is answered: show it, or let the task go on with ``sig``."""
+    if tracee.orphaned:
+        task.tracee = None
+        if sig == signal.SIGTRAP and _is_trap_of_debugger(task):
+            sig = 0
+        tracer.resume(task, sig)
+        return
+    stop = _due(task, tracee, sig)
+    if stop is None:
+        _run(task, tracee, sig)
+    else:
+        hold(tracer, tracee, stop)
+
+
+def _due(task: Task, tracee: Tracee, sig: int) -> Stop | None:
+    if tracee.pending is not None:
+        stop, tracee.pending = tracee.pending, None
+        return stop
+    if tracee.dying:
+        return None
+    if sig:
+        if tracee.quiet == sig:
+            tracee.quiet = 0
+            return None
+        return Stop(sig, signal=True)
+    if tracee.mode is Mode.CALLS:
+        return _call_stop(task, tracee)
+    if tracee.mode is Mode.STEP and ptrace.syscall_op(task.tid) == ptrace.OP_EXIT:
+        info = siginfo(signal.SIGTRAP, TRAP_BRKPT)
+        return Stop(signal.SIGTRAP, info=info, signal=True, moved=True)
+    return None
+
+
+def _call_stop(task: Task, tracee: Tracee) -> Stop | None:
+    op = ptrace.syscall_op(task.tid)
+    if op == ptrace.OP_ENTRY and not tracee.entered:
+        if _is_ours(task, ptrace.getregs(task.tid)):
+            return None
+    elif op != ptrace.OP_EXIT or not tracee.entered:
+        return None
+    tracee.entered = not tracee.entered
+    sig = signal.SIGTRAP | (0x80 if tracee.options & ptrace.O_TRACESYSGOOD else 0)
+    return Stop(sig, info=siginfo(signal.SIGTRAP, sig, tracee.number))
+
+
+def _is_ours(task: Task, regs: UserRegs) -> bool:
+    """Whether a system call is none of the program's own."""
+    site = regs.rip - 2
+    return (
+        site in task.mm.traps
+        or regs.orig_rax & 0xFFFFFF00 == seccomp.LEAF_CALL
+        or exits.in_enclave(task, site)
+        or fastpath.half_way(task, regs)
+    )
+
+
+def hold(tracer: Tracer, tracee: Tracee, stop: Stop) -> None:
+    """The tracee stays where it is, and its debugger is told of ``stop``."""
+    task = tracee.task
+    task.phase = Phase.STOPPED
+    tracee.stop, tracee.reported = stop, False
+    tracee.listening = False
+    if stop.event:
+        tracee.message = stop.message
+    if tracee.wanted is not None and tracee.wanted.event:
+        tracee.wanted = None  # any stop is an answer to PTRACE_INTERRUPT
+    status = stop.sig & 0x7F
+    _notify(tracer, tracee, siginfo(signal.SIGCHLD, CLD_TRAPPED, tracee.number, status))
+
+
+def _notify(tracer: Tracer, tracee: Tracee, info: bytes) -> None:
+    """Wake who waits for the tracee, and send SIGCHLD to who would notice it."""
+    debugger = tracee.debugger
+    for tid, wait in debugger.waits.items():
+        if wait.takes(tracee.number, tracee.task.pid, tracee.tracer):
+            with contextlib.suppress(OSError):
+                ptrace.interrupt(tid)
+    with contextlib.suppress(OSError, KeyError):
+        status = procfs.status(tracee.tracer)
+        if (int(status["SigCgt"], 16) | int(status["SigBlk"], 16)) & _SIGCHLD_BIT:
+            tracer.injector.send_as(tracee.tracer, info)
+
+
+# ---- going on --------------------------------------------------------------
+
+
+def go(tracer: Tracer, tracee: Tracee, mode: Mode, sig: int) -> None:
+    """The debugger lets its stopped tracee go on."""
+    task, stop = tracee.task, tracee.stop
+    assert stop is not None
+    tracee.stop, tracee.mode = None, mode
+    if mode is not Mode.CALLS:
+        tracee.entered = False
+    elif stop.event in _IN_A_CALL:
+        tracee.entered = True
+        if (exit_stop := _call_stop(task, tracee)) is not None:  # of the execve that was shown at its exit
+            hold(tracer, tracee, exit_stop)
+            return
+    if stop.event:
+        sig = 0
+    if sig and stop.moved:
+        tracee.quiet, sig = sig, _send(task, sig)
+    _run(task, tracee, sig)
+
+
+def _send(task: Task, sig: int) -> int:
+    threads.send(task, sig)
+    return 0
+
+
+def _run(task: Task, tracee: Tracee, sig: int) -> None:
+    task.phase = Phase.RUNNING
+    options = tracee.options & ptrace.O_TRACEVFORKDONE
+    if options != tracee.told:
+        ptrace.setoptions(task.tid, ptrace.OPTIONS | options)
+        tracee.told = options
+    if tracee.wanted is not None and not tracee.dying:
+        ptrace.interrupt(task.tid)
+    if task.on_exit is not None or tracee.mode is Mode.CALLS:
+        ptrace.syscall(task.tid, sig)
+    elif tracee.mode is Mode.STEP and not is_one_step(task):
+        ptrace.singlestep(task.tid, sig)
+    else:
+        ptrace.cont(task.tid, sig)
+
+
+def is_one_step(task: Task) -> bool:
+    """Whether the thread is in an enclave that opted out of debugging: its stay is like one instruction."""
+    if task.inside is None:
+        return False
+    device, tcs = task.inside.device, task.inside.entry.tcs
+    if device.file is None or not device.file.debug:
+        return True
+    try:
+        index = (tcs - device.base) >> PAGE_SHIFT
+        content = device.file.driver.frames.read(device.file.enclave.id, index, _TCS_FLAGS_AT, 8)
+    except (OSError, KeyError, EpcgroupError):
+        return True
+    return not int.from_bytes(content, "little") & TCS_DBGOPTIN
+
+
+def _is_trap_of_debugger(task: Task) -> bool:
+    """Whether a SIGTRAP comes of a step or a debug register, not of an instruction."""
+    return _CODE.unpack_from(ptrace.getsiginfo(task.tid))[0] in _TRAPS
+
+
+def stepped(tracer: Tracer, task: Task, regs: UserRegs, code: int) -> bool:
+    """SIGTRAP of a step in a place that is none of the program's: the step goes on. Whether it was one."""
+    tracee = task.tracee
+    if tracee is None or tracee.mode is not Mode.STEP or code not in _TRAPS:
+        return False
+    if fastpath.half_way(task, regs):
+        if not fastpath.step_aside(tracer, task, regs):
+            tracer.resume(task, signal.SIGTRAP)  # outside again: the step is over
+        return True
+    fastpath.notice(tracer.world, task)
+    if is_one_step(task):
+        tracer.resume(task)
+        return True
+    return False
+
+
+# ---- stops that were asked for -----------------------------------------------
+
+
+def arrived(tracer: Tracer, task: Task, tracee: Tracee) -> None:
+    """``task`` is at a PTRACE_EVENT_STOP: what its debugger wanted it for."""
+    if tracee.wanted is None and tracee.listening:  # it has left its group stop
+        hold(tracer, tracee, event_stop(ptrace.EVENT_STOP))
+        return
+    if tracee.wanted is None:
+        tracer.resume(task)
+        return
+    regs = ptrace.getregs(task.tid, ptrace.UserRegs())
+    if fastpath.half_way(task, regs) and fastpath.step_aside(tracer, task, regs):
+        return  # it met a trap of ours, and is asked again when it goes on
+    fastpath.notice(tracer.world, task)
+    if task.inside is None:
+        _show_wanted(tracer, tracee)
+    else:
+        tracer.start(task, _leave_and_show(tracer, task, tracee))
+
+
+def _leave_and_show(tracer: Tracer, task: Task, tracee: Tracee) -> Job:
+    """As at any interrupt: AEX first."""
+    yield from exits.asynchronous_exit(tracer, task, ptrace.getregs(task.tid, ptrace.UserRegs()), None, 0, 0)
+    if task.tracee is tracee:
+        _show_wanted(tracer, tracee)
+    else:
+        tracer.resume(task)
+
+
+def _show_wanted(tracer: Tracer, tracee: Tracee) -> None:
+    stop, tracee.wanted = tracee.wanted, None
+    if stop is None:
+        tracer.resume(tracee.task)
+    else:
+        hold(tracer, tracee, stop)
+
+
+def group_stop(tracer: Tracer, tracee: Tracee, sig: int) -> None:
+    """The tracee's process is stopped by ``sig``, which all its threads tell."""
+    wanted, tracee.wanted = tracee.wanted, None
+    if tracee.seized:
+        stop = event_stop(ptrace.EVENT_STOP, sig=sig)
+    elif wanted is not None:
+        stop = wanted
+    else:
+        stop = Stop(sig, info=NO_SIGINFO)
+    stop.group = True
+    hold(tracer, tracee, stop)
+
+
+def attach_stop() -> Stop:
+    """The SIGSTOP that PTRACE_ATTACH sends, and that a followed child begins with."""
+    return Stop(signal.SIGSTOP, info=siginfo(signal.SIGSTOP, SI_KERNEL), signal=True, moved=True)
+
+
+# ---- lives -----------------------------------------------------------------
+
+
+def event(tracee: Tracee, number: int, message: int) -> None:
+    """``number``: the PTRACE_EVENT_* that the tracee is stopped for."""
+    if not tracee.orphaned and tracee.options & ASKS[number]:
+        tracee.pending = event_stop(number, message)
+
+
+def born(parent: Task, task: Task, number: int) -> None:
+    """The tracee ``parent`` tells of ``task`` by event ``number``; the debugger may follow it."""
+    tracee = parent.tracee
+    if tracee is None or tracee.orphaned:
+        return
+    event(tracee, number, tracee.debugger.number_of(task.tid))
+    if tracee.pending is not None:
+        debugger = tracee.debugger
+        child = Tracee(task, debugger, tracee.tracer, seized=tracee.seized, options=tracee.options)
+        child.pending = event_stop(ptrace.EVENT_STOP) if tracee.seized else attach_stop()
+        task.tracee = debugger.tracees[task.tid] = child
+
+
+def execed(tracer: Tracer, task: Task, former: int) -> None:
+    """``task`` has a new image, and was thread ``former`` of its process before."""
+    tracee = task.tracee
+    if tracee is not None:
+        debugger = tracee.debugger
+        debugger.tracees.pop(former, None)
+        debugger.tracees[task.tid] = tracee
+        before, tracee.number = tracee.number, debugger.number_of(task.tid)
+        event(tracee, ptrace.EVENT_EXEC, before)
+        if tracee.pending is None and not tracee.seized and not tracee.orphaned:
+            info = siginfo(signal.SIGTRAP, SI_USER, tracee.number)
+            tracee.pending = Stop(signal.SIGTRAP, info=info, signal=True, moved=True)
+    debugger_itself = tracer.debuggers.get(task.pid)
+    if debugger_itself is not None and former != task.tid:
+        for mine in debugger_itself.tracees.values():
+            if mine.tracer == former:
+                mine.tracer = task.tid
+
+
+def dying(tracee: Tracee, status: int) -> None:
+    """The tracee is at its last stop."""
+    tracee.dying, tracee.wanted = True, None
+    event(tracee, ptrace.EVENT_EXIT, status)
+
+
+def gone(tracer: Tracer, task: Task, status: int) -> None:
+    """``task`` has ended with this wait status."""
+    tracee, task.tracee = task.tracee, None
+    if tracee is None or tracee.orphaned:
+        return
+    debugger = tracee.debugger
+    debugger.tracees.pop(task.tid, None)
+    if not (tracee.child and task.tid == task.pid):  # else it is found as any child is
+        debugger.exits.append(Exit(tracee.number, task.pid, status, tracee.tracer))
+        code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else status & 0x7F
+        kind = 1 if os.WIFEXITED(status) else 3 if status & 0x80 else 2
+        _notify(tracer, tracee, siginfo(signal.SIGCHLD, kind, tracee.number, code))
+
+
+def end(tracer: Tracer, task: Task) -> None:
+    """A thread ends: whom it debugged goes on without it, or ends too."""
+    debugger = tracer.debuggers.get(task.pid)
+    if debugger is None:
+        return
+    debugger.waits.pop(task.tid, None)
+    for tracee in [mine for mine in debugger.tracees.values() if mine.tracer == task.tid]:
+        if tracee.options & ptrace.O_EXITKILL:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(tracee.task.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # killed; its end is yet to be reported
+            release(tracer, tracee, _left(tracee))
+
+
+def _left(tracee: Tracee) -> int:
+    """The signal that a tracee was stopped for and still gets; not what its debugger brought about."""
+    stop = tracee.stop
+    if stop is None or not stop.signal or stop.moved:
+        return 0
+    return 0 if stop.sig == signal.SIGTRAP and _is_trap_of_debugger(tracee.task) else stop.sig
+
+
+def disband(tracer: Tracer, debugger: Debugger) -> None:
+    """The process is gone."""
+    tracer.debuggers.pop(debugger.pid, None)
+
+
+def release(tracer: Tracer, tracee: Tracee, sig: int) -> None:
+    """The tracee has no debugger any more, and goes on with ``sig`` if it was stopped."""
+    task, stop = tracee.task, tracee.stop
+    tracee.debugger.tracees.pop(task.tid, None)
+    if stop is None:
+        if tracee.mode is Mode.STEP and not tracee.dying:  # the trap flag is set until its next stop
+            tracee.orphaned = True
+            with contextlib.suppress(OSError):
+                ptrace.interrupt(task.tid)
+        else:
+            task.tracee = None
+        return
+    task.tracee = None
+    if stop.group and not sig:
+        with contextlib.suppress(OSError):
+            ptrace.listen(task.tid)  # it stays in its group stop, as without us
+            return
+    if stop.event:
+        sig = 0
+    elif sig and stop.moved:
+        sig = _send(task, sig)
+    if task.on_exit is not None:
+        tracer.resume_to_exit(task, task.on_exit)
+    else:
+        tracer.resume(task, sig)
