@@ -27,7 +27,7 @@ from epcgroup.live.paging import uffd
 from epcgroup.live.paging.mm import AddressSpace
 from epcgroup.live.paging.service import PageService
 from epcgroup.live.tracing import attach, handover, loader, procfs, ptrace, room
-from epcgroup.live.tracing.debugger import stops, waits
+from epcgroup.live.tracing.debugger import lives, waits
 from epcgroup.live.tracing.task import Phase, Task
 from epcgroup.observe.model import KILLED
 
@@ -123,7 +123,7 @@ class Lifecycle:
         if task.view is not None:
             task.view.born(parent, task)
         if event:
-            stops.born(parent, task, event)
+            lives.born(parent, task, event)
         if self._tracer.debuggers:
             waits.has_child(self._tracer, parent.pid)
         if tid in self.early:
@@ -178,7 +178,7 @@ class Lifecycle:
         if former != task.tid and former in self._world.tasks:
             # A thread that is not the leader execs: it takes over the leader's id.
             task = self._replace(self._world.tasks.pop(former), task)
-        stops.execed(self._tracer, task, former)
+        lives.execed(self._tracer, task, former)
         self._tracer.injector.forget(former)
         self._tracer.injector.inherit(former, task.tid)
         threads.abandon(self._world, task)
@@ -191,9 +191,8 @@ class Lifecycle:
     def _replace(self, thread: Task, leader: Task) -> Task:
         thread.mm.users.discard(thread.tid)
         threads.abandon(self._world, leader)
-        if leader.tracee is not None:
-            leader.tracee.debugger.tracees.pop(leader.tid, None)
-        stops.end(self._tracer, leader)
+        lives.end(self._tracer, leader)
+        lives.replaced(leader)
         leader.mm.users.discard(leader.tid)
         thread.tid = leader.tid
         thread.mm.users.add(thread.tid)
@@ -210,10 +209,8 @@ class Lifecycle:
         self._tracer.watch.forget(tid)
         if task is None:
             return
-        stops.end(self._tracer, task)
-        stops.gone(self._tracer, task, status)
+        lives.gone(self._tracer, task, status)
         if tid == task.pid:
-            self._tracer.debuggers.pop(tid, None)
             self.statuses[tid] = status
             for other in [other for other in task.mm.users if other != tid]:
                 peer = self._world.tasks.get(other)
@@ -233,6 +230,8 @@ class Lifecycle:
     def forget(self, task: Task) -> None:
         """``task`` is none of ours any more."""
         self._world.tasks.pop(task.tid, None)
+        lives.end(self._tracer, task)
+        lives.gone(self._tracer, task, signal.SIGKILL)
         if task.tid == task.pid:
             self.joined.discard(task.pid)
             with self._world.lock:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from epcgroup.errors import EpcgroupError
 from epcgroup.live.enclave import faults, spin, threads
 from epcgroup.live.tracing import attach, memory, ptrace, syscalls, watched
-from epcgroup.live.tracing.debugger import joining, stops
+from epcgroup.live.tracing.debugger import joining, lives, stops
 from epcgroup.live.tracing.guard import Guard
 from epcgroup.live.tracing.inject import Injector
 from epcgroup.live.tracing.lifecycle import Lifecycle
@@ -276,13 +276,13 @@ class Tracer:
         elif event == ptrace.EVENT_EXIT:
             self.life.going(task)
             threads.abandon(self.world, task)
-            stops.end(self, task)
+            lives.end(self, task)
             if task.tracee is not None:
-                stops.dying(task.tracee, ptrace.geteventmsg(tid))
+                lives.dying(task.tracee, ptrace.geteventmsg(tid))
             self.resume(task)
         elif event == ptrace.EVENT_VFORK_DONE:
             if task.tracee is not None:
-                stops.event(task.tracee, event, ptrace.geteventmsg(tid))
+                lives.event(task.tracee, event, ptrace.geteventmsg(tid))
             self.resume(task)
         elif event == ptrace.EVENT_SECCOMP:
             syscalls.answer(self, task)
@@ -301,6 +301,8 @@ class Tracer:
         if task.on_stop is not None and event != ptrace.EVENT_STOP:
             with contextlib.suppress(OSError):
                 ptrace.interrupt(task.tid)  # this stop has answered the request
+        if self.debuggers:
+            joining.ask_again(self, task)
 
     def _event_stop(self, task: Task, sig: int) -> None:
         if self.debuggers:

@@ -14,6 +14,7 @@ gate (`Tracer.resume`), and for a tracee that is where a stop is shown or not (`
 =============  ==============================================================
 `state`        who debugs whom, what each is to be told
 `stops`        the gate: which real stops are shown, holding and going on
+`lives`        events, followed children, ends of tracees and of debuggers
 `joining`      TRACEME, ATTACH, SEIZE; what a process needs before it can debug
 `requests`     every other request: registers, memory, options
 `waits`        wait4 and waitid of a debugger

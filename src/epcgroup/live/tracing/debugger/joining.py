@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from epcgroup.errors import Refused
 from epcgroup.live.tracing import answers, filters, procfs, ptrace, seccomp
-from epcgroup.live.tracing.debugger import state, stops
+from epcgroup.live.tracing.debugger import lives, state, stops
 
 if TYPE_CHECKING:
     from epcgroup.live.tracing.debugger.state import Debugger
@@ -53,9 +53,9 @@ def traceme(tracer: Tracer, task: Task, regs: UserRegs) -> None:
     tracee = state.Tracee(task, debugger, thread, seized=False, options=0)
     tracee.child = True
     debugger.tracees[task.tid] = tracee
-    ask_to_equip(tracer, debugger)
     answers.emulate(tracer, task, regs, 0)
     task.tracee = tracee
+    _begin_waits_anew(tracer, parent.pid)  # and equip it, if that is still to be done
 
 
 def _threads(pid: int) -> list[int]:
@@ -84,6 +84,7 @@ def attach(tracer: Tracer, task: Task, regs: UserRegs, target: Task, *, seize: b
     with contextlib.suppress(OSError, KeyError):
         tracee.child = int(procfs.status(target.pid)["PPid"]) == task.pid
     target.tracee = debugger.tracees[target.tid] = tracee
+    _begin_waits_anew(tracer, task.pid, task.tid)
     if not seize:
         tracee.wanted = stops.attach_stop()
         with contextlib.suppress(OSError):
@@ -127,19 +128,22 @@ def equip(tracer: Tracer, task: Task, debugger: Debugger) -> None:
         return
     filters.add(tracer, task, seccomp.debugger_filter())
     debugger.equipped = True
-    for tid in _threads(task.pid):
-        if tid != task.tid and tid in tracer.tasks:  # maybe in a wait, which is to begin anew
+
+
+def _begin_waits_anew(tracer: Tracer, pid: int, but: int = 0) -> None:
+    """Interrupt the threads of a process: one may be in a wait that knows nothing of a new tracee."""
+    for tid in _threads(pid):
+        if tid != but and tid in tracer.tasks:
             with contextlib.suppress(OSError):
                 ptrace.interrupt(tid)
 
 
-def ask_to_equip(tracer: Tracer, debugger: Debugger) -> None:
-    """Stop a thread of the debugger to equip it; it may take a while."""
-    if not debugger.equipped:
-        for tid in _threads(debugger.pid):
-            if tid in tracer.tasks:
-                with contextlib.suppress(OSError):
-                    ptrace.interrupt(tid)
+def ask_again(tracer: Tracer, task: Task) -> None:
+    """``task`` has stopped: if it was asked to, that has answered the request."""
+    debugger = tracer.debuggers.get(task.pid)
+    if debugger is not None and not debugger.equipped:
+        with contextlib.suppress(OSError):
+            ptrace.interrupt(task.tid)
 
 
 def equip_late(tracer: Tracer, task: Task) -> None:
@@ -149,13 +153,14 @@ def equip_late(tracer: Tracer, task: Task) -> None:
         return
     try:
         equip(tracer, task, debugger)
+        _begin_waits_anew(tracer, task.pid, task.tid)
     except ProcessLookupError:
         raise
     except (OSError, Refused) as error:
         tracer.world.log(f"process {task.pid} ({task.command}) cannot debug: {error}")
         for tracee in list(debugger.tracees.values()):
-            stops.release(tracer, tracee, 0)
-        stops.disband(tracer, debugger)
+            lives.release(tracer, tracee, 0)
+        del tracer.debuggers[debugger.pid]
 
 
-__all__ = ["OPTIONS", "attach", "equip_late", "refuse", "traceme"]
+__all__ = ["OPTIONS", "ask_again", "attach", "equip_late", "refuse", "traceme"]

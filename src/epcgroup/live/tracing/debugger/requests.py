@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 from epcgroup.live.enclave import debugmem, threads
 from epcgroup.live.enclave.user_memory import ProcessMemory
-from epcgroup.live.tracing import answers, ptrace
-from epcgroup.live.tracing.debugger import joining, state, stops
+from epcgroup.live.tracing import answers, attach, ptrace
+from epcgroup.live.tracing.debugger import joining, lives, state, stops
 from epcgroup.live.tracing.debugger.state import Mode
 from epcgroup.units import PAGE_SIZE
 
@@ -69,6 +69,9 @@ def answer(tracer: Tracer, task: Task, regs: UserRegs) -> None:
 def _answered(tracer: Tracer, task: Task, regs: UserRegs, target: Task) -> Job:
     try:
         result = yield from _result(tracer, task, regs, target)
+    except threads.Restart:
+        attach.restart_call(tracer, task, regs)  # signals first
+        return
     except ProcessLookupError:
         if task.tid not in tracer.tasks:
             raise
@@ -120,7 +123,7 @@ def _go_on(tracer: Tracer, tracee: Tracee, request: int, sig: int) -> int:
     if sig > _NSIG:
         return -errno.EIO
     if request == _DETACH:
-        stops.release(tracer, tracee, sig)
+        lives.release(tracer, tracee, sig)
     else:
         stops.go(tracer, tracee, _RESTARTS[request], sig)
     return 0
@@ -140,7 +143,7 @@ def _peek(tracer: Tracer, task: Task, target: Task, addr: int) -> Generator[bool
     for at, length in _pieces(addr):
         try:
             word += yield from debugmem.fetch(tracer, task, target, at, length)
-        except (debugmem.Unreachable, threads.Restart, OverflowError):
+        except (debugmem.Unreachable, OverflowError):
             raise OSError(errno.EIO, f"nothing to read at {at:#x}") from None
     return word
 
@@ -149,7 +152,7 @@ def _poke(tracer: Tracer, task: Task, target: Task, addr: int, word: bytes) -> J
     for at, length in _pieces(addr):
         try:
             yield from debugmem.store(tracer, task, target, at, word[at - addr : at - addr + length])
-        except (debugmem.Unreachable, threads.Restart, OverflowError):
+        except (debugmem.Unreachable, OverflowError):
             raise OSError(errno.EIO, f"nothing to change at {at:#x}") from None
 
 

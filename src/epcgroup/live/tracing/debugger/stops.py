@@ -20,7 +20,6 @@ out of an enclave is first stepped to one side; one inside leaves by an asynchro
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import struct
 from typing import TYPE_CHECKING
@@ -30,16 +29,12 @@ from epcgroup.live.enclave import exits, threads
 from epcgroup.live.fastpath import threads as fastpath
 from epcgroup.live.tracing import procfs, ptrace, seccomp
 from epcgroup.live.tracing.debugger.state import (
-    ASKS,
     CLD_TRAPPED,
     NO_SIGINFO,
     SI_KERNEL,
-    SI_USER,
     TRAP_BRKPT,
     TRAP_HWBKPT,
     TRAP_TRACE,
-    Debugger,
-    Exit,
     Mode,
     Stop,
     Tracee,
@@ -71,7 +66,7 @@ def resume(tracer: Tracer, task: Task, tracee: Tracee, sig: int) -> None:
     """The real stop of ``task`` is answered: show it, or let the task go on with ``sig``."""
     if tracee.orphaned:
         task.tracee = None
-        if sig == signal.SIGTRAP and _is_trap_of_debugger(task):
+        if sig == signal.SIGTRAP and is_trap_of_debugger(task):
             sig = 0
         tracer.resume(task, sig)
         return
@@ -135,10 +130,10 @@ def hold(tracer: Tracer, tracee: Tracee, stop: Stop) -> None:
     if tracee.wanted is not None and tracee.wanted.event:
         tracee.wanted = None  # any stop is an answer to PTRACE_INTERRUPT
     status = stop.sig & 0x7F
-    _notify(tracer, tracee, siginfo(signal.SIGCHLD, CLD_TRAPPED, tracee.number, status))
+    notify(tracer, tracee, siginfo(signal.SIGCHLD, CLD_TRAPPED, tracee.number, status))
 
 
-def _notify(tracer: Tracer, tracee: Tracee, info: bytes) -> None:
+def notify(tracer: Tracer, tracee: Tracee, info: bytes) -> None:
     """Wake who waits for the tracee, and send SIGCHLD to who would notice it."""
     debugger = tracee.debugger
     for tid, wait in debugger.waits.items():
@@ -169,11 +164,11 @@ def go(tracer: Tracer, tracee: Tracee, mode: Mode, sig: int) -> None:
     if stop.event:
         sig = 0
     if sig and stop.moved:
-        tracee.quiet, sig = sig, _send(task, sig)
+        tracee.quiet, sig = sig, send(task, sig)
     _run(task, tracee, sig)
 
 
-def _send(task: Task, sig: int) -> int:
+def send(task: Task, sig: int) -> int:
     threads.send(task, sig)
     return 0
 
@@ -209,7 +204,7 @@ def is_one_step(task: Task) -> bool:
     return not int.from_bytes(content, "little") & TCS_DBGOPTIN
 
 
-def _is_trap_of_debugger(task: Task) -> bool:
+def is_trap_of_debugger(task: Task) -> bool:
     """Whether a SIGTRAP comes of a step or a debug register, not of an instruction."""
     return _CODE.unpack_from(ptrace.getsiginfo(task.tid))[0] in _TRAPS
 
@@ -245,27 +240,20 @@ def arrived(tracer: Tracer, task: Task, tracee: Tracee) -> None:
     if fastpath.half_way(task, regs) and fastpath.step_aside(tracer, task, regs):
         return  # it met a trap of ours, and is asked again when it goes on
     fastpath.notice(tracer.world, task)
+    stop, tracee.wanted = tracee.wanted, None
     if task.inside is None:
-        _show_wanted(tracer, tracee)
+        hold(tracer, tracee, stop)
     else:
-        tracer.start(task, _leave_and_show(tracer, task, tracee))
+        tracer.start(task, _leave_and_show(tracer, task, tracee, stop))
 
 
-def _leave_and_show(tracer: Tracer, task: Task, tracee: Tracee) -> Job:
+def _leave_and_show(tracer: Tracer, task: Task, tracee: Tracee, stop: Stop) -> Job:
     """As at any interrupt: AEX first."""
     yield from exits.asynchronous_exit(tracer, task, ptrace.getregs(task.tid, ptrace.UserRegs()), None, 0, 0)
     if task.tracee is tracee:
-        _show_wanted(tracer, tracee)
+        hold(tracer, tracee, stop)
     else:
         tracer.resume(task)
-
-
-def _show_wanted(tracer: Tracer, tracee: Tracee) -> None:
-    stop, tracee.wanted = tracee.wanted, None
-    if stop is None:
-        tracer.resume(tracee.task)
-    else:
-        hold(tracer, tracee, stop)
 
 
 def group_stop(tracer: Tracer, tracee: Tracee, sig: int) -> None:
@@ -278,124 +266,15 @@ def group_stop(tracer: Tracer, tracee: Tracee, sig: int) -> None:
     else:
         stop = Stop(sig, info=NO_SIGINFO)
     stop.group = True
-    hold(tracer, tracee, stop)
+    task = tracee.task
+    if not fastpath.half_way(task, ptrace.getregs(task.tid)):
+        fastpath.notice(tracer.world, task)
+    if task.inside is None:
+        hold(tracer, tracee, stop)
+    else:
+        tracer.start(task, _leave_and_show(tracer, task, tracee, stop))
 
 
 def attach_stop() -> Stop:
     """The SIGSTOP that PTRACE_ATTACH sends, and that a followed child begins with."""
     return Stop(signal.SIGSTOP, info=siginfo(signal.SIGSTOP, SI_KERNEL), signal=True, moved=True)
-
-
-# ---- lives -----------------------------------------------------------------
-
-
-def event(tracee: Tracee, number: int, message: int) -> None:
-    """``number``: the PTRACE_EVENT_* that the tracee is stopped for."""
-    if not tracee.orphaned and tracee.options & ASKS[number]:
-        tracee.pending = event_stop(number, message)
-
-
-def born(parent: Task, task: Task, number: int) -> None:
-    """The tracee ``parent`` tells of ``task`` by event ``number``; the debugger may follow it."""
-    tracee = parent.tracee
-    if tracee is None or tracee.orphaned:
-        return
-    event(tracee, number, tracee.debugger.number_of(task.tid))
-    if tracee.pending is not None:
-        debugger = tracee.debugger
-        child = Tracee(task, debugger, tracee.tracer, seized=tracee.seized, options=tracee.options)
-        child.pending = event_stop(ptrace.EVENT_STOP) if tracee.seized else attach_stop()
-        task.tracee = debugger.tracees[task.tid] = child
-
-
-def execed(tracer: Tracer, task: Task, former: int) -> None:
-    """``task`` has a new image, and was thread ``former`` of its process before."""
-    tracee = task.tracee
-    if tracee is not None:
-        debugger = tracee.debugger
-        debugger.tracees.pop(former, None)
-        debugger.tracees[task.tid] = tracee
-        before, tracee.number = tracee.number, debugger.number_of(task.tid)
-        event(tracee, ptrace.EVENT_EXEC, before)
-        if tracee.pending is None and not tracee.seized and not tracee.orphaned:
-            info = siginfo(signal.SIGTRAP, SI_USER, tracee.number)
-            tracee.pending = Stop(signal.SIGTRAP, info=info, signal=True, moved=True)
-    debugger_itself = tracer.debuggers.get(task.pid)
-    if debugger_itself is not None and former != task.tid:
-        for mine in debugger_itself.tracees.values():
-            if mine.tracer == former:
-                mine.tracer = task.tid
-
-
-def dying(tracee: Tracee, status: int) -> None:
-    """The tracee is at its last stop."""
-    tracee.dying, tracee.wanted = True, None
-    event(tracee, ptrace.EVENT_EXIT, status)
-
-
-def gone(tracer: Tracer, task: Task, status: int) -> None:
-    """``task`` has ended with this wait status."""
-    tracee, task.tracee = task.tracee, None
-    if tracee is None or tracee.orphaned:
-        return
-    debugger = tracee.debugger
-    debugger.tracees.pop(task.tid, None)
-    if not (tracee.child and task.tid == task.pid):  # else it is found as any child is
-        debugger.exits.append(Exit(tracee.number, task.pid, status, tracee.tracer))
-        code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else status & 0x7F
-        kind = 1 if os.WIFEXITED(status) else 3 if status & 0x80 else 2
-        _notify(tracer, tracee, siginfo(signal.SIGCHLD, kind, tracee.number, code))
-
-
-def end(tracer: Tracer, task: Task) -> None:
-    """A thread ends: whom it debugged goes on without it, or ends too."""
-    debugger = tracer.debuggers.get(task.pid)
-    if debugger is None:
-        return
-    debugger.waits.pop(task.tid, None)
-    for tracee in [mine for mine in debugger.tracees.values() if mine.tracer == task.tid]:
-        if tracee.options & ptrace.O_EXITKILL:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(tracee.task.pid, signal.SIGKILL)
-        with contextlib.suppress(ProcessLookupError):  # killed; its end is yet to be reported
-            release(tracer, tracee, _left(tracee))
-
-
-def _left(tracee: Tracee) -> int:
-    """The signal that a tracee was stopped for and still gets; not what its debugger brought about."""
-    stop = tracee.stop
-    if stop is None or not stop.signal or stop.moved:
-        return 0
-    return 0 if stop.sig == signal.SIGTRAP and _is_trap_of_debugger(tracee.task) else stop.sig
-
-
-def disband(tracer: Tracer, debugger: Debugger) -> None:
-    """The process is gone."""
-    tracer.debuggers.pop(debugger.pid, None)
-
-
-def release(tracer: Tracer, tracee: Tracee, sig: int) -> None:
-    """The tracee has no debugger any more, and goes on with ``sig`` if it was stopped."""
-    task, stop = tracee.task, tracee.stop
-    tracee.debugger.tracees.pop(task.tid, None)
-    if stop is None:
-        if tracee.mode is Mode.STEP and not tracee.dying:  # the trap flag is set until its next stop
-            tracee.orphaned = True
-            with contextlib.suppress(OSError):
-                ptrace.interrupt(task.tid)
-        else:
-            task.tracee = None
-        return
-    task.tracee = None
-    if stop.group and not sig:
-        with contextlib.suppress(OSError):
-            ptrace.listen(task.tid)  # it stays in its group stop, as without us
-            return
-    if stop.event:
-        sig = 0
-    elif sig and stop.moved:
-        sig = _send(task, sig)
-    if task.on_exit is not None:
-        tracer.resume_to_exit(task, task.on_exit)
-    else:
-        tracer.resume(task, sig)
