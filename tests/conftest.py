@@ -107,6 +107,7 @@ CAPABILITIES: dict[str, tuple[Callable[[], bool], str]] = {
     "promtool": _installed("promtool", "prometheus"),
     "chromium": _installed("chromedriver", "chromium chromium-driver"),
     "strace": _installed("strace", "strace"),
+    "gdb": _installed("gdb", "gdb"),
     "go": _installed("go", "golang-go"),
     "rustc": _installed("rustc", "rustc"),
     "userfaultfd": (

@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
-#include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include "check.h"
@@ -261,19 +260,6 @@ static void from_another_process(void)
 	CHECK_EQ(must(c, OP_GET, at, 0, 0, 0), 6);
 }
 
-/* One tracer a process: another is refused, as a debugger that comes second always is. */
-static void second_tracer(void)
-{
-	int status;
-	pid_t child = fork();
-
-	if (!child)
-		_exit(ptrace(PTRACE_TRACEME, 0, 0, 0) == -1 && errno == EPERM ? 0 : 1);
-	CHECK(waitpid(child, &status, 0) == child && !status, "TRACEME: status %#x", status);
-	CHECK(ptrace(PTRACE_ATTACH, getppid(), 0, 0) == -1 && errno == EPERM, "ATTACH: %s", strerror(errno));
-	CHECK(ptrace(PTRACE_CONT, getppid(), 0, 0) == -1 && errno == ESRCH, "CONT: %s", strerror(errno));
-}
-
 int main(int argc, char **argv)
 {
 	static const struct test tests[] = {
@@ -289,7 +275,6 @@ int main(int argc, char **argv)
 		{ "names", names },
 		{ "threads_and_children", threads_and_children },
 		{ "from_another_process", from_another_process },
-		{ "second_tracer", second_tracer },
 	};
 
 	return RUN(argc, argv, tests);

@@ -19,8 +19,12 @@ BASE, SIZE = 0x7F_F000_0000, 0x1_2000_0000  # its end differs from its start in 
 FD = 7
 
 filters = pytest.mark.parametrize(
-    "program", [seccomp.base_filter(), seccomp.enclave_filter(BASE, SIZE), seccomp.descriptor_filter(FD)]
-)
+    "program",
+    [
+        seccomp.base_filter(), seccomp.enclave_filter(BASE, SIZE), seccomp.descriptor_filter(FD),
+        seccomp.debugger_filter(),
+    ],
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -166,6 +170,12 @@ def test_reads_and_writes_of_one_descriptor_stop(name: str, fd: int, upper: int)
     """The kernel looks at the lower half of the argument alone."""
     verdict = seccomp.run(seccomp.descriptor_filter(FD), SYS[name], [upper << 32 | fd, 0, 8, 0])
     assert verdict == (RET_TRACE if fd == FD else RET_ALLOW)
+
+
+@pytest.mark.parametrize("name", ["ptrace", "wait4", "waitid"])
+def test_a_debuggers_calls_stop_whatever_they_ask(name: str) -> None:
+    assert seccomp.run(seccomp.debugger_filter(), SYS[name], [12]) == RET_TRACE
+    assert seccomp.run(seccomp.base_filter(), SYS[name], [12]) == RET_ALLOW
 
 
 def test_further_calls_stop_when_somebody_answers_them() -> None:

@@ -196,7 +196,8 @@ def _step_out(tracer: Tracer, task: Task, regs: UserRegs, held: list[bytes]) -> 
             if sig != signal.SIGTRAP or struct.unpack_from("<i", info, 8)[0] <= 0:
                 held.append(info)
         ptrace.getregs(tid, regs)
-        if at_trap or not half_way(task, regs):
+        # A requested stop comes before the trap of a step that is done, which must not be left behind.
+        if at_trap or (event != ptrace.EVENT_STOP and not half_way(task, regs)):
             break
     if mask & _SIGTRAP_BIT:
         ptrace.setsigmask(tid, mask)

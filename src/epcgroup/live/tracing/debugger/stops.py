@@ -168,6 +168,12 @@ def go(tracer: Tracer, tracee: Tracee, mode: Mode, sig: int) -> None:
     _run(task, tracee, sig)
 
 
+def leave_behind(tracee: Tracee) -> None:
+    """The debugger is gone; the next stop of the tracee is a trap that it brought about."""
+    tracee.orphaned, tracee.stop, tracee.mode = True, None, Mode.RUN
+    _run(tracee.task, tracee, 0)
+
+
 def send(task: Task, sig: int) -> int:
     threads.send(task, sig)
     return 0
