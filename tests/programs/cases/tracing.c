@@ -190,6 +190,20 @@ static void exec_stops(void)
 	CHECK_EQ(WAIT(child), EXITED(0));
 }
 
+/* The machine itself cannot be debugged from inside. */
+static void supervisor(void)
+{
+	char line[200];
+	FILE *status = fopen("/proc/self/status", "r");
+	int tracer = 0;
+
+	while (status && !tracer && fgets(line, sizeof line, status))
+		sscanf(line, "TracerPid: %d", &tracer);
+	CHECK(tracer > 0, "nobody traces us");
+	CHECK_EQ(try(PTRACE_ATTACH, tracer, 0, 0), -EPERM);
+	CHECK_EQ(try(PTRACE_SEIZE, tracer, 0, 0), -EPERM);
+}
+
 static void attach(void)
 {
 	pid_t child = counting();
@@ -657,6 +671,7 @@ static void events_of_a_seized(void)
 		_exit(95);
 	}
 	CHECK_EQ(try(PTRACE_SEIZE, child, 1, 0), -EIO);
+	CHECK_EQ(try(PTRACE_SEIZE, getpid(), 0, 0), -EPERM);
 	CHECK_EQ(try(PTRACE_SEIZE, child, 0, PTRACE_O_TRACESECCOMP), -EIO);
 	ASK(PTRACE_SEIZE, child, 0, FOLLOW);
 	s->ready = 1;
@@ -1062,6 +1077,7 @@ int main(int argc, char **argv)
 		{ "traceme", traceme },
 		{ "traceme_during_the_wait", traceme_during_the_wait },
 		{ "exec_stops", exec_stops },
+		{ "supervisor", supervisor },
 		{ "attach", attach },
 		{ "attach_to_another_parents", attach_to_another_parents },
 		{ "signals_come_to_the_debugger_first", signals_come_to_the_debugger_first },

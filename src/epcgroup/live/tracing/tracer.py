@@ -282,7 +282,7 @@ class Tracer:
             self.resume(task)
         elif event == ptrace.EVENT_VFORK_DONE:
             if task.tracee is not None:
-                lives.event(task.tracee, event, ptrace.geteventmsg(tid))
+                lives.event(task.tracee, event, task.tracee.vforked)
             self.resume(task)
         elif event == ptrace.EVENT_SECCOMP:
             syscalls.answer(self, task)

@@ -17,10 +17,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import struct
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from epcgroup.errors import Refused
-from epcgroup.live.tracing import answers, filters, procfs, ptrace, seccomp
+from epcgroup.live.tracing import answers, filters, handover, procfs, ptrace, seccomp
 from epcgroup.live.tracing.debugger import lives, state, stops
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def traceme(tracer: Tracer, task: Task, regs: UserRegs) -> None:
     except (OSError, KeyError):
         parent = None
     if parent is None or parent.watched or task.watched or task.tracee is not None:
-        refuse(tracer, task, task)
+        refuse(tracer, task, task, joins=False)
         tracer.resume(task)
         return
     debugger = state.debugger_of(tracer, parent.pid)
@@ -107,16 +108,22 @@ def _forbidden(tracer: Tracer, task: Task, number: int) -> int | None:
     return None
 
 
-def refuse(tracer: Tracer, task: Task, target: Task) -> None:
+def is_supervisor(task: Task, number: int) -> bool:
+    """Whether ``task`` knows us as ``number``: whoever stopped us would wait for us for ever."""
+    return Path(f"/proc/self/task/{number}").exists() and handover.same_pids(task.pid)
+
+
+def refuse(tracer: Tracer, task: Task, target: Task, *, joins: bool = True) -> None:
     """Say why the kernel's EPERM."""
     other = target.tracee
     if other is not None and not other.orphaned:
-        why = f"process {other.debugger.pid} debugs it already"
-    elif target.pid == task.pid and target is not task:
+        by = tracer.tasks.get(other.tracer)
+        why = f"{by.command if by is not None else 'another'} debugs it already"
+    elif joins and target.pid == task.pid:
         why = "it is the same process"
     else:
         why = "a process has one tracer, and that is this machine: start or join both in it"
-    tracer.world.say_once(f"{task.command} cannot trace process {target.pid} ({target.command}): {why}")
+    tracer.world.say_once(f"{task.command} cannot trace {target.command} (EPERM): {why}")
 
 
 def equip(tracer: Tracer, task: Task, debugger: Debugger) -> None:
@@ -163,4 +170,4 @@ def equip_late(tracer: Tracer, task: Task) -> None:
         del tracer.debuggers[debugger.pid]
 
 
-__all__ = ["OPTIONS", "ask_again", "attach", "equip_late", "refuse", "traceme"]
+__all__ = ["OPTIONS", "ask_again", "attach", "equip_late", "is_supervisor", "refuse", "traceme"]

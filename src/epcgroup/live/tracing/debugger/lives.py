@@ -37,7 +37,10 @@ def born(parent: Task, task: Task, number: int) -> None:
     tracee = parent.tracee
     if tracee is None or tracee.orphaned:
         return
-    event(tracee, number, tracee.debugger.number_of(task.tid))
+    known_as = tracee.debugger.number_of(task.tid)
+    if number == ptrace.EVENT_VFORK:
+        tracee.vforked = known_as
+    event(tracee, number, known_as)
     if tracee.pending is not None:
         debugger = tracee.debugger
         child = Tracee(task, debugger, tracee.tracer, seized=tracee.seized, options=tracee.options)

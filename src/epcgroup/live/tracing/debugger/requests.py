@@ -56,7 +56,9 @@ def answer(tracer: Tracer, task: Task, regs: UserRegs) -> None:
     joins = request in (_ATTACH, _SEIZE)
     tracee = target.tracee if target is not None else None
     mine = tracee is not None and tracee.tracer == task.tid and not tracee.orphaned
-    if target is None or task.watched or not (joins or mine):
+    if target is None and joins and joining.is_supervisor(task, regs.rsi & 0xFFFFFFFF):
+        answers.emulate(tracer, task, regs, -errno.EPERM)
+    elif target is None or task.watched or not (joins or mine):
         if target is None and joins and (debugger := tracer.debuggers.get(task.pid)):
             debugger.childless.clear()  # it gets a tracee of its own, outside the machine
         if target is not None and joins:

@@ -91,6 +91,7 @@ class Tracee:
         "task",
         "told",
         "tracer",
+        "vforked",
         "wanted",
     )
 
@@ -105,6 +106,7 @@ class Tracee:
         self.told = 0  # those of them that the kernel was told
         self.mode = Mode.RUN
         self.message = 0  # PTRACE_GETEVENTMSG
+        self.vforked = 0  # the child of its last vfork, as the debugger knows it
         self.stop: Stop | None = None  # where it is stopped, as far as its debugger knows
         self.reported = False  # by a wait
         self.pending: Stop | None = None  # to be shown when the present real stop is answered
