@@ -999,11 +999,17 @@ static pid_t debugged_by(pid_t child, int state, int options)
 		if (state == 4)
 			ASK(PTRACE_SINGLESTEP, child, 0, 0);
 		s->ready = 1;
+		while (state > 4) {
+			ASK(PTRACE_SINGLESTEP, child, 0, 0);
+			CHECK(WIFSTOPPED(WAIT(child)), "it ended");
+		}
 		while (1)
 			pause();
 	}
 	until(&s->ready, 1);
 	s->ready = 0;
+	if (state > 4)
+		usleep(state * 700);
 	kill(debugger, SIGKILL);
 	CHECK_EQ(WAIT(debugger), SIGKILL);
 	return child;
@@ -1013,7 +1019,7 @@ static void debugger_is_killed(void)
 {
 	pid_t child = counting();
 
-	for (int state = 0; state < 5; state++) {
+	for (int state = 0; state < 12; state++) {	/* from 5 on: while it steps */
 		debugged_by(child, state, 0);
 		expect_running();
 	}

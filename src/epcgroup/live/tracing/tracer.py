@@ -265,9 +265,8 @@ class Tracer:
             if child is None:
                 return  # killed since; its last stop follows
             self.life.born(task, child, event)
-            if (
-                task.on_exit is not None and task.tracee is None
-            ):  # somebody waits for the end of this very call
+            if task.on_exit is not None and task.tracee is None:
+                # Somebody waits for the end of this very call.
                 self.resume_to_exit(task, task.on_exit)
             else:
                 self.resume(task)

@@ -166,7 +166,8 @@ def equip_late(tracer: Tracer, task: Task) -> None:
     except (OSError, Refused) as error:
         tracer.world.log(f"process {task.pid} ({task.command}) cannot debug: {error}")
         for tracee in list(debugger.tracees.values()):
-            lives.release(tracer, tracee, 0)
+            with contextlib.suppress(ProcessLookupError):
+                lives.release(tracer, tracee, 0)
         del tracer.debuggers[debugger.pid]
 
 

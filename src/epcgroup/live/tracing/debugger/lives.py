@@ -15,15 +15,13 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
-from epcgroup.live.tracing import procfs, ptrace
+from epcgroup.live.tracing import ptrace
 from epcgroup.live.tracing.debugger import stops
 from epcgroup.live.tracing.debugger.state import ASKS, SI_USER, Exit, Mode, Stop, Tracee, event_stop, siginfo
 
 if TYPE_CHECKING:
     from epcgroup.live.tracing.task import Task
     from epcgroup.live.tracing.tracer import Tracer
-
-_SIGTRAP_BIT = 1 << (signal.SIGTRAP - 1)
 
 
 def event(tracee: Tracee, number: int, message: int) -> None:
@@ -118,13 +116,6 @@ def _left(tracee: Tracee) -> int:
     return 0 if stop.sig == signal.SIGTRAP and stops.is_trap_of_debugger(tracee.task) else stop.sig
 
 
-def _trap_waits(task: Task) -> bool:
-    try:
-        return bool(int(procfs.status(task.tid)["SigPnd"], 16) & _SIGTRAP_BIT)
-    except (OSError, KeyError):
-        return False
-
-
 def release(tracer: Tracer, tracee: Tracee, sig: int) -> None:
     """The tracee has no debugger any more, and goes on with ``sig`` if it was stopped."""
     task, stop = tracee.task, tracee.stop
@@ -138,7 +129,7 @@ def release(tracer: Tracer, tracee: Tracee, sig: int) -> None:
         else:
             task.tracee = None
         return
-    if stepping and not stop.signal and _trap_waits(task):
+    if stepping and not stop.signal and stops.trap_waits(task):
         stops.leave_behind(tracee)  # a requested stop came before the trap of a step that is done
         return
     task.tracee = None

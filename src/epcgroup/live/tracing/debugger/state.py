@@ -147,8 +147,13 @@ class Debugger:
     childless: set[Selection] = field(default_factory=set)
 
     def number_of(self, tid: int) -> int:
-        """The number under which the debugger knows a task."""
-        return tid if self.same_pids else procfs.inner_tid(tid)
+        """The number under which the debugger knows a task; 0 of one that is gone."""
+        if self.same_pids:
+            return tid
+        try:
+            return procfs.inner_tid(tid)
+        except OSError:
+            return 0
 
 
 def debugger_of(tracer: Tracer, pid: int) -> Debugger:

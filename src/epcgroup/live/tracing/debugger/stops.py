@@ -55,6 +55,7 @@ _IN_A_CALL = {
 }  # fmt: skip
 _TCS_FLAGS_AT = 8
 _TRAPS = (TRAP_TRACE, TRAP_BRKPT, TRAP_HWBKPT)  # BRKPT: a step over a system call
+_SIGTRAP_BIT = 1 << (signal.SIGTRAP - 1)
 _SIGCHLD_BIT = 1 << (signal.SIGCHLD - 1)
 _CODE = struct.Struct("<8xi")  # si_code of a siginfo_t
 
@@ -65,16 +66,31 @@ _CODE = struct.Struct("<8xi")  # si_code of a siginfo_t
 def resume(tracer: Tracer, task: Task, tracee: Tracee, sig: int) -> None:
     """The real stop of ``task`` is answered: show it, or let the task go on with ``sig``."""
     if tracee.orphaned:
-        task.tracee = None
-        if sig == signal.SIGTRAP and is_trap_of_debugger(task):
-            sig = 0
-        tracer.resume(task, sig)
+        _run_orphaned(task, tracee, sig)
         return
     stop = _due(task, tracee, sig)
     if stop is None:
         _run(task, tracee, sig)
     else:
         hold(tracer, tracee, stop)
+
+
+def _run_orphaned(task: Task, tracee: Tracee, sig: int) -> None:
+    """The debugger is gone; a trap that it brought about may still come."""
+    tracee.mode = Mode.RUN
+    if sig == signal.SIGTRAP and is_trap_of_debugger(task):
+        sig = 0
+    if not trap_waits(task):
+        task.tracee = None
+    _run(task, tracee, sig)
+
+
+def trap_waits(task: Task) -> bool:
+    """Whether a SIGTRAP is pending: a stop that was asked for comes before the trap of a step."""
+    try:
+        return bool(int(procfs.status(task.tid)["SigPnd"], 16) & _SIGTRAP_BIT)
+    except (OSError, KeyError):
+        return False
 
 
 def _due(task: Task, tracee: Tracee, sig: int) -> Stop | None:
