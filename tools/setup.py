@@ -126,7 +126,7 @@ def missing_for_tests() -> list[tuple[str, str]]:
         ("promtool", "prometheus", "checks the exporter's output"),
         ("chromium", "chromium", "shows the web page in a test"),
         ("chromedriver", "chromium-driver", "drives the browser in a test"),
-        ("strace", "strace", "is a tracer that gets in our way in a test, and works in the machine in another"),
+        ("strace", "strace", "is a tracer: in our way outside the machine, at work in it"),
         ("gdb", "gdb", "is a debugger that the machine is tested with"),
         ("go", "golang-go", "builds a static program in a test"),
         ("rustc", "rustc", "builds a static program in a test"),
