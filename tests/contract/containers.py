@@ -41,7 +41,7 @@ def run(machine: Served, *command: str) -> str:
     """Run a command inside to its end, which must be a good one; what it printed."""
     done = subprocess.run(
         inside(machine, *command),
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=150, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -49,7 +49,7 @@ class Runtime:
     def has(self, container: str) -> bool:
         """Whether it knows the container already."""
         words = inside(self.machine, *self.command("state", container))
-        return subprocess.run(words, capture_output=True, timeout=60, check=False).returncode == 0
+        return subprocess.run(words, capture_output=True, timeout=150, check=False).returncode == 0
 
     def state(self, container: str) -> dict[str, Any]:
         """What it says of a container."""
@@ -88,7 +88,7 @@ def test_a_detached_container_is_paused_killed_and_deleted(runtime: Runtime, tmp
     bundle = runtime.bundle(tmp_path, *HOLD, cgroup="/pods/b")
     with nothing_left(machine, "pods/b"), (tmp_path / "output").open("w") as output:
         words = inside(machine, *runtime.command("run", "-d", "-b", bundle, "b"))
-        subprocess.run(words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, timeout=60, check=True)
+        subprocess.run(words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, timeout=150, check=True)
         seen = watch_for(machine, "pods/b")
         state = runtime.state("b")
         assert (state["status"], [state["pid"]]) == ("running", sorted(seen.processes))
@@ -104,7 +104,7 @@ def test_a_detached_container_is_paused_killed_and_deleted(runtime: Runtime, tmp
 
 def test_a_process_that_joins_a_container_is_charged_there(runtime: Runtime, tmp_path: Path) -> None:
     machine = runtime.machine
-    bundle = runtime.bundle(tmp_path, "sleep", "60", cgroup="/pods/c")
+    bundle = runtime.bundle(tmp_path, "sleep", "600", cgroup="/pods/c")
     with nothing_left(machine, "pods/c"):
         words = inside(machine, *runtime.command("run", "-b", bundle, "c"))
         with subprocess.Popen(words, stdin=subprocess.DEVNULL) as init:

@@ -18,7 +18,7 @@ from tests.e2e.machine import NEEDS
 from epcgroup.live import Supervisor
 from epcgroup.live.tracing import procfs, ptrace
 
-pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(240)]
 
 Stop = tuple[int, int] | None
 FORK = "os.fork()"

@@ -15,7 +15,7 @@ from tests.e2e.machine import EPCGROUP, NEEDS, command, run
 from epcgroup import sim
 from epcgroup.sim import costs
 
-pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(240)]
 
 EPC = 1024  # pages
 

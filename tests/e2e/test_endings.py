@@ -19,7 +19,7 @@ from tests.e2e.machine import NEEDS, command, programs, run, started
 from tests.e2e.processes import state_of, tree, wait_until_gone
 from tests.e2e.served import eventually
 
-pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(240)]
 both_ways = pytest.mark.usefixtures("enclu")
 
 

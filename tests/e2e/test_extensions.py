@@ -85,7 +85,7 @@ def test_a_trigger_of_pressure_wakes_who_polls(machine: Served) -> None:
     assert error.value.errno == errno.EBUSY
     assert poll.poll(0) == []
     machine.write("t/misc.max", f"sgx_epc {2 * MIB}")
-    command = machine.argv("t", EPCGROUP, "stress", "--heap", "6M", "--seconds", "60")
+    command = machine.argv("t", EPCGROUP, "stress", "--heap", "6M", "--seconds", "600")
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         assert poll.poll(60_000) == [(file, select.POLLPRI)]
         process.terminate()

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from tests.e2e.machine import ENCLU, NEEDS, PAGE, ahead, all_cases, expect_case, programs, run
 
-pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(240)]
 
 EPC = 128
 CASES = re.findall(

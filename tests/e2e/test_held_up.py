@@ -15,7 +15,7 @@ import pytest
 from tests.e2e.served import NEEDS, Served, eventually, served, unmount
 from tests.e2e.traced import compile_c
 
-pytestmark = [pytest.mark.needs(*NEEDS, "root", "gcc"), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.needs(*NEEDS, "root", "gcc"), pytest.mark.timeout(240)]
 
 PROGRAMS = Path(__file__).parent / "programs"
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.e2e.machine import ENCLU, NEEDS, expect_case, programs, run
 
-pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(240)]
 
 #: A neighbour whose heap is checked all the time, and the program; the neighbour must be there at the end.
 BESIDE = """

@@ -15,7 +15,7 @@ from tests.e2e.served import NEEDS as SERVED
 from tests.e2e.served import served
 from tests.e2e.test_negative import PAGE_INDEX, VICTIM
 
-pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(240)]
 
 HEAP, EPC = 150, 64
 ROOT = Path(__file__).resolve().parents[2]

@@ -19,7 +19,7 @@ from epcgroup.live.paging import uffd
 from epcgroup.live.tracing import ptrace
 from epcgroup.live.tracing import syscalls as live_syscalls
 
-pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(240)]
 
 PAGES = 300
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 from tests.e2e.machine import NEEDS, run
 
-pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(240)]
 
 PAGES = 2048
 MACHINES = {  # EPC, limit of the cgroup, policy; updates per worker, in a row on one page

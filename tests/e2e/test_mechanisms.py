@@ -26,7 +26,7 @@ from epcgroup.live.enclave import cpuid, enter_enclave, traps, vdso
 from epcgroup.live.paging import pagemap, uffd
 from epcgroup.live.tracing import inject, memory, procfs, ptrace, seccomp
 
-pytestmark = [pytest.mark.needs("x86-64", "gcc", "ptrace", "userfaultfd"), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.needs("x86-64", "gcc", "ptrace", "userfaultfd"), pytest.mark.timeout(240)]
 
 PROGRAMS = Path(__file__).parent / "programs"
 PAGE = 4096
@@ -144,15 +144,23 @@ def to_sleep(child: Traced, ours: int) -> None:
 
 
 def test_an_interrupted_sleep_goes_on_after_an_injection() -> None:
-    with reading() as (ours, theirs), Traced([built("sleeper"), "2"], stdout=theirs) as child:
-        to_sleep(child, ours)
-        started = time.monotonic()
-        time.sleep(1.6)
-        child.stop()
-        assert child.inject(SYS_GETPID) == child.pid
-        assert child.finish() == 0
-        assert 1.95 < time.monotonic() - started < 3.5, "it slept too short, or began again"
-        assert os.read(ours, 200) == b"slept 0\n"
+    """One that began again would end 1.6 s late each time; a busy machine is not that late three times."""
+    late = 0
+    while late < 3:
+        with reading() as (ours, theirs), Traced([built("sleeper"), "2"], stdout=theirs) as child:
+            to_sleep(child, ours)
+            started = time.monotonic()
+            time.sleep(1.6)
+            child.stop()
+            assert child.inject(SYS_GETPID) == child.pid
+            assert child.finish() == 0
+            slept = time.monotonic() - started
+            assert os.read(ours, 200) == b"slept 0\n"
+        assert slept > 1.95, "it slept too short"
+        if slept < 3.5:
+            return
+        late += 1
+    pytest.fail("it began again")
 
 
 def test_a_signal_that_comes_during_an_injection_is_delivered_once_as_it_was_sent() -> None:

@@ -119,7 +119,7 @@ def test_an_enclave_is_charged_where_the_kernel_has_its_process(machine: Served,
 
 def test_the_kernel_freezes_kills_and_tells(machine: Served) -> None:
     machine.path("a").mkdir()
-    sleeper = os.posix_spawnp("sleep", ["sleep", "60"], os.environ)
+    sleeper = os.posix_spawnp("sleep", ["sleep", "600"], os.environ)
     try:
         machine.write("a/cgroup.procs", str(sleeper))
         fd = os.open(machine.path("a/cgroup.events"), os.O_RDONLY)

@@ -7,7 +7,7 @@ import signal
 import pytest
 from tests.e2e.machine import NEEDS, Ended, expect_case, run
 
-pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(240)]
 
 EPC = 256
 CASES = [

@@ -12,7 +12,7 @@ from tests.e2e.machine import NEEDS, programs, run
 
 from epcgroup.live.numa import Numa
 
-pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.usefixtures("enclu"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.usefixtures("enclu"), pytest.mark.timeout(240)]
 
 # Runs `load hold PAGES` on one processor and shows the nodes while its heap is there.
 WATCH = """

@@ -8,7 +8,7 @@ import sys
 import pytest
 from tests.e2e.machine import NEEDS, command, run
 
-pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(240)]
 
 # What breaks the machine, and the invariant that must notice.
 BREAKS = {

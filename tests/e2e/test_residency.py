@@ -20,7 +20,7 @@ import pytest
 from tests.e2e.machine import NEEDS, PAGE, command, run, started
 from tests.e2e.processes import tree
 
-pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.usefixtures("enclu"), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.usefixtures("enclu"), pytest.mark.timeout(240)]
 
 NAME = "/memfd:/dev/sgx_enclave"
 BLOCK = 512  # bytes in a block of st_blocks, whatever the file system

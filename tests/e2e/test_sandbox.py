@@ -13,7 +13,7 @@ from tests.programs.build import build
 
 EPCGROUP = str(Path(sys.executable).parent / "epcgroup")
 
-pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.usefixtures("enclu"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.usefixtures("enclu"), pytest.mark.timeout(240)]
 
 # Kills for calls of another architecture; refuses mkdir and userfaultfd; then becomes the program.
 RESTRICTED = """

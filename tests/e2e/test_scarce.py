@@ -19,7 +19,7 @@ from epcgroup.live.paging import uffd
 from epcgroup.live.paging.express import Express
 from epcgroup.live.paging.service import PageService
 
-pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(240)]
 
 
 def limited(limits: str, *program: str | int) -> subprocess.CompletedProcess[str]:

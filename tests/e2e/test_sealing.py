@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.e2e.machine import NEEDS, Ended, run
 
-pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(240)]
 both_ways = pytest.mark.usefixtures("enclu")
 
 SEED, OTHER = "000102030405060708090a0b0c0d0e0f", "ff" * 16

@@ -141,7 +141,7 @@ def test_a_signal_to_exec_reaches_the_command(machine: Served, group: str) -> No
 
 
 def test_a_command_whose_client_is_killed_is_hung_up(machine: Served, group: str) -> None:
-    with subprocess.Popen(machine.argv(group, "sleep", "60")) as process:
+    with subprocess.Popen(machine.argv(group, "sleep", "600")) as process:
         eventually(lambda: machine.read(f"{group}/cgroup.procs"))
         process.kill()
     eventually(lambda: machine.read(f"{group}/cgroup.procs") == "")
@@ -162,7 +162,7 @@ def test_what_cannot_be_started_is_said(machine: Served, words: tuple[str, ...],
 
 
 def test_forks_and_threads_are_listed_and_gone_at_the_end(machine: Served, group: str) -> None:
-    script = "sleep 30 & sleep 30 & echo $$; wait"
+    script = "sleep 600 & sleep 600 & echo $$; wait"
     command = machine.argv(group, "sh", "-c", script)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -300,7 +300,7 @@ def test_tree_and_limits_survive_a_restart(tmp_path: Path) -> None:
 def test_after_kill_9_programs_are_dead_and_a_restart_puts_all_right(tmp_path: Path) -> None:
     with served(tmp_path) as first:
         first.path("pods").mkdir()
-        with subprocess.Popen(first.argv("pods", "sleep", "60"), stderr=subprocess.DEVNULL) as client:
+        with subprocess.Popen(first.argv("pods", "sleep", "600"), stderr=subprocess.DEVNULL) as client:
             eventually(lambda: first.read("pods/cgroup.procs"))
             pid = int(first.read("pods/cgroup.procs"))
             eventually(lambda: first.saved("pods"))

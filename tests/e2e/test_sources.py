@@ -49,7 +49,7 @@ def test_a_program_that_pages_is_seen_from_another_process_in_every_part_of_the_
     assert source.snapshot().group("/busy/one") is None
     machine.path("busy").mkdir()
     machine.write("busy/misc.max", f"sgx_epc {4 * MIB}")
-    command = [EPCGROUP, "stress", "--heap", "8M", "--seconds", "60", "--threads", "2"]
+    command = [EPCGROUP, "stress", "--heap", "8M", "--seconds", "600", "--threads", "2"]
     words = machine.argv("busy/one", *command)
     words.insert(2, "--create")
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as stress:

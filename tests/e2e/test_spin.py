@@ -11,7 +11,7 @@ from tests.e2e.machine import NEEDS, command
 
 from epcgroup.live.enclave.spin import PATIENCE
 
-pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(240)]
 
 TOLD = (
     r"^epcgroup: thread (\d+) of process \1 \(spin\) has computed for {patience:g} s in enclave 1 "

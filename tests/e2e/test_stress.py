@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from tests.e2e.machine import EPCGROUP, NEEDS, Ended, command, run, started
 
-pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(240)]
 
 EPC = 2048
 LIMIT = 256  # pages

@@ -11,7 +11,7 @@ import pytest
 from tests.e2e.machine import NEEDS, Ended, command, programs, run, started
 from tests.e2e.test_residency import expect_all_given_back
 
-pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(240)]
 
 CASES = [
     "device", "private_is_refused", "pages_come", "nothing_comes_before", "any_offset", "two_instances",

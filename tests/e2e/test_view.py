@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.e2e.served import EPCGROUP, NEEDS, Served, served
 
-pytestmark = [pytest.mark.needs(*NEEDS, "root", "gcc"), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.needs(*NEEDS, "root", "gcc"), pytest.mark.timeout(240)]
 
 # clone3(CLONE_INTO_CGROUP | CLONE_VFORK) of the cgroup at argv[1]; the child shows where it is.
 INTO_CGROUP = r"""
@@ -109,7 +109,7 @@ def test_a_mount_in_the_machine_is_there_for_the_next_command_and_not_for_the_ho
     machine: Served, tmp_path: Path
 ) -> None:
     """While a program of the machine lives; then it goes."""
-    with subprocess.Popen(machine.argv("a", "sleep", "30")) as keeper:
+    with subprocess.Popen(machine.argv("a", "sleep", "600")) as keeper:
         shell(machine, "a", f"mount -t tmpfs none {tmp_path}; touch {tmp_path}/here")
         assert shell(machine, "b", f"ls {tmp_path}") == ["here"]
         assert list(tmp_path.iterdir()) == []
@@ -165,7 +165,7 @@ def test_a_tree_that_is_mounted_at_the_usual_place_needs_no_other(tmp_path: Path
     kill $!; wait $!; stat -f -c %T /sys/fs/cgroup
     """
     words = ["unshare", "--mount", "sh", "-c", script]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=50, check=True)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=150, check=True)
     before = subprocess.run(
         ["stat", "-f", "-c", "%T", "/sys/fs/cgroup"], capture_output=True, text=True, check=True
     )

@@ -14,7 +14,7 @@ import pytest
 from tests.contract.containers import NEEDS_ALL, ONCE, config, make_bundle, make_rootfs, nothing_left, run
 from tests.e2e.served import Served, served
 
-pytestmark = [pytest.mark.needs(*NEEDS_ALL, "runc", "cgroup2"), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.needs(*NEEDS_ALL, "runc", "cgroup2"), pytest.mark.timeout(300)]
 
 # In a cgroup namespace, with the tree writable: the container's cgroup is the root of what it sees.
 SCRIPT = f"""

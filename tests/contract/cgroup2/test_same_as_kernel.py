@@ -186,7 +186,7 @@ def test_processes_move_and_are_refused_the_same(same: Callable[[str, Step], Non
     pids: dict[Tree, int] = {}
 
     def start(tree: Tree) -> None:
-        pids[tree] = os.posix_spawnp("sleep", ["sleep", "100"], os.environ)
+        pids[tree] = os.posix_spawnp("sleep", ["sleep", "600"], os.environ)
 
     def write(name: str, text: str) -> Step:
         return lambda tree: tree.write(name, text.replace("PID", str(pids[tree])))

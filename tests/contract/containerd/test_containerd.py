@@ -29,7 +29,7 @@ from tests.contract.containers import (
 )
 from tests.e2e.served import Served, eventually, served
 
-pytestmark = [pytest.mark.needs(*NEEDS_ALL, "containerd", "runc"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.needs(*NEEDS_ALL, "containerd", "runc"), pytest.mark.timeout(300)]
 
 IMAGE = "localhost/sgx:latest"
 CONFIG = """\

@@ -16,7 +16,7 @@ from tests.contract.oci import (  # noqa: F401 - tests of this module
     test_an_enclave_lives_in_a_user_namespace,
 )
 
-pytestmark = [pytest.mark.needs(*NEEDS_ALL, "crun"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.needs(*NEEDS_ALL, "crun"), pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")

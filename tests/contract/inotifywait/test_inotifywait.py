@@ -10,7 +10,7 @@ from tests.contract.containers import HOLD, LIMIT, NEEDS_ALL, inside, nothing_le
 from tests.e2e.served import Served, eventually, served
 from tests.programs.build import build
 
-pytestmark = [pytest.mark.needs(*NEEDS_ALL, "inotifywait"), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.needs(*NEEDS_ALL, "inotifywait"), pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def test_it_wakes_at_a_change(machine: Served, file: str) -> None:
     machine.write(f"{group}/misc.max", f"sgx_epc {LIMIT}")
     cgroup = f"/sys/fs/cgroup/{group}"
     script = f"echo 0 > {cgroup}/cgroup.procs; exec {build()}/{' '.join(HOLD)}"
-    watching = inside(machine, "inotifywait", "-e", "modify", "--timeout", "40", f"{cgroup}/{file}")
+    watching = inside(machine, "inotifywait", "-e", "modify", "--timeout", "120", f"{cgroup}/{file}")
     with (
         nothing_left(machine),
         subprocess.Popen(watching, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watcher,
@@ -35,7 +35,7 @@ def test_it_wakes_at_a_change(machine: Served, file: str) -> None:
         eventually(lambda: "Watches established" in watcher.stderr.readline())
         with subprocess.Popen(inside(machine, "sh", "-c", script), stdout=subprocess.DEVNULL) as owner:
             seen = watch_for(machine, group)
-            output, _ = watcher.communicate(timeout=50)
+            output, _ = watcher.communicate(timeout=150)
             owner.kill()
         eventually(lambda: machine.read(f"{group}/cgroup.procs") == "")
     seen.the_limit_held()

@@ -28,7 +28,7 @@ from tests.contract.containers import (
 )
 from tests.e2e.served import Served, eventually, served
 
-pytestmark = [pytest.mark.needs(*NEEDS_ALL, "podman", "runc", "crun"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.needs(*NEEDS_ALL, "podman", "runc", "crun"), pytest.mark.timeout(300)]
 
 IMAGE = "localhost/sgx"
 PARENT = "libpod_parent"
@@ -82,7 +82,7 @@ def test_a_container_holds_its_limit(podman: Podman, runtime: str) -> None:
         name = f"once-{runtime}"
         words = inside(machine, *podman.container(runtime, "-d", "--name", name, IMAGE, *HOLD))
         container = subprocess.run(
-            words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=60, check=True, text=True
+            words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=150, check=True, text=True
         ).stdout.strip()
         group = f"{PARENT}/libpod-{container}"
         seen = watch_for(machine, group)
@@ -118,7 +118,7 @@ def test_a_killed_machine_takes_its_containers_along(tmp_path: Path, podman: Pod
         with nothing_left(podman.machine):
             words = inside(machine, *mine.container("crun", "-d", "--name", "orphan", IMAGE, *HOLD))
             container = subprocess.run(
-                words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=60, check=True, text=True
+                words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=150, check=True, text=True
             ).stdout.strip()
             pids = watch_for(machine, f"{PARENT}/libpod-{container}").processes
             machine.process.kill()

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from tests.e2e.served import eventually, served
 
-pytestmark = [pytest.mark.needs("x86-64", "qemu", "ptrace", "userfaultfd"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.needs("x86-64", "qemu", "ptrace", "userfaultfd"), pytest.mark.timeout(300)]
 
 MIB = 256  # pages
 
@@ -97,7 +97,7 @@ def test_a_guests_epc_is_charged_to_the_cgroup_it_was_started_in(tmp_path: Path)
             machine.argv("vm", *qemu_with(8)), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
         ) as process:
             eventually(lambda: machine.value("vm/misc.current") == str(8 << 20), 60)
-            process.communicate('{"execute": "qmp_capabilities"}\n{"execute": "quit"}\n', timeout=60)
+            process.communicate('{"execute": "qmp_capabilities"}\n{"execute": "quit"}\n', timeout=150)
         assert process.returncode == 0
         refused = machine.exec("vm", *qemu_with(16))
         assert refused.returncode == 1

@@ -31,7 +31,7 @@ from tests.contract.oci import (  # noqa: F401 - tests of this module
 from tests.e2e.served import EPCGROUP
 from tests.programs.build import build
 
-pytestmark = [pytest.mark.needs(*NEEDS_ALL, "runc"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.needs(*NEEDS_ALL, "runc"), pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_the_chain_from_annotate_to_misc_max_holds_and_audit_finds_where_it_brea
     epcgroup("annotate", "--into", str(bundle), str(LIMIT))
     with nothing_left(machine, "pods/chain"), (tmp_path / "output").open("w") as output:
         words = inside(machine, *runtime.command("run", "-d", "-b", str(bundle), "chain"))
-        subprocess.run(words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, timeout=60, check=True)
+        subprocess.run(words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, timeout=150, check=True)
         watch_for(machine, "pods/chain").the_limit_held()
         assert epcgroup(*audit).returncode == 0
         machine.write("pods/chain/misc.max", "sgx_epc max")
@@ -77,4 +77,4 @@ def test_the_chain_from_annotate_to_misc_max_holds_and_audit_finds_where_it_brea
 
 def epcgroup(*words: str) -> subprocess.CompletedProcess[str]:
     """A command of ours on the host's side."""
-    return subprocess.run([EPCGROUP, *words], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run([EPCGROUP, *words], capture_output=True, text=True, timeout=150, check=False)

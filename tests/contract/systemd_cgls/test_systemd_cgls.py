@@ -10,7 +10,7 @@ from tests.contract.containers import HOLD, LIMIT, NEEDS_ALL, Seen, run
 from tests.e2e.served import Served, eventually, served
 from tests.programs.build import build
 
-pytestmark = [pytest.mark.needs(*NEEDS_ALL, "systemd-cgls"), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.needs(*NEEDS_ALL, "systemd-cgls"), pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")

@@ -119,7 +119,7 @@ def test_the_end_of_a_process_that_is_not_traced_is_noticed() -> None:
     outsiders = Outsiders(lock)
     outsiders.tree = tree
     outsiders.start()
-    with subprocess.Popen(["sleep", "30"]) as process:
+    with subprocess.Popen(["sleep", "600"]) as process:
         with lock:
             tree.forked(1, process.pid)
             outsiders.watch(process.pid)
