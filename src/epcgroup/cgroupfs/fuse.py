@@ -388,4 +388,6 @@ def serve(operations: CgroupFs, mountpoint: str, source: str = "epcgroup") -> No
             fsname=source, subtype="epcgroup", **options,
         )  # fmt: skip
     except RuntimeError as error:
-        raise Refused(f"{mountpoint}: cannot mount (libfuse error {error})", errno.EIO) from error
+        raise Refused(
+            f"{mountpoint}: cannot mount (libfuse error {error}); ask epcgroup doctor", errno.EIO
+        ) from error

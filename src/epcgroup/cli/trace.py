@@ -86,4 +86,5 @@ def _show(trace: object) -> None:
     print(f"{trace.path}: {info.accesses:,} accesses, {trace.size:,} bytes ({each:.3f} an access)")
     print(f"  source: {info.source}; clock: {info.clock}; pages of {info.page_size} bytes")
     for number, (name, size) in sorted(info.enclaves.items()):
-        print(f"  enclave {number}: {name}, {size:,} pages")
+        named = "" if name == str(number) else f" {name},"
+        print(f"  enclave {number}:{named} {size:,} pages")

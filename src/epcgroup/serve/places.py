@@ -94,6 +94,10 @@ def take(places: Places) -> int:
             f"a server (pid {pid}) already runs in {places.directory}; stop it, or name another with --dir",
             errno.EBUSY,
         ) from None
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    try:
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    except OSError as error:
+        os.close(fd)
+        raise BadInput(f"{places.lock}: {error.strerror}") from error
     return fd

@@ -235,7 +235,7 @@ class Server:
                 fuse.serve(fs, str(self._options.mount), _SOURCE)
                 failed.append("the tree was unmounted; programs in the machine were ended")
             except EpcgroupError as error:
-                failed.append(str(error))
+                failed.append((error.strerror if isinstance(error, OSError) else None) or str(error))
             self._fuse_ended = failed[0]
 
         thread = threading.Thread(target=serve, name="fuse", daemon=True)

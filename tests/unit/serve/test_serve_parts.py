@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import stat
 import struct
 import subprocess
 import threading
@@ -70,6 +71,19 @@ def test_one_directory_has_one_server(tmp_path: Path) -> None:
     assert error.value.errno == errno.EBUSY
     os.close(fd)
     os.close(places.take(at))
+
+
+def test_a_directory_that_was_there_keeps_its_rights_and_is_nobody_elses(tmp_path: Path) -> None:
+    """`--dir /tmp` must not close /tmp to everyone; where others may write, they could replace the socket."""
+    at = Places(tmp_path / "run")
+    at.directory.mkdir()
+    for mode in (0o755, 0o1777):
+        at.directory.chmod(mode)
+        os.close(places.take(at))
+        assert stat.S_IMODE(at.directory.stat().st_mode) == mode
+    at.directory.chmod(0o777)
+    with pytest.raises(BadInput, match="run may be written by others; chmod go-w"):
+        places.take(at)
 
 
 def test_where_no_server_answers_the_client_says_how_to_start_one(tmp_path: Path) -> None:
