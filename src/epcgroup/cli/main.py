@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -59,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` (default: this process's); the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     _stand_in()
+    _fit()
     try:
         try:
             args = _parsed(words)
@@ -98,6 +100,16 @@ def _stand_in() -> None:
                 os.dup2(null, fd, inheritable=False)
                 os.close(null)
             setattr(sys, name, open(fd, "w" if fd else "r", closefd=False))  # noqa: SIM115 - no path
+
+
+def _fit() -> None:
+    # Where the terminal's encoding lacks a character (a line of a table, an arrow) it is no reason to fail.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            if stream.encoding.lower() != "utf-8":
+                stream.reconfigure(errors="replace")
+            elif stream.errors == "strict":
+                stream.reconfigure(errors="backslashreplace")
 
 
 def _silence() -> None:

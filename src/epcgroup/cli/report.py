@@ -113,7 +113,9 @@ def _study(path: Path, last: float | None) -> Study:
             begin = 0.0 if last is None or kept is None else kept[1] - last
             return of_store(str(path), store, begin)
     try:
-        return of_snapshots(str(path), [codec.snapshot_from_json(json.loads(history.read_text()))])
+        return of_snapshots(
+            str(path), [codec.snapshot_from_json(json.loads(history.read_text(encoding="utf-8")))]
+        )
     except (ValueError, OSError) as error:
         raise BadInput(f"{path}: no report in JSON: {error}") from error
 

@@ -75,7 +75,7 @@ def token_of(file: Path | None) -> str | None:
     if file is None:
         return None
     try:
-        mode, token = file.stat().st_mode, file.read_text().strip()
+        mode, token = file.stat().st_mode, file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{file}: {error}") from error
     if mode & 0o077:

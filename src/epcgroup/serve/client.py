@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from epcgroup.errors import Refused
+from epcgroup.errors import BadInput, Refused
 from epcgroup.programs import find_program, ignored
 from epcgroup.serve import wire
 from epcgroup.serve.places import Places
@@ -63,6 +63,10 @@ def execute(
     Raises BadInput, Refused when it cannot be started.
     """
     program = find_program(argv[0])
+    try:
+        here = os.getcwd()  # noqa: PTH109 - a str, whatever bytes are in it
+    except FileNotFoundError:
+        raise BadInput("the current directory is gone; change to one that is there") from None
     request = {
         "do": "exec",
         "group": "/" + "/".join(part for part in group.split("/") if part),
@@ -72,7 +76,7 @@ def execute(
         "ignored": sorted(ignored),
         "argv": [str(Path(program).absolute()), *argv[1:]],
         "env": dict(os.environ),
-        "cwd": os.getcwd(),  # noqa: PTH109 - a str, whatever bytes are in it
+        "cwd": here,
     }
     with connect(places) as sock, contextlib.ExitStack() as stack:
         wire.send(sock, request, [_standard(fd, stack) for fd in range(3)])

@@ -107,7 +107,7 @@ def load(name: str) -> Profile:
     if name == "azure" or not path.exists():
         raise BadInput(f"no cost profile {name!r}; there are {', '.join(names())}, or give a path to a .toml")
     try:
-        data = tomllib.loads(path.read_text())
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -156,4 +156,4 @@ def _figure(path: Path, name: str, what: Any) -> Figure:
 
 
 def _azure() -> dict[str, dict[str, Any]]:
-    return tomllib.loads((_HERE / "azure.toml").read_text())
+    return tomllib.loads((_HERE / "azure.toml").read_text(encoding="utf-8"))

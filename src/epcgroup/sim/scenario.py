@@ -88,7 +88,7 @@ def parse_time(value: float | str) -> float:
 def read(path: Path) -> Scenario:
     """A scenario from a file; raises BadInput with file, line and key."""
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError:

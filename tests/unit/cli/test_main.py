@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -80,6 +81,17 @@ def test_traceback_can_be_had(
     monkeypatch.setenv("EPCGROUP_TRACEBACK", "1")
     with pytest.raises(BadInput):
         frame.main(["try"])
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_an_encoding_without_our_characters_is_no_failure(encoding: str) -> None:
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "epcgroup.cli.main", "run", "--help"]
+    done = subprocess.run(
+        command, env={**environment, "PYTHONIOENCODING": encoding}, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"SIZE[@NODE]," in done.stdout
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -89,7 +89,7 @@ def into_bundle(config: Path, size: int) -> None:
     if config.is_dir():
         config = config / bundles.CONFIG
     bundles.read(config)  # says what is wrong with the file
-    document: dict[str, Any] = json.loads(config.read_text())
+    document: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
     resources = document.setdefault("linux", {}).setdefault("resources", {})
     values = resources.setdefault("unified", {})
     others = [

@@ -90,7 +90,7 @@ def read(path: Path) -> list[Workload]:
 def documents(path: Path) -> list[Any]:
     """What a file holds, parsed. Raises BadInput, MissingCapability."""
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
         raise BadInput(f"{path}: {why}") from error

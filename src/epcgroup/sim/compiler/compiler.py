@@ -34,7 +34,7 @@ from epcgroup.sim.compiler.expressions import Expressions
 
 @cache
 def _tree(path: str) -> dict[str, ast.FunctionDef]:
-    parsed = ast.parse(Path(path).read_text(), path)
+    parsed = ast.parse(Path(path).read_text(encoding="utf-8"), path)
     return {one.name: one for one in parsed.body if isinstance(one, ast.FunctionDef)}
 
 

@@ -79,7 +79,7 @@ def sources(file: Path) -> dict[Path, str]:
     while todo:
         one = todo.pop()
         if one not in found:
-            found[one] = one.read_text()
+            found[one] = one.read_text(encoding="utf-8")
             todo.extend(_imported(found[one]))
     return found
 
