@@ -21,6 +21,7 @@ import sys
 from collections.abc import Sequence
 
 from epcgroup import __version__
+from epcgroup.cli import examples
 from epcgroup.errors import BadInput, EpcgroupError, InternalError, MissingCapability
 
 COMMANDS = {
@@ -147,6 +148,7 @@ def _parser(words: Sequence[str]) -> tuple[argparse.ArgumentParser, argparse.Arg
     for name, summary in COMMANDS.items():
         if name == asked:
             importlib.import_module(f"epcgroup.cli.{name}").add_parser(subparsers)
+            examples.add(subparsers.choices[name], name)
         else:
             subparsers.add_parser(name, help=summary)
     return parser, None if asked is None else subparsers.choices.get(asked)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 
 from epcgroup import __version__
 from epcgroup.cli import main as frame
+from epcgroup.cli.examples import EXAMPLES
 from epcgroup.errors import BadInput, EpcgroupError, InternalError, MissingCapability, NoEpc
 
 MOST_MODULES = 150  # imported for a help text; a bare interpreter has 30 to 60
@@ -125,6 +127,19 @@ def test_every_command_has_its_options(capsys: pytest.CaptureFixture[str]) -> No
             frame.main([name, "--help"])
         assert caught.value.code == 0
         assert f"usage: epcgroup {name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", frame.COMMANDS)
+def test_the_help_of_every_command_ends_with_an_example_that_is_understood(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = shlex.split(EXAMPLES[name].rpartition("; ")[2])
+    assert example[0] == "epcgroup"
+    assert name in example
+    frame._parsed(example[1:])
+    with pytest.raises(SystemExit):
+        frame.main([name, "--help"])
+    assert EXAMPLES[name] in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("words", [["--help"], ["stress", "--help"], ["run", "--help"]])
