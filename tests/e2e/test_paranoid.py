@@ -60,10 +60,17 @@ def test_a_sound_machine_passes_every_check(policy: str) -> None:
     assert ended.report["groups"][-1]["pages_in"] > 0, "nothing was paged: the test proves little"
 
 
-@pytest.mark.parametrize("program", ["processes", "t2_epcm"])
-def test_permissions_and_processes_keep_the_invariants(program: str) -> None:
+@pytest.mark.parametrize("program", ["processes", "t2_epcm", "leaves", "t5_mapping"])
+def test_whatever_programs_do_keeps_the_invariants(program: str) -> None:
+    """Permissions, forks, ENCLU leaves, dynamic memory, mappings: what changes a page beside plain paging."""
     ended = run(program, epc=128, options=("--paranoid",))
     assert set(ended.cases.values()) == {"ok"}, f"{ended.output}\n{ended.errors[-3000:]}"
+
+
+def test_a_hostile_program_breaks_no_invariant() -> None:
+    """What its threads remap and touch at once is never there without the engine's knowing."""
+    ended = run("hostile", 2, 1, epc=300, options=("--paranoid",))
+    assert ended.status == 0, f"{ended.output}\n{ended.errors[-3000:]}"
 
 
 @pytest.mark.parametrize(
