@@ -11,17 +11,21 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+import types
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pytest
 
 from epcgroup import epc
 from epcgroup.driver import Driver, EnclaveFile
+from epcgroup.epc.pages import State
+from epcgroup.epc.queue import wake_ksgxd
 from epcgroup.epc.reclaim import reclaim
+from epcgroup.live import paranoid
 from epcgroup.live.devices import Device, DeviceTable, Kind
 from epcgroup.live.paging import pagemap, uffd
-from epcgroup.live.paging.batches import LaneAge
+from epcgroup.live.paging.batches import LaneAge, LaneMover
 from epcgroup.live.paging.express import Express
 from epcgroup.live.paging.frames import MemfdFrames
 from epcgroup.live.paging.mm import AddressSpace, EnclaveVma
@@ -231,3 +235,115 @@ def test_a_page_is_young_if_it_was_touched_since_the_last_look(
     assert young() == []
     assert machine.touch(order) == [contents_of(index)[:8] for index in order]
     assert isinstance(frames.age, LaneAge) == (machine.mode == "compiled")
+
+
+@pytest.mark.parametrize("machine", ["compiled"], indirect=True)
+def test_faults_are_answered_while_pages_are_sealed_but_for_those_pages(machine: Machine) -> None:
+    """Who touches one of those waits, sees neither zeros nor an old version, and all others wait as ever."""
+    world, engine, enclave = machine.world, machine.world.machine, machine.file.enclave
+    sealed, go_on, had = (threading.Event() for _ in range(3))
+    mover = world.driver.pager.mover
+    assert isinstance(mover, LaneMover)
+    code = mover._code
+
+    def evict(job: int) -> int:
+        told: int = code.evict(job)
+        sealed.set()
+        assert go_on.wait(60)
+        return told
+
+    def work() -> None:
+        while world.slice():
+            pass
+
+    def take_lock() -> None:
+        with world.lock:
+            had.set()
+
+    def started(target: Callable[..., object], *given: object) -> threading.Thread:
+        thread = threading.Thread(target=target, args=given, daemon=True)
+        thread.start()
+        return thread
+
+    found: dict[int, bytes] = {}
+
+    def read(index: int) -> None:
+        word = ctypes.create_string_buffer(8)
+        _libc.memcpy(word, machine.base + index * PAGE, 8)
+        found[index] = word.raw
+
+    first = [index for index in range(60) if index % 5 != 4]
+    machine.touch(first)
+    mover._code = types.SimpleNamespace(**{**vars(code), "evict": evict})
+    with world.lock:
+        wake_ksgxd(engine, engine.free + 8)
+    worker = started(work)
+    assert sealed.wait(60)
+    held = [i for i in first if (page := enclave.pages[i]) and page.state is State.RECLAIM_IN_PROGRESS]
+    assert len(held) >= 8
+    for index in (200, 201, 204):
+        started(read, index).join(60)
+        assert found[index] == contents_of(index)[:8]
+    outsider, waiting = started(take_lock), started(read, held[0])
+    waiting.join(0.2)
+    assert waiting.is_alive()
+    assert not had.is_set()
+    go_on.set()
+    for thread in (worker, outsider, waiting):
+        thread.join(60)
+        assert not thread.is_alive()
+    assert found[held[0]] == contents_of(held[0])[:8]
+    with world.lock:
+        paranoid.check(world)
+        resident = {i for i, page in enclave.pages.items() if page is not None}
+    assert {200, 201, 204, held[0]} <= resident
+    assert not resident & set(held[1:])
+    assert machine.touch(held) == [contents_of(index)[:8] for index in held]
+
+
+@pytest.mark.parametrize("machine", ["compiled"], indirect=True)
+def test_a_fault_without_room_beside_a_round_waits_for_it_and_is_no_sigbus(machine: Machine) -> None:
+    """The round holds all that could be reclaimed: that must not look as if there were nothing."""
+    world, group = machine.world, machine.service.caller.group
+    with world.lock:
+        world.machine.set_max(group, 12 * PAGE)
+    order = random.Random(11).sample(range(PAGES), PAGES)
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.is_set():
+            world.slice()
+
+    worker = threading.Thread(target=work, daemon=True)
+    worker.start()
+    assert machine.touch(order) == [contents_of(index)[:8] for index in order]
+    stop.set()
+    worker.join(60)
+    assert not world.kicks
+
+
+@pytest.mark.parametrize("machine", ["compiled"], indirect=True)
+def test_lanes_see_a_page_when_it_has_been_written_out_and_not_before(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may open when the pages of another enclave in the same round are sealed."""
+    pager, number = machine.world.driver.pager, machine.file.enclave.id
+    assert isinstance(pager.mover, LaneMover)
+    code, table = pager.mover._code, pager.mover.table(number)
+    order = [index for index in range(30) if index % 5 != 4]
+    machine.touch(order)
+    write_out = pager.write_out
+    seen: list[tuple[int, bool, bool]] = []
+
+    def shown(index: int) -> bool:
+        return ctypes.c_uint64.from_address(table + index * code.ENTRY).value != 0
+
+    def watched(pages: Sequence[epc.EpcPage]) -> None:
+        before = [shown(page.index) for page in pages]
+        write_out(pages)
+        seen.extend((page.index, was, shown(page.index)) for page, was in zip(pages, before, strict=True))
+
+    monkeypatch.setattr(pager, "write_out", watched)
+    with machine.world.lock:
+        reclaim(machine.world.machine, machine.world.machine.groups.root, 16, ignore_age=True)
+    assert seen == [(index, False, True) for index in order[:16]]

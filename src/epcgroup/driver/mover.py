@@ -29,6 +29,11 @@ class Mover(Protocol):
     ) -> tuple[Sequence[int], Sequence[Sealed]]:
         """Revoke these pages and seal them, on reservations: versions and what is kept, in order."""
 
+    def kept(
+        self, enclave: int, indices: Sequence[int], versions: Sequence[int], sealed: Sequence[Sealed]
+    ) -> None:
+        """What went out is in the store now; the pages are evicted."""
+
     def back(self, enclave: int, base: int, index: int, entry: Evicted, version: int) -> None:
         """Unseal a page and give it to its frame. Raises MacCompareFail, and nothing happened."""
 
@@ -60,6 +65,11 @@ class PlainMover:
             versions.append(version)
             sealed.append((word, place, short))
         return versions, sealed
+
+    def kept(
+        self, enclave: int, indices: Sequence[int], versions: Sequence[int], sealed: Sequence[Sealed]
+    ) -> None:
+        pass
 
     def back(self, enclave: int, base: int, index: int, entry: Evicted, version: int) -> None:
         contents = self.unseal(enclave, entry, version, base + (index << PAGE_SHIFT))

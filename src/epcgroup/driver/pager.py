@@ -125,6 +125,7 @@ class SealingPager:
             del epcm[index]
         versions, sealed = zip(*[leaving() for _ in indices], strict=True)
         self.store.add_all(number, indices, sealed, slots.take(versions))
+        self.mover.kept(number, indices, versions, sealed)
 
     def load(self, enclave: Enclave, index: int) -> None:
         """ELDU. Raises LoadFailed, and says so in the log, when the page does not verify."""

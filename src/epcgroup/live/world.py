@@ -25,14 +25,13 @@ from epcgroup.live import guests, snapshot
 from epcgroup.live.enclave.processor import Processor
 from epcgroup.live.guests import GuestCounts
 from epcgroup.live.members import Members, TreeMembers, as_thread
-from epcgroup.live.paging.express import MachineLock
+from epcgroup.live.paging.lock import MachineLock
 from epcgroup.live.paging.stall import Stalls
 from epcgroup.observe.model import FAILED
 from epcgroup.units import PAGE_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextlib import AbstractContextManager
 
     from epcgroup.driver import Driver
     from epcgroup.epc import Caller, Machine
@@ -63,7 +62,7 @@ class World:
     log: Callable[[str], None]
     #: Takes an event that no snapshot shows: its kind, and fields of `observe.model.Event`.
     tell: Callable[..., None] = _ignore
-    lock: AbstractContextManager[object] = field(default_factory=MachineLock)
+    lock: MachineLock = field(default_factory=MachineLock)
     express: Express | None = None
     tasks: dict[int, Task] = field(default_factory=dict)
     stalls: Stalls = field(default_factory=Stalls)
@@ -138,8 +137,12 @@ class World:
         """Do one slice of background work; False when there is none."""
         if not self.machine.pending:
             return False
-        with self.lock:
-            return self.machine.step()
+        with self.lock as lock:
+            lock.background = True
+            try:
+                return self.machine.step()
+            finally:
+                lock.background = False
 
     def kick(self, tid: int, kick: Kick) -> None:
         """Ask the tracer to stop ``tid`` and give it the fault in ``kick``."""

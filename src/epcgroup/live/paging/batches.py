@@ -35,13 +35,14 @@ if TYPE_CHECKING:
     from epcgroup.epc import EpcPage
     from epcgroup.live.devices import Device
     from epcgroup.live.paging.frames import MemfdFrames
+    from epcgroup.live.paging.lock import MachineLock
     from epcgroup.live.paging.mm import AddressSpace
     from epcgroup.sgx.seal import PageSealer
 
 _MAP_NORESERVE = 0x4000
 _LARGEST = 1 << 36  # bytes of enclave that get a table: 400 MiB of addresses, hardly any memory
 _THREE = struct.Struct("<QQQ")
-_JOB = struct.Struct("<7Q")  # as `compiled` numbers the words of a job,
+_JOB = struct.Struct("<6Q")  # as `compiled` numbers the words of a job,
 _LOOK = struct.Struct("<5Q")  # and of a look
 
 
@@ -49,7 +50,12 @@ class LaneMover(PlainMover):
     """The plain mover, a batch in one call; it also keeps the tables that lanes read."""
 
     def __init__(
-        self, frames: MemfdFrames, sealer: PageSealer, store: BackingStore, code: ModuleType
+        self,
+        frames: MemfdFrames,
+        sealer: PageSealer,
+        store: BackingStore,
+        code: ModuleType,
+        lock: MachineLock,
     ) -> None:
         super().__init__(frames, sealer, store)
         self._memfds = frames
@@ -57,6 +63,7 @@ class LaneMover(PlainMover):
         self._maximum_shift = code.MAXIMUM_SHIFT
         self._tables: dict[int, tuple[mmap.mmap, int]] = {}  # and where they are
         self._code = code
+        self._lock = lock
         self._versions = sealer.versions
         self._job = code.new_block(code.JOB_SIZE)
         self._job_at = ctypes.addressof(self._job)
@@ -80,18 +87,9 @@ class LaneMover(PlainMover):
         device = self._memfds.leaving(enclave, indices)
         space = device.only_space()
         hidden = device.hidden and not device.hidden.keys().isdisjoint(indices)
-        maximum, shift = self._memfds.file(enclave).maximum, self._maximum_shift
-        words = [word | maximum.get(index, 0) << shift for index, word in zip(indices, flags, strict=True)]
         if space is not None and not hidden and len(indices) <= self._code.JOB_LENGTH:
-            return self._evict(device, space, enclave, base, indices, flags, words)
-        versions, sealed = super().out(enclave, base, indices, flags)
-        table = self._tables.get(enclave) or self._make_table(enclave)
-        if table is not None:
-            address = self._arena.address
-            for index, word, version, (bits, place, _) in zip(indices, words, versions, sealed, strict=True):
-                if place >= 0 and not epcm.hidden(bits):
-                    _THREE.pack_into(table[0], index * self._entry, address(place), version, word)
-        return versions, sealed
+            return self._evict(device, space, enclave, base, indices, flags)
+        return super().out(enclave, base, indices, flags)
 
     def _evict(
         self,
@@ -101,23 +99,25 @@ class LaneMover(PlainMover):
         base: int,
         indices: Sequence[int],
         flags: Sequence[int],
-        words: Sequence[int],
     ) -> tuple[Sequence[int], Sequence[Sealed]]:
         code, job, arena = self._code, self._words, self._arena
-        table = self._tables.get(enclave) or self._make_table(enclave)
         count, free = len(indices), arena.free
         version = self._versions(count)
-        at = 0 if table is None else table[1]
-        _JOB.pack_into(job, 0, count, version, device.memfd, at, space.uffd, base, enclave)
+        _JOB.pack_into(job, 0, count, version, device.memfd, space.uffd, base, enclave)
         places = free[: -count - 1 : -1]
         del free[-count:]
         for column, values in (
             (code.PAGES, indices),
-            (code.WORDS, words),
+            (code.WORDS, flags),
             (code.PLACES, arena.addresses(places)),
         ):
             job[column >> 3 : (column >> 3) + count] = array("Q", values)
-        error = code.evict(self._job_at)
+        parted = self._lock.part()
+        try:
+            error = code.evict(self._job_at)
+        finally:
+            if parted:
+                self._lock.rejoin()
         if error:
             free += places[::-1]
             raise OSError(error, f"taking out pages of enclave {enclave}: {os.strerror(error)}")
@@ -129,6 +129,18 @@ class LaneMover(PlainMover):
                 sealed[at] = flags[at], -1, bytes(arena.view(place)[:MAC_SIZE])
                 free.append(place)
         return range(version, version + count), sealed
+
+    def kept(
+        self, enclave: int, indices: Sequence[int], versions: Sequence[int], sealed: Sequence[Sealed]
+    ) -> None:
+        table = self._tables.get(enclave) or self._make_table(enclave)
+        if table is None:
+            return
+        pack, view, size = _THREE.pack_into, table[0], self._entry
+        address, maximum, shift = self._arena.address, self._memfds.file(enclave).maximum, self._maximum_shift
+        for index, version, (flags, place, _) in zip(indices, versions, sealed, strict=True):
+            if place >= 0 and not epcm.hidden(flags):
+                pack(view, index * size, address(place), version, flags | maximum.get(index, 0) << shift)
 
     def back(self, enclave: int, base: int, index: int, entry: Evicted, version: int) -> None:
         super().back(enclave, base, index, entry, version)

@@ -30,7 +30,6 @@ except ImportError as missing:
     raise MissingCapability(f"machine code needs llvmlite: {to_install('sim')}") from missing
 
 from epcgroup.live.paging import ciphers
-from epcgroup.sgx.layouts import MODIFIED, PENDING, TYPE_MASK, TYPE_SHIFT, PageType
 from epcgroup.sim.compiler.dialect import I64, INT, Builtin, Value
 from epcgroup.sim.compiler.jit import Entry, part
 
@@ -66,16 +65,15 @@ NOTHING, UNANSWERED, USED_UP = 0, 1, 2
 COUNT: Final = 0  # pages
 VERSION: Final = 8  # of the first one, the others follow
 MEMFD: Final = 16
-TABLE_OF_JOB: Final = 24  # address of the enclave's table, 0: it has none
-UFFD_OF_JOB: Final = 32
-BASE_OF_JOB: Final = 40  # as BASE
-ENCLAVE_OF_JOB: Final = 48
+UFFD_OF_JOB: Final = 24
+BASE_OF_JOB: Final = 32  # as BASE
+ENCLAVE_OF_JOB: Final = 40
 SEALING: Final = 56  # EVP_CIPHER_CTX
 PLAIN: Final = 64  # as PAGE
 _ARGUMENT: Final = 184  # struct uffdio_writeprotect
 JOB_LENGTH: Final = LOG_LENGTH
 PAGES: Final = 384  # columns of a word for each page: its index,
-WORDS: Final = PAGES + _COLUMN  # its word as in a table,
+WORDS: Final = PAGES + _COLUMN  # its EPCM word,
 PLACES: Final = WORDS + _COLUMN  # where to seal it,
 ZEROS: Final = PLACES + _COLUMN  # out: 1 for one that is all zero, and left a MAC alone
 JOB_SIZE: Final = ZEROS + _COLUMN
@@ -105,9 +103,7 @@ _PUNCH: Final = 3  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
 _UFFDIO_WRITEPROTECT: Final = 0xC018AA06
 _UFFDIO_COPY: Final = 0xC028AA03
 _WRITE, _WP = 1, 2
-_R, _W = 1, 2  # of an EPCM word
-_UNTOUCHABLE: Final = TYPE_MASK | PENDING | MODIFIED  # as `sgx.epcm.hidden`
-_REGULAR: Final = int(PageType.REG) << TYPE_SHIFT
+_W: Final = 2  # of an EPCM word
 _COPY_WP: Final = 2
 _PAGE_SIZE: Final = 4096
 _GET_TAG, _SET_TAG = 0x10, 0x11
@@ -313,16 +309,6 @@ def _evict(job: int) -> int:
         if _fallocate(job, memfd, _PUNCH, first << 12, run << 12):
             return peek(_errno_location(job)) & 0xFFFFFFFF  # type: ignore[no-any-return]
         at += run
-    table = peek(job + TABLE_OF_JOB)
-    if table:
-        for at in range(count):
-            row = job + at * 8
-            word = peek(row + WORDS)
-            if not peek(row + ZEROS) and word & _UNTOUCHABLE == _REGULAR and word & _R:
-                place = table + peek(row + PAGES) * ENTRY
-                poke(place, peek(row + PLACES))
-                poke(place + 8, peek(job + VERSION) + at)
-                poke(place + 16, word)
     return 0
 
 

@@ -27,7 +27,6 @@ import contextlib
 import ctypes
 import threading
 import traceback
-from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from epcgroup.driver import BackingStore
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from epcgroup.epc import Caller, Enclave
+    from epcgroup.live.paging.lock import MachineLock
     from epcgroup.live.paging.mm import AddressSpace, EnclaveVma
     from epcgroup.live.paging.stall import Stall
     from epcgroup.live.world import World
@@ -49,43 +49,6 @@ _MOST_THREADS = 64  # in an address space with a lane: all of them are looked at
 _LEAST = 1  # loads; for none there is no lane to open
 _ENOUGH = 4096  # faults of a process after which "auto" loads the compiled code
 WHEN = ("auto", "python", "compiled")
-
-
-class MachineLock:
-    """`World.lock`: one operation at a time, and no lane open meanwhile."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._open: list[Lane] = []
-
-    def __enter__(self) -> bool:
-        self._lock.acquire()
-        if self._open:
-            try:
-                self._close_lanes()
-            except BaseException:
-                self._lock.release()
-                raise
-        return True
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
-
-    def open(self, lane: Lane, vma: EnclaveVma, caller: Caller, stall: Stall) -> None:
-        """Open ``lane`` beside those that are open, if it would have something to do."""
-        with self._lock:
-            granted = sum(other.granted for other in self._open)
-            if lane not in self._open and lane.grant(vma, caller, stall, granted):
-                self._open.append(lane)
-
-    def _close_lanes(self) -> None:
-        lanes, self._open = self._open, []
-        if len(lanes) == 1:
-            lanes[0].book(*lanes[0].close())
-            return
-        notes = [(end, lane, *note) for lane in lanes for *note, end in zip(*lane.close(), strict=True)]
-        for end, lane, index, thread, start in sorted(notes, key=itemgetter(0)):
-            lane.book([index], [thread], [start], [end])
 
 
 class Lane:
@@ -128,7 +91,7 @@ class Lane:
 
     def settle(self) -> int:
         """Have all that was loaded booked; the thread of this lane's last load."""
-        with self._lock:
+        with self._lock.beside:
             return self._last
 
     def open(self, vma: EnclaveVma, caller: Caller, stall: Stall) -> None:
@@ -222,19 +185,19 @@ class Express:
         from epcgroup.live.paging import compiled  # takes half a second, and is optional
 
         world, pager = self._world, self._world.driver.pager
-        if not isinstance(world.lock, MachineLock) or type(pager.store) is not BackingStore:
+        if type(pager.store) is not BackingStore:
             return
         compiled.load()
         with world.lock:
-            self._mover = pager.mover = LaneMover(world.frames, pager.sealer, pager.store, compiled)
+            mover = LaneMover(world.frames, pager.sealer, pager.store, compiled, world.lock)
+            self._mover = pager.mover = mover
             world.frames.age = LaneAge(world.frames.inhabited(), compiled)
             self._code = compiled
 
     def lane(self, space: AddressSpace, faults: int) -> Lane | None:
         """The lane for an address space that had so many faults; None: not yet, or never."""
-        lock = self._world.lock
-        if self._code is not None and self._mover is not None and isinstance(lock, MachineLock):
-            return Lane(self._world, lock, space, self._code, self._mover)
+        if self._code is not None and self._mover is not None:
+            return Lane(self._world, self._world.lock, space, self._code, self._mover)
         if self._waiting and faults >= _ENOUGH:
             self._waiting = False
             with contextlib.suppress(Refused):  # no room for a thread: Python goes on
@@ -250,4 +213,4 @@ class Express:
             self._world.log(f"page faults go on being served by Python:\n{traceback.format_exc()}")
 
 
-__all__ = ["WHEN", "Express", "Lane", "MachineLock"]
+__all__ = ["WHEN", "Express", "Lane"]

@@ -23,6 +23,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from epcgroup.driver import Fault
+from epcgroup.epc import headroom
 from epcgroup.live import guests
 from epcgroup.live.paging import affinity, uffd
 from epcgroup.live.tracing.task import Kick
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from epcgroup.epc import Caller
     from epcgroup.epc.group import Group
     from epcgroup.live.paging.express import Lane
+    from epcgroup.live.paging.lock import Beside, MachineLock
     from epcgroup.live.paging.mm import AddressSpace, EnclaveVma
     from epcgroup.live.tracing.task import Task
     from epcgroup.live.world import World
@@ -44,6 +46,7 @@ _WRITES = _WRITE | _WP
 _RESIDENT = Fault.RESIDENT
 _LOOK = 256  # faults between two looks for an express lane
 _SLICES = 4
+_SURE = 3  # pages, the most that a fault takes: SECS, VA page and the page itself
 _RECENT = 8  # faults after which work was done, which tell whether several threads page
 _IDLE_PAUSE = 0.0002
 END_SIGNAL = signal.SIGURG  # interrupts a blocked read; its handler does nothing
@@ -135,7 +138,7 @@ class PageService(threading.Thread):
         """
         world = self._world
         self._affinity.follow(tid)
-        more = world.slice()
+        more = not world.lock.sealing and world.slice()  # (two rounds at once there are not)
         if lane is not None and self._vma is not None and caller.group is self._group:
             # The more is done at once, the longer the lane stays open, and one thread gets on best like
             # that. Several shall not all wait for all of it: the lane opens for what there is room now.
@@ -169,14 +172,17 @@ class PageService(threading.Thread):
 
     def _serve(self, flags: int, addr: int, task: Task | None, caller: Caller) -> None:
         world, mm = self._world, self._mm
+        lock: MachineLock | Beside = world.lock.beside
         while True:
-            with world.lock:
+            with lock:
                 vma = mm.find(addr)
                 if vma is None:
                     uffd.wake(mm.uffd, addr & _PAGE_MASK, PAGE_SIZE)  # unmapped meanwhile
                     return
-                file = vma.device.file
-                if file is not None:
+                file, sealing = vma.device.file, world.lock.sealing
+                if sealing and (file is None or headroom(world.machine, caller.group) < _SURE):
+                    fault: Fault | None = Fault.RETRY
+                elif file is not None:
                     self._vma = vma
                     fault = self._resolve(file, vma.prot, flags, addr, caller)
                 elif vma.device.guest is not None:
@@ -188,8 +194,10 @@ class PageService(threading.Thread):
                 return
             if fault is not Fault.RETRY:
                 break
+            # A round may hold just this page, or those that there is hope for: so wait until it is done.
             # Over the limit: what the kernel's fault would spin on, we work off.
-            if not world.slice():
+            lock = world.lock
+            if not sealing and not world.slice():
                 time.sleep(_IDLE_PAUSE)
             if not mm.alive:
                 return
