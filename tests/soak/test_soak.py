@@ -23,6 +23,7 @@ def runs() -> Iterator[Runs]:
     """All of them side by side, each on a machine of its own."""
     soak = ("tests.soak.soak", "--seconds", "5", "--epc-pages", "200", "--policy")
     commands = {policy: (*soak, policy) for policy in POLICIES}
+    commands["standard"] += ("--page-service", "compiled")
     commands["kills"] = ("tests.soak.kills", "--times", "8", "--seed", "2")
     with ExitStack() as stack:
         yield {

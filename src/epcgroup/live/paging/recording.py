@@ -158,6 +158,12 @@ class _Recorder:
         if index >= 0:
             self.touched(enclave, index)
 
+    def arrived(self, enclave: Enclave, indices: Sequence[int]) -> None:
+        """So are pages that came without being loaded here."""
+        self.inner.arrived(enclave, indices)
+        for index in indices:
+            self.touched(enclave, index)
+
     def touched(self, enclave: Enclave, index: int) -> None:
         """A touch at this very moment."""
         self._clock += 1
