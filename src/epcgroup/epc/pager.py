@@ -7,7 +7,8 @@ with AES-GCM and moves bytes; the testing pager is a table of two bits per page.
 The engine calls it from inside an operation or a slice of background work, on
 the caller's thread. A pager must not call the engine back for the same machine
 except to remove or release (a page being reclaimed is then refused with Busy,
-an enclave is released when the round is done with its pages).
+an enclave is released when the round is done with its pages). While it blocks pages
+for background work, faults for which there is `headroom` may come from elsewhere.
 """
 
 from __future__ import annotations

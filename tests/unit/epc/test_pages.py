@@ -121,6 +121,34 @@ def test_t4_t9_b48_a_page_that_a_round_holds_cannot_be_dropped(policy: Policy) -
 
 
 @EVERY
+def test_faults_come_in_while_a_round_blocks_its_pages(policy: Policy) -> None:
+    """Even if the round holds all that its enclave has: the SECS then stays, for those that came."""
+    world, pager = meddled(policy)
+    group = world.group("/a")
+    enclave, caller = world.enclave("/a", 16), world.caller("/a")
+    while enclave.child_count:
+        reclaim(world.machine, group, 16, ignore_age=True)
+    world.touch(enclave, [3, 4])
+    seen: list[int] = []
+
+    def meddle() -> None:
+        for index in (7, 8):
+            assert world.machine.fault(caller, enclave, index).state is State.RECLAIMABLE
+            seen.append(index)
+        world.machine.arrived(caller, enclave, [9, 10])
+        with pytest.raises(Busy):
+            world.machine.fault(caller, enclave, 3)
+
+    pager.during.append(meddle)
+    assert reclaim(world.machine, group, 2, ignore_age=True) == (2, 2)
+    assert seen == [7, 8]
+    assert enclave.pages[3] is enclave.pages[4] is None
+    assert [page.index for page in group.reclaimable] == [7, 8, 9, 10]
+    assert enclave.secs is not None
+    check(world.machine)
+
+
+@EVERY
 def test_t5_t7_b47_b60_an_enclave_released_during_a_round_dies_after_it(policy: Policy) -> None:
     """The round still finds SECS and VA; nothing leaks."""
     world, pager = meddled(policy)
