@@ -22,7 +22,7 @@ def test_no_bytes_break_the_machine_or_a_neighbour(fuzzer: Fuzzing) -> None:
     status = job.process.wait(280)
     kept = [path.read_bytes().hex() for path in fuzzer.directory.glob("[ct][ri][am]*-*")]
     assert status == 0, f"{job.log.read_text(errors='replace')[-3000:]}\ninputs: {kept}"
-    assert fuzzer.inputs > 1000
+    assert fuzzer.inputs > 300, "more than it begins with, however busy the machine"
     assert fuzzer.edges > 1000
 
 
