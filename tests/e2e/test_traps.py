@@ -85,6 +85,7 @@ CASES = {
         "waitid_tells_the_same",
         "breakpoints", "watchpoint", "registers", "events", "events_of_a_seized", "seize",
         "one_thread_of_two", "system_calls", "enclave_memory", "production_enclave", "stop_inside", "steps",
+        "among_page_faults",
         "debugger_is_killed", "tracee_is_killed", "two_deep",
     ),
     "vdso_ways": (

@@ -976,6 +976,64 @@ static void steps(void)
 	CHECK(same < count / 10, "%ld of %ld steps led nowhere", same, count);
 }
 
+#define WORKERS 3
+#define SHARE 60	/* pages of each */
+
+static void *fill_and_check(void *which)
+{
+	u64 me = (u64)which, round = 0;
+	struct call *c = by_vdso(&s->e, me);
+	u64 mine = s->e.heap + me * SHARE * PAGE;
+
+	s->seen[me] = syscall(SYS_gettid);
+	while (!s->stop || !round) {
+		must(c, OP_FILL, mine, SHARE, ++round, 0);
+		CHECK_EQ(must(c, OP_CHECK, mine, SHARE, round, 0), 0);
+		s->count++;
+	}
+	return NULL;
+}
+
+/* Threads that page are stopped and stepped at random places, and lose nothing. */
+static void among_page_faults(void)
+{
+	u64 random = 1;
+	pid_t child;
+
+	share();
+	child = fork();
+	if (!child) {
+		pthread_t threads[WORKERS];
+
+		s->e = load((struct spec){ .heap = HEAP, .threads = WORKERS });
+		for (u64 i = 0; i < WORKERS; i++)
+			CHECK(!pthread_create(&threads[i], NULL, fill_and_check, (void *)i), "pthread_create");
+		for (int i = 0; i < WORKERS; i++)
+			pthread_join(threads[i], NULL);
+		_exit(7);
+	}
+	for (int i = 0; i < WORKERS; i++)
+		until(&s->seen[i], 1);
+	for (int i = 0; i < 60; i++) {
+		pid_t tid = s->seen[next_random(&random) % WORKERS];
+		int steps = next_random(&random) % 8, status;
+
+		ASK(PTRACE_SEIZE, tid, 0, 0);
+		ASK(PTRACE_INTERRUPT, tid, 0, 0);
+		CHECK_EQ(WAIT(tid), STOPPED_FOR(PTRACE_EVENT_STOP));
+		while (steps--) {
+			ASK(steps & 1 ? PTRACE_SINGLESTEP : PTRACE_SYSCALL, tid, 0, 0);
+			if (!(steps & 1))
+				ASK(PTRACE_INTERRUPT, tid, 0, 0);	/* it may make no call for long */
+			status = WAIT(tid);
+			CHECK(status == STOPPED(SIGTRAP) || status == STOPPED_FOR(PTRACE_EVENT_STOP), "%#x", status);
+		}
+		ASK(PTRACE_DETACH, tid, 0, 0);
+	}
+	expect_running();
+	end_counting(child);
+}
+
 /* ---- ends ---------------------------------------------------------------------- */
 
 /* A debugger that is killed, in this state of its tracee; the tracee is ours to wait for. */
@@ -1102,6 +1160,7 @@ int main(int argc, char **argv)
 		{ "production_enclave", production_enclave },
 		{ "stop_inside", stop_inside },
 		{ "steps", steps },
+		{ "among_page_faults", among_page_faults },
 		{ "debugger_is_killed", debugger_is_killed },
 		{ "tracee_is_killed", tracee_is_killed },
 		{ "two_deep", two_deep },
