@@ -34,6 +34,9 @@ def pytest_configure() -> None:
     # A background job of a script ignores SIGINT, and so would whatever is to be interrupted.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A suite under nohup ignores SIGHUP, and so would every command that is to be hung up.
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     # Containers set this; each of a thousand interpreters would then compile all of epcgroup for itself.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
