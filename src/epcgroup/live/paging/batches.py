@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from epcgroup.driver.mover import PlainMover
 from epcgroup.live.paging import pagemap, uffd
 from epcgroup.live.paging.age import PlainAge
-from epcgroup.sgx import epcm
+from epcgroup.sgx.layouts import MODIFIED, PENDING, TYPE_MASK, TYPE_SHIFT, PageType, R
 from epcgroup.sgx.seal import MAC_SIZE
 from epcgroup.units import PAGE_SHIFT
 
@@ -46,6 +46,11 @@ _JOB = struct.Struct("<6Q")  # as `compiled` numbers the words of a job,
 _LOOK = struct.Struct("<5Q")  # and of a look
 
 
+# Of an EPCM word: what decides whether its page can be read at all (as `epcm.hidden`), and how that must be.
+_SHOWN = TYPE_MASK | PENDING | MODIFIED | R
+_READABLE = PageType.REG << TYPE_SHIFT | R
+
+
 class LaneMover(PlainMover):
     """The plain mover, a batch in one call; it also keeps the tables that lanes read."""
 
@@ -61,7 +66,7 @@ class LaneMover(PlainMover):
         self._memfds = frames
         self._entry = code.ENTRY
         self._maximum_shift = code.MAXIMUM_SHIFT
-        self._tables: dict[int, tuple[mmap.mmap, int]] = {}  # and where they are
+        self._tables: dict[int, tuple[mmap.mmap, int, memoryview]] = {}  # and where they are
         self._code = code
         self._lock = lock
         self._versions = sealer.versions
@@ -136,11 +141,15 @@ class LaneMover(PlainMover):
         table = self._tables.get(enclave) or self._make_table(enclave)
         if table is None:
             return
-        pack, view, size = _THREE.pack_into, table[0], self._entry
-        address, maximum, shift = self._arena.address, self._memfds.file(enclave).maximum, self._maximum_shift
-        for index, version, (flags, place, _) in zip(indices, versions, sealed, strict=True):
-            if place >= 0 and not epcm.hidden(flags):
-                pack(view, index * size, address(place), version, flags | maximum.get(index, 0) << shift)
+        rows, width = table[2], self._entry >> 3
+        most, shift = self._memfds.file(enclave).maximum.get, self._maximum_shift
+        addresses = self._arena.addresses([place for _, place, _ in sealed])
+        for index, version, addr, (flags, place, _) in zip(indices, versions, addresses, sealed, strict=True):
+            if place >= 0 and flags & _SHOWN == _READABLE:
+                at = index * width
+                rows[at] = addr
+                rows[at + 1] = version
+                rows[at + 2] = flags | most(index, 0) << shift
 
     def back(self, enclave: int, base: int, index: int, entry: Evicted, version: int) -> None:
         super().back(enclave, base, index, entry, version)
@@ -148,7 +157,7 @@ class LaneMover(PlainMover):
         if table is not None:
             _THREE.pack_into(table[0], index * self._entry, 0, 0, 0)
 
-    def _make_table(self, enclave: int) -> tuple[mmap.mmap, int] | None:
+    def _make_table(self, enclave: int) -> tuple[mmap.mmap, int, memoryview] | None:
         size = self._memfds.file(enclave).size
         if not 0 < size <= _LARGEST:
             return None
@@ -158,7 +167,8 @@ class LaneMover(PlainMover):
             table = mmap.mmap(-1, length, flags=flags)
         except OSError:
             return None
-        found = self._tables[enclave] = table, ctypes.addressof(ctypes.c_char.from_buffer(table))
+        at = ctypes.addressof(ctypes.c_char.from_buffer(table))
+        found = self._tables[enclave] = table, at, memoryview(table).cast("Q")
         return found
 
 
