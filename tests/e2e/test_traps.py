@@ -81,12 +81,17 @@ CASES = {
     ),
     "tracing": (
         "traceme", "traceme_during_the_wait", "exec_stops", "supervisor", "attach",
-        "attach_to_another_parents", "signals_come_to_the_debugger_first", "sigchld", "interrupted_waits",
-        "waitid_tells_the_same",
-        "breakpoints", "watchpoint", "registers", "events", "events_of_a_seized", "seize",
-        "one_thread_of_two", "system_calls", "enclave_memory", "production_enclave", "stop_inside", "steps",
-        "among_page_faults",
-        "debugger_is_killed", "tracee_is_killed", "two_deep",
+        "attach_to_another_parents", "debugger_is_killed", "tracee_is_killed", "two_deep",
+    ),
+    "tracing_events": (
+        "signals_come_to_the_debugger_first", "sigchld", "interrupted_waits", "waitid_tells_the_same",
+        "events", "events_of_a_seized", "seize",
+    ),
+    "tracing_registers": (
+        "watchpoint", "registers", "enclave_memory", "production_enclave", "stop_inside",
+    ),
+    "tracing_steps": (
+        "breakpoints", "system_calls", "steps", "one_thread_of_two", "among_page_faults",
     ),
     "vdso_ways": (
         "by_dynamic", "by_sections", "same_function", "clock_still_works", "bad_arguments",
