@@ -87,6 +87,8 @@ class Hostile:
         for file in self.files:
             file.release()
         for guest in (self.guest, self.second_guest):
+            for page in guest.epcm.pages.values():
+                page.active = False  # the machine's processors have stopped before its files are closed
             guest.release()
 
     def killed(self, _: Words) -> None:

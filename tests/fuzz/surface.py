@@ -93,10 +93,10 @@ def forget_machines() -> None:
     _stages.clear()
 
 
-def random_inputs(seconds: float, seed: int) -> int:
-    """Random inputs for a while; how many."""
+def random_inputs(seconds: float, seed: int, least: int = 0) -> int:
+    """Random inputs for a while, and at least so many; how many."""
     chance, until, count = random.Random(seed), time.monotonic() + seconds, 0
-    while time.monotonic() < until:
+    while time.monotonic() < until or count < least:
         data = chance.randbytes(chance.randrange(8, 400))
         try:
             one_input(data)
