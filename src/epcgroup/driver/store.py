@@ -108,18 +108,9 @@ class EvictedPages(MutableMapping[int, Evicted]):
         self._count = 0
 
     def __setitem__(self, index: int, entry: Evicted) -> None:
-        rows = self._groups.get(index >> _GROUP_SHIFT)
-        if rows is None:
-            rows = self._groups[index >> _GROUP_SHIFT] = array("Q", _NO_ROWS)
-        at = (index & _GROUP_MASK) * 2
-        if not rows[at]:
-            self._count += 1
-        rows[at] = entry.place + 2
-        rows[at + 1] = entry._flags | entry.slot << _SLOT_SHIFT | entry.va << _VA_SHIFT
-        if entry.short:
-            self._short[index] = entry.short
-        elif self._short:
-            self._short.pop(index, None)
+        if index in self:
+            self.take((index,))
+        self.put((index,), ((entry._flags, entry.place, entry.short),), ((entry.va, entry.slot),))
 
     def put(self, indices: Iterable[int], sealed: Iterable[Sealed], slots: Iterable[tuple[int, int]]) -> int:
         """Keep pages that are not there yet; how many of them have a place."""

@@ -20,9 +20,10 @@ ignore age (v5's promise 5, "reclaim is forced"), and when it gives up.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import compress, groupby
 from operator import attrgetter
+from typing import Any
 
 from epcgroup.epc.group import Group
 from epcgroup.epc.pages import NOT_TRACKED, RECLAIM_IN_PROGRESS, RECLAIMABLE, Enclave, EpcPage
@@ -139,22 +140,9 @@ def _isolate(group: Group, limit: int, batch: list[EpcPage]) -> None:
     pages = group.reclaimable.take(limit)
     if not pages:
         return
-    count = len(pages)
-    group.discount(count)
-    group.counters.scanned += count
-    enclave = pages[0].enclave
-    if not enclave.released:
-        for page in pages:
-            if page.enclave is not enclave:
-                break
-            page.state = RECLAIM_IN_PROGRESS
-        else:  # mostly they are all of one
-            enclave.isolated += count
-            enclave.counters.scanned += count
-            batch += pages
-            return
-    for enclave, run in groupby(pages, _ENCLAVE):
-        some = list(run)
+    group.discount(len(pages))
+    group.counters.scanned += len(pages)
+    for enclave, some in _runs(pages, _ENCLAVE):
         if enclave.released:
             for page in some:
                 page.prev = page.next = None
@@ -195,6 +183,14 @@ def _reclaim_batch(epc: Epc, batch: list[EpcPage], ignore_age: bool) -> int:
     return len(chosen)
 
 
+def _runs(pages: list[EpcPage], key: Callable[[EpcPage], Any]) -> list[tuple[Any, list[EpcPage]]]:
+    # Neighbours with the same key, together. Mostly there is one run, which is seen at once.
+    keys = [*map(key, pages)]
+    if len({*keys}) == 1:
+        return [(keys[0], pages)]
+    return [(common, list(run)) for common, run in groupby(pages, key)]
+
+
 def _alike(pages: list[EpcPage]) -> bool:
     # Whether all are of one enclave, and one group pays for them.
     return len({*map(_ENCLAVE, pages)}) == len({*map(_GROUP, pages)}) == 1
@@ -208,29 +204,14 @@ def _count_young(batch: list[EpcPage], ages: Sequence[bool]) -> None:
 
 def _put_back(epc: Epc, pages: list[EpcPage]) -> None:
     # T6: each to the tail of the list of the group it is charged to (RECL-02).
-    # Neighbours have mostly the same group, which is then counted up once.
-    if _alike(pages):
-        group, enclave = pages[0].group, pages[0].enclave
-        assert group is not None
-        for page in pages:
-            page.state = RECLAIMABLE
-        group.reclaimable.extend(pages)
-        group.count(len(pages))
-        enclave.isolated -= len(pages)
-        if enclave.released:
-            _finish_if_unused(epc, enclave)
-        return
-    for group, run in groupby(pages, _GROUP):
-        back = list(run)
+    for group, back in _runs(pages, _GROUP):
         group.reclaimable.extend(back)
         group.count(len(back))
     dying: list[Enclave] = []
-    for enclave, run in groupby(pages, _ENCLAVE):
-        count = 0
-        for page in run:
+    for enclave, some in _runs(pages, _ENCLAVE):
+        for page in some:
             page.state = RECLAIMABLE
-            count += 1
-        enclave.isolated -= count
+        enclave.isolated -= len(some)
         if enclave.released:
             dying.append(enclave)
     for enclave in dying:
