@@ -18,6 +18,9 @@ ignored = frozenset(
 )
 """Signals that we were started to ignore (by nohup, as a background job of a script): so are our programs."""
 
+blocked: frozenset[int] = frozenset(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+"""The signal mask that we were started with: what we block is not our programs' business."""
+
 
 def find_program(name: str) -> str:
     """Path of the program ``name``; BadInput, with the reason, when it cannot be one."""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import pty
 import random
-import select
 import shlex
 import signal
 import subprocess
@@ -164,95 +162,6 @@ def test_a_finished_run_leaves_nothing(program: tuple[str | int, ...], tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
-# -- signals and the terminal ---------------------------------------------------
-
-# A script that says which signals reach it.
-REPORTER = """
-trap 'echo INT; exit 5' INT
-trap 'echo TERM; exit 6' TERM
-trap 'echo HUP; exit 7' HUP
-echo ready
-while :; do sleep 0.05; done
-"""
-
-
-@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 6), ("SIGHUP", 7)])
-def test_a_signal_sent_to_us_reaches_the_command(name: str, status: int) -> None:
-    with started(command("bash", "-c", REPORTER, epc=64, options=("--report", "none"))) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        os.kill(process.pid, signal.Signals[name])
-        rest, _ = process.communicate(timeout=60)
-        assert rest == f"{name[3:]}\n"
-        assert process.returncode == status
-
-
-class Terminal:
-    """A pseudo-terminal with `epcgroup run` as its foreground job."""
-
-    def __init__(self, argv: list[str]) -> None:
-        self.pid, self.fd = pty.fork()
-        if self.pid == 0:
-            os.execv(argv[0], argv)
-        self.seen = ""
-
-    def type(self, keys: bytes) -> None:
-        os.write(self.fd, keys)
-
-    def wait_for(self, text: str, seconds: float = 60) -> None:
-        deadline = time.monotonic() + seconds
-        while text not in self.seen:
-            assert time.monotonic() < deadline, f"no {text!r} in {self.seen!r}"
-            if select.select([self.fd], [], [], 0.1)[0]:
-                self.seen += os.read(self.fd, 4096).decode()
-
-    def end(self) -> int:
-        deadline = time.monotonic() + 60
-        while True:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                os.close(self.fd)
-                return os.waitstatus_to_exitcode(status)
-            if time.monotonic() > deadline:
-                os.kill(self.pid, signal.SIGKILL)
-            time.sleep(0.01)
-
-
-def test_control_c_belongs_to_the_command() -> None:
-    terminal = Terminal(command("bash", "-c", REPORTER, epc=64, options=("--report", "none")))
-    terminal.wait_for("ready")
-    terminal.type(b"\x03")
-    terminal.wait_for("INT")
-    assert terminal.end() == 5
-
-
-@both_ways
-def test_control_c_ends_an_enclave_owner() -> None:
-    terminal = Terminal(command("load", "hold", 300, epc=150, options=("--report", "none")))
-    terminal.wait_for("ready")
-    terminal.type(b"\x03")
-    assert terminal.end() == -signal.SIGINT
-
-
-@both_ways
-def test_control_z_stops_the_job_and_fg_continues_it() -> None:
-    """As any job of a shell: it stops, the shell has the terminal, it goes on where it was."""
-    line = shlex.join(command("load", "hold", 300, epc=150, options=("--report", "none")))
-    terminal = Terminal(["/bin/bash", "--norc", "-i"])
-    terminal.type(f"{line}\n".encode())
-    terminal.wait_for("ready\r\n")
-    terminal.type(b"\x1a")
-    terminal.wait_for("Stopped")
-    terminal.type(b"fg\n")
-    eventually(lambda: foreground(terminal.pid) != terminal.pid)
-    terminal.type(b"\x03")
-    terminal.type(b"echo it ended with $?\n")
-    terminal.wait_for("it ended with 130\r\n")
-    assert "changed" not in terminal.seen
-    terminal.type(b"exit\n")
-    assert terminal.end() == 0
-
-
 @both_ways
 def test_a_stopped_command_goes_on_where_it_was() -> None:
     """SIGSTOP and SIGCONT work on an enclave's owner as on any process."""
@@ -273,11 +182,6 @@ def test_a_stopped_command_goes_on_where_it_was() -> None:
         eventually(lambda: cpu_ticks(target) > ticks)  # it runs after SIGCONT
         os.kill(target, signal.SIGTERM)
         assert process.wait(60) == -signal.SIGTERM
-
-
-def foreground(pid: int) -> int:
-    """The process group that its terminal belongs to."""
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[5])
 
 
 def cpu_ticks(pid: int) -> int:

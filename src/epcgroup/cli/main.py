@@ -60,9 +60,9 @@ EXIT_FAILED, EXIT_UNUSABLE, EXIT_BUG, EXIT_INTERRUPTED = 1, 2, 70, 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` (default: this process's); the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
-    _stand_in()
-    _fit()
     try:
+        _stand_in()
+        _fit()
         try:
             args = _parsed(words)
             status: int = args.func(args)

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from epcgroup import atonce
 from epcgroup.cli import logs
+from epcgroup.cli.passing import Early, Signals
 from epcgroup.cli.sections import add_epc, parse_sections, to_sections
 from epcgroup.errors import BadInput
-from epcgroup.programs import ignored
 from epcgroup.units import parse_limit
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         usage="epcgroup run [options] [--] COMMAND [ARG ...]",
     )
     add_machine(parser)
+    add_cgroup(parser, "-g", "--cgroup")
     parser.add_argument(
         "--record",
         type=Path,
@@ -46,18 +47,23 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.set_defaults(func=run)
 
 
-def add_machine(parser: argparse.ArgumentParser) -> None:
-    """The options that say what machine it is, which cgroups it has, and what is told at the end."""
-    add_epc(parser)
-    parser.add_argument("--max", metavar="SIZE", help=f"limit of its cgroup ({DEFAULT_GROUP})")
-    parser.add_argument("--policy", default="standard", help="standard (default), v5, v17 …")
+def add_cgroup(parser: argparse.ArgumentParser, *names: str) -> None:
+    """The option, by these names, that says which cgroups a machine of one's own has."""
     parser.add_argument(
-        "--cgroup",
+        *names,
         action="append",
         default=[],
         metavar="PATH[=SIZE]",
-        help="create a cgroup, with a limit; the program runs in the last one named",
+        help="create a cgroup, with a limit; the program runs in the last one named "
+        f"(default {DEFAULT_GROUP}); again for more",
     )
+
+
+def add_machine(parser: argparse.ArgumentParser) -> None:
+    """The options that say what machine it is, how it is limited, and what is told at the end."""
+    add_epc(parser)
+    parser.add_argument("--max", metavar="SIZE", help="limit of the cgroup (default none)")
+    parser.add_argument("--policy", default="standard", help="standard (default), v5, v17 …")
     parser.add_argument(
         "--report",
         choices=("table", "json", "none"),
@@ -154,13 +160,18 @@ def run(args: argparse.Namespace) -> int:
         from epcgroup.cli import recorded
 
         recorded.check(args.record)
-    with (
-        _Signals() as signals,
-        machine_of(args, groups) as (machine, serve),
-        _recording(args.record, machine) as taking,
-    ):
-        pid = signals.pid = machine.spawn(command, group=groups[-1][0])
-        statuses = serve(*taking)
+    try:
+        with (
+            Signals() as signals,
+            machine_of(args, groups) as (machine, serve),
+            _recording(args.record, machine) as taking,
+        ):
+            signals.early()
+            pid = machine.spawn(command, group=groups[-1][0])
+            signals.to(machine, pid)
+            statuses = serve(*taking, serving=signals.look)
+    except Early as early:
+        return exit_like(early.number)
     return exit_like(statuses[pid])
 
 
@@ -248,33 +259,6 @@ def _root_key(seed: str | None) -> bytes | None:
             file=sys.stderr,
         )
         return None
-
-
-class _Signals:
-    """Keyboard signals go to the whole group: the command decides, we go on serving.
-
-    What is sent to us alone (SIGTERM, SIGHUP) is passed on to the command.
-    """
-
-    def __init__(self) -> None:
-        self.pid = 0
-        self._before: dict[signal.Signals, object] = {}
-
-    def __enter__(self) -> _Signals:
-        for sig in (signal.SIGINT, signal.SIGQUIT):
-            self._before[sig] = signal.signal(sig, signal.SIG_IGN)
-        for sig in {signal.SIGTERM, signal.SIGHUP} - ignored:
-            self._before[sig] = signal.signal(sig, self._pass_on)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for sig, handler in self._before.items():
-            signal.signal(sig, handler)  # type: ignore[arg-type]
-
-    def _pass_on(self, sig: int, _: object) -> None:
-        if self.pid:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, sig)
 
 
 def _check_report(args: argparse.Namespace) -> None:

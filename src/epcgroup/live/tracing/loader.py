@@ -21,7 +21,7 @@ from epcgroup.live.enclave import traps, vdso
 from epcgroup.live.fastpath import programs as fastpath
 from epcgroup.live.tracing import procfs, room, seccomp
 from epcgroup.live.tracing.task import Trap
-from epcgroup.programs import find_program, ignored, not_started, shell_for
+from epcgroup.programs import blocked, find_program, ignored, not_started, shell_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -86,7 +86,7 @@ def _child(
         # What the supervisor changed for itself is not the program's business.
         for sig in _HANDLED:
             signal.signal(sig, signal.SIG_IGN if sig in ignored else signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, inherited_mask)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         if session:
             os.setsid()
         for target, source in enumerate(stdio):
@@ -121,8 +121,6 @@ def _execute(path: str, argv: list[str], env: dict[str, str]) -> NoReturn:
 _HANDLED = (
     signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ,
 )  # fmt: skip
-#: The signal mask this process had before the supervisor blocked anything.
-inherited_mask: set[int | signal.Signals] = set(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
 
 
 def prepare(tracer: Tracer, task: Task) -> None:
@@ -152,4 +150,4 @@ def equip(tracer: Tracer, task: Task) -> None:
         fastpath.replace(tracer, task, [at for at, kind in task.mm.traps.items() if kind is Trap.ENCLU])
 
 
-__all__ = ["equip", "find_program", "inherited_mask", "prepare", "release", "spawn"]
+__all__ = ["equip", "find_program", "prepare", "release", "spawn"]

@@ -1,0 +1,160 @@
+"""Signals that the user means for the command reach it, once, whoever sends them and by which way."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.e2e.machine import NEEDS, command, started
+from tests.e2e.processes import state_of, wait_until_gone
+from tests.e2e.served import eventually
+from tests.e2e.terminal import Terminal, foreground
+
+pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(240)]
+both_ways = pytest.mark.usefixtures("enclu")
+
+# A script that says which signals reach it.
+REPORTER = """
+trap 'echo INT; exit 5' INT
+trap 'echo TERM; exit 6' TERM
+trap 'echo HUP; exit 7' HUP
+echo ready
+while :; do sleep 0.05; done
+"""
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", 5), ("SIGTERM", 6), ("SIGHUP", 7)])
+def test_a_signal_sent_to_us_reaches_the_command(name: str, status: int) -> None:
+    with started(command("bash", "-c", REPORTER, epc=64, options=("--report", "none"))) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        os.kill(process.pid, signal.Signals[name])
+        rest, _ = process.communicate(timeout=60)
+        assert rest == f"{name[3:]}\n"
+        assert process.returncode == status
+
+
+def test_control_c_belongs_to_the_command() -> None:
+    terminal = Terminal(command("bash", "-c", REPORTER, epc=64, options=("--report", "none")))
+    terminal.wait_for("ready")
+    terminal.type(b"\x03")
+    terminal.wait_for("INT")
+    assert terminal.end() == 5
+
+
+@both_ways
+def test_control_c_ends_an_enclave_owner() -> None:
+    terminal = Terminal(command("load", "hold", 300, epc=150, options=("--report", "none")))
+    terminal.wait_for("ready")
+    terminal.type(b"\x03")
+    assert terminal.end() == -signal.SIGINT
+
+
+@both_ways
+def test_control_z_stops_the_job_and_fg_continues_it() -> None:
+    """As any job of a shell: it stops, the shell has the terminal, it goes on where it was."""
+    line = shlex.join(command("load", "hold", 300, epc=150, options=("--report", "none")))
+    terminal = Terminal(["/bin/bash", "--norc", "-i"])
+    terminal.type(f"{line}\n".encode())
+    terminal.wait_for("ready\r\n")
+    terminal.type(b"\x1a")
+    terminal.wait_for("Stopped")
+    terminal.type(b"fg\n")
+    eventually(lambda: foreground(terminal.pid) != terminal.pid)
+    terminal.type(b"\x03")
+    terminal.type(b"echo it ended with $?\n")
+    terminal.wait_for("it ended with 130\r\n")
+    assert "changed" not in terminal.seen
+    terminal.type(b"exit\n")
+    assert terminal.end() == 0
+
+
+# A script that counts interrupts, and tells them at the end.
+COUNTER = """
+count=0
+trap 'count=$((count + 1)); echo counted' INT
+trap 'echo $count interrupts; exit' TERM
+"""
+
+
+def test_control_c_reaches_the_command_once() -> None:
+    """The terminal has sent it to the command already."""
+    script = COUNTER + "echo ready; while :; do sleep 0.05; done"
+    terminal = Terminal(command("bash", "-c", script, epc=64, options=("--report", "none")))
+    terminal.wait_for("ready")
+    terminal.type(b"\x03")
+    terminal.wait_for("counted")
+    os.kill(terminal.pid, signal.SIGTERM)  # taken after an interrupt that waits
+    terminal.wait_for("1 interrupts")
+    assert terminal.end() == 0
+
+
+def test_what_the_command_sends_to_its_whole_group_is_not_sent_back() -> None:
+    script = COUNTER + "for i in 1 2; do kill -INT 0; sleep 0.2; done; echo sent\n"
+    script += "while :; do sleep 0.05; done"
+    with started(command("bash", "-c", script, epc=64, options=("--report", "none"))) as process:
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(3)] == ["counted\n"] * 2 + ["sent\n"]
+        os.kill(process.pid, signal.SIGTERM)
+        assert process.communicate(timeout=60)[0] == "2 interrupts\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_there_is_a_command_ends_us(number: signal.Signals, tmp_path: Path) -> None:
+    """It is neither lost nor a traceback. The key that does not come holds us up there."""
+    fifo = tmp_path / "key"
+    os.mkfifo(fifo)
+    with started(command("echo", "begun", epc=64, options=("--seed", str(fifo)))) as process:
+        with fifo.open("w") as key:  # opens when we are about to read it
+            os.kill(process.pid, number)
+            key.write("0" * 32)
+        assert process.communicate(timeout=60) == ("", "")
+        assert process.returncode == -number
+
+
+def test_a_signal_after_the_commands_end_reaches_what_it_left() -> None:
+    """Else nothing but SIGKILL would end us, and with us what is still served."""
+    script = "(trap 'echo told; exit' TERM; while :; do sleep 0.05; done) & echo $$"
+    with started(command("bash", "-c", script, epc=64, options=("--report", "none"))) as process:
+        assert process.stdout is not None
+        ended = int(process.stdout.readline())
+        assert wait_until_gone([ended]) == {}
+        os.kill(process.pid, signal.SIGTERM)
+        assert process.communicate(timeout=60)[0] == "told\n"
+        assert process.returncode == 0
+
+
+def test_a_terminal_that_hangs_up_ends_what_it_would_have_ended_without_us(tmp_path: Path) -> None:
+    """As session leader we alone are told. The command ends, then its group; what nohup protects goes on."""
+    pids = tmp_path / "pids"
+    script = f"sleep 600 & a=$!; nohup sleep 600 >/dev/null & echo $a $! > {pids}; echo ready; wait"
+    terminal = Terminal(command("bash", "-c", script, epc=64, options=("--report", "none")))
+    terminal.wait_for("ready")
+    plain, protected = map(int, pids.read_text().split())
+    eventually(lambda: Path(f"/proc/{protected}/comm").read_text() == "sleep\n")  # nohup has done its part
+    terminal.hang_up()
+    assert wait_until_gone([plain]) == {}
+    assert state_of(protected) in ("S", "t")
+    os.kill(terminal.pid, signal.SIGTERM)
+    assert terminal.end() == -signal.SIGHUP
+    assert wait_until_gone([protected]) == {}
+
+
+def test_control_c_while_the_command_line_is_still_imported_is_no_traceback() -> None:
+    script = """
+import os, signal, sys
+from epcgroup.cli.start import start
+class Interrupting:
+    def find_spec(self, name, path, target=None):
+        if name == "epcgroup.cli.main":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupting())
+start()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")
