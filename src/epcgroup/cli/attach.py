@@ -7,7 +7,7 @@ import signal
 import sys
 
 from epcgroup.cli import served
-from epcgroup.cli.run import add_machine, groups_of, machine_of
+from epcgroup.cli.run import add_cgroup, add_machine, groups_of, machine_of
 from epcgroup.errors import BadInput
 
 _OF_A_MACHINE = ("epc", "max", "policy", "cgroup", "report", "report_file", "inject", "seed", "paranoid")
@@ -26,6 +26,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--create", action="store_true", help="create that cgroup if it is not there")
     served.add_dir(parser)
     add_machine(parser)
+    add_cgroup(parser, "--cgroup")
     parser.set_defaults(defaults={name: parser.get_default(name) for name in _OF_A_MACHINE})
     parser.add_argument("pid", type=int, metavar="PID", help="the process")
     parser.set_defaults(func=run)

@@ -16,7 +16,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Run a command in a cgroup of the machine that `epcgroup serve` keeps.",
         usage="epcgroup exec [-g GROUP] [OPTION ...] [--] COMMAND [ARG ...]",
     )
-    parser.add_argument("-g", "--group", default="/", metavar="GROUP", help="its cgroup (default the root)")
+    parser.add_argument("-g", "--cgroup", default="/", metavar="GROUP", help="its cgroup (default the root)")
+    parser.add_argument("--group", dest="cgroup", help=argparse.SUPPRESS)  # its former name
     parser.add_argument("--create", action="store_true", help="create the cgroup if it is not there")
     parser.add_argument(
         "--host-cgroup",
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     at = places_of(args)
     status = client.execute(
         at,
-        args.group,
+        args.cgroup,
         command,
         create=args.create,
         host_cgroup=args.host_cgroup,

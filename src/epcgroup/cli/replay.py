@@ -19,8 +19,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Run `epcgroup stress --trace` for each enclave of a trace, all at once, on a machine of "
         f"its own, in the cgroup {GROUP}/N of a limit. Needs the extra sim.",
     )
-    parser.add_argument("trace", type=Path, metavar="FILE.parquet")
+    parser.add_argument("trace", type=Path, metavar="FILE.parquet", help="the trace (docs/traces.md)")
     run_command.add_machine(parser)
+    parser.add_argument("--cgroup", action="append", default=[], help=argparse.SUPPRESS)  # refused, in words
     parser.set_defaults(func=run)
 
 

@@ -22,7 +22,6 @@ import gc
 import json
 import os
 import signal
-import sys
 import threading
 import time
 from collections import deque
@@ -36,7 +35,6 @@ from epcgroup.cgroupfs.announce import Announcer
 from epcgroup.cgroupfs.mirror import MirroredTree
 from epcgroup.cgroupfs.tokens import TokenWriter
 from epcgroup.errors import BadInput, EpcgroupError, Refused
-from epcgroup.host import mounts
 from epcgroup.live import Supervisor
 from epcgroup.live.world import WAKE_SIGNAL
 from epcgroup.serve import places as places_
@@ -46,6 +44,7 @@ from epcgroup.serve.control import Control, Job
 from epcgroup.serve.conversation import Conversation
 from epcgroup.serve.extra import MachineExtra
 from epcgroup.serve.joining import Joining, pid_of
+from epcgroup.serve.mountpoint import MountPoint
 from epcgroup.serve.notifier import MACHINE_ROOT, MountNamespace, Notifier
 from epcgroup.serve.processes import CgroupMembers, Outsiders
 from epcgroup.serve.sampler import Sampler
@@ -119,7 +118,7 @@ class Server:
         """Raises Refused where another server is, BadInput, MissingCapability."""
         self._options = options
         self._lock_fd = places_.take(options.places)
-        _clear_mount(options.mount)
+        self._point = MountPoint(options.mount, ours=options.mount == options.places.mount)
         policy = policy_with(options.policy, options.resources, extensions=options.extensions)
         self._machine = Supervisor(
             options.epc_pages, policy, resources=options.resources, log=options.log, enclu=options.enclu,
@@ -167,6 +166,7 @@ class Server:
             fs = self._mount()
         except BaseException:
             tokens.end()
+            self._point.remove()
             raise
         fs.token_writer = tokens.pid
         announcer = Announcer(fs.wake, tokens)
@@ -200,10 +200,11 @@ class Server:
             self._outsiders.end()
             if self._extra is not None:
                 self._extra.end()
-            if unmounted is None and not mounts.unmount(str(self._options.mount)):
-                mounts.unmount(str(self._options.mount), lazy=True)
+            if unmounted is None:
+                self._point.unmount()
             self._save()
             self._machine.close()
+            self._point.remove()
             if isinstance(self.tree, MirroredTree):
                 self.tree.close()
             os.close(self._lock_fd)
@@ -379,17 +380,3 @@ class Server:
             new.replace(file)
         now = time.monotonic()
         self._save_at = now + max(_SAVE_INTERVAL, _SAVE_SHARE * (now - started))
-
-
-def _clear_mount(point: Path) -> None:
-    """An empty mount point: made if missing, freed of a mount whose server is gone."""
-    for mount in mounts.mounts():
-        if mount.point == str(point) and mount.type == mounts.TYPE:
-            if not mounts.is_dead(mount.point):
-                raise Refused(f"{point} is served already; stop that server, or name another --mount")
-            print(f"epcgroup: taking away the mount that a dead server left at {point}", file=sys.stderr)
-            mounts.unmount(mount.point, lazy=True)
-    try:
-        point.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput(f"{point}: {error.strerror}; name another --mount") from error

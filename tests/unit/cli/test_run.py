@@ -6,6 +6,7 @@ import argparse
 
 import pytest
 
+from epcgroup.cli import exec as execute
 from epcgroup.cli import run as command
 from epcgroup.cli.main import main
 from epcgroup.errors import BadInput
@@ -45,6 +46,16 @@ def test_without_options_the_command_runs_in_a_group_of_its_own() -> None:
 def test_the_last_group_is_the_commands_and_takes_the_limit() -> None:
     args = parsed("--cgroup", "pods=64M", "--cgroup", "pods/a", "--max", "16M", "--", "true")
     assert command.groups_of(args) == [("/pods", 64 << 20), ("/pods/a", 16 << 20)]
+
+
+def test_run_and_exec_name_the_cgroup_alike() -> None:
+    parser = argparse.ArgumentParser()
+    execute.add_parser(parser.add_subparsers())
+    for name in ("-g", "--cgroup"):
+        assert command.groups_of(parsed(name, "pods/a", "true")) == [("/pods/a", None)]
+        assert parser.parse_args(["exec", name, "pods/a", "true"]).cgroup == "pods/a"
+    assert parser.parse_args(["exec", "true"]).cgroup == "/"
+    assert parser.parse_args(["exec", "--group", "pods/a", "true"]).cgroup == "pods/a"  # its former name
 
 
 def test_two_limits_for_one_group_contradict_each_other() -> None:

@@ -1,0 +1,39 @@
+"""The mount point leaves the file system as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from epcgroup.errors import BadInput
+from epcgroup.serve.mountpoint import MountPoint
+
+
+def test_directories_that_were_made_are_taken_away(tmp_path: Path) -> None:
+    point = MountPoint(tmp_path / "a" / "b", ours=False)
+    assert (tmp_path / "a" / "b").is_dir()
+    point.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_that_was_there_stays_unless_it_is_ours(tmp_path: Path) -> None:
+    """Ours is the default one, which a killed server left."""
+    (tmp_path / "cgroup").mkdir()
+    MountPoint(tmp_path / "cgroup", ours=False).remove()
+    assert (tmp_path / "cgroup").is_dir()
+    MountPoint(tmp_path / "cgroup", ours=True).remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_somebody_put_there_meanwhile_stays(tmp_path: Path) -> None:
+    point = MountPoint(tmp_path / "a" / "b", ours=False)
+    (tmp_path / "a" / "file").touch()
+    point.remove()
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["file"]
+
+
+def test_a_place_where_no_directory_can_be_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match="file/b: Not a directory; name another --mount"):
+        MountPoint(tmp_path / "file" / "b", ours=False)
