@@ -64,6 +64,17 @@ class AtOnce:
             self._name = ""
 
 
+def check(path: Path) -> None:
+    """Raises BadInput, naming it, if a file cannot be written: before what it is to hold takes its time."""
+    above = path.absolute().parent
+    if path.is_dir():
+        raise BadInput(f"{path}: it is a directory; name a file")
+    if not above.is_dir():
+        raise BadInput(f"{path}: there is no such directory")
+    if not os.access(path if path.exists() else above, os.W_OK):
+        raise BadInput(f"{path}: it may not be written")
+
+
 def write(path: Path, content: bytes) -> None:
     """Write a file at once; a device or a pipe as it is. Raises BadInput naming it."""
     try:

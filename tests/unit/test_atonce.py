@@ -45,3 +45,11 @@ def test_where_nothing_can_be_the_file_is_named(tmp_path: Path) -> None:
     for path, why in ((tmp_path, "Is a directory"), (tmp_path / "none" / "file", "No such file")):
         with pytest.raises(BadInput, match=f"{path}: cannot be written: {why}"):
             atonce.write(path, b"")
+
+
+def test_where_nothing_can_be_is_told_before_there_is_anything(tmp_path: Path) -> None:
+    atonce.check(tmp_path / "file")
+    assert list(tmp_path.iterdir()) == []
+    for path, why in ((tmp_path, "it is a directory"), (tmp_path / "none" / "file", "there is no such dir")):
+        with pytest.raises(BadInput, match=f"{path}: {why}"):
+            atonce.check(path)

@@ -26,6 +26,7 @@ LONGEST = 400  # lines of one module
 # Third-party packages that run-time code may import: everywhere, and by place (paths below epcgroup).
 CORE = {"cryptography", "rich"}
 EXTRAS = {
+    "pictures.py": {"matplotlib"},
     "*/plot.py": {"matplotlib"},
     "testing/strategies.py": {"hypothesis"},
     "cgroupfs/fuse.py": {"mfusepy"},

@@ -44,9 +44,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def demo(args: argparse.Namespace) -> int:
     """Run the demo. 0 when all tenants ended well and every page was right."""
+    from epcgroup import pictures
     from epcgroup.observe import plot
 
-    plot.check(args.output)
+    pictures.check(args.output)
     epc = parse_size(args.epc, "--epc")
     tenants = cast(epc, args.seconds)
     stage = _Stage(tenants, args.seconds * (1 - BATCH_PART))

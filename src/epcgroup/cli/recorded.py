@@ -28,8 +28,7 @@ def check(path: Path) -> None:
     require()
     if path.suffix != ".parquet":
         raise BadInput(f"{path}: a trace is written as FILE.parquet, with FILE.toml beside it to simulate it")
-    if not path.absolute().parent.is_dir():
-        raise BadInput(f"{path}: there is no such directory")
+    atonce.check(path)
 
 
 class File:

@@ -207,7 +207,8 @@ def machine_of(
     (``serving`` as Supervisor.run has it); the report is told at the end.
     """
     parsed = parse_sections(args.epc)
-    _check_report(args)
+    if args.report_file is not None:
+        atonce.check(args.report_file)  # at the end of a long run it would be too late
     # Only now: the emulator takes a while to import, a wrong option should not.
     from epcgroup.live import Supervisor
     from epcgroup.serve.sources import MachineSource
@@ -259,19 +260,6 @@ def _root_key(seed: str | None) -> bytes | None:
             file=sys.stderr,
         )
         return None
-
-
-def _check_report(args: argparse.Namespace) -> None:
-    # At the end of a long run it would be too late: what the run found would be lost.
-    path = args.report_file
-    if path is None:
-        return
-    if path.is_dir():
-        raise BadInput(f"--report-file {path}: it is a directory; name a file")
-    if not path.absolute().parent.is_dir():
-        raise BadInput(f"--report-file {path}: there is no such directory")
-    if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
-        raise BadInput(f"--report-file {path}: it may not be written")
 
 
 def _report(args: argparse.Namespace, report: Snapshot) -> None:

@@ -56,9 +56,9 @@ def run(args: argparse.Namespace) -> int:
     from epcgroup.sim.scenario import read
 
     if args.plot is not None:
-        from epcgroup.observe.plot import check
+        from epcgroup import pictures
 
-        check(args.plot)
+        pictures.check(args.plot)
     scenario = read(args.scenario)  # its faults come before the wait for the compiler
     result = _simulated(scenario, args.output)
     if args.json:

@@ -5,19 +5,16 @@ per second (upwards) and evicted per second (downwards). All panels share their
 scales, so that a glance tells who pages and who does not. Colours are those of
 the Okabe-Ito set, which colour-blind people can tell apart (two of them darker,
 for text); every line is labelled where it is, so there is no legend.
-
-matplotlib is optional and slow to import: it is loaded when a plot is made.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from epcgroup import atonce
-from epcgroup.errors import BadInput, MissingCapability, to_install
+from epcgroup import pictures
+from epcgroup.errors import BadInput
 from epcgroup.observe.history import History, Series
 from epcgroup.observe.printable import printable
 from epcgroup.units import format_size
@@ -32,29 +29,6 @@ _MOST_LIMITS = 4  # labelled in one panel
 _COLUMNS = 4  # panels side by side before a new row begins
 _TITLE = 40  # characters
 _PANEL_INCHES, _ROW_INCHES = 4.2, 4.6
-
-
-def require() -> None:
-    """Raises MissingCapability when matplotlib is not installed."""
-    try:
-        import matplotlib as _  # noqa: F401
-    except ImportError:
-        raise MissingCapability(f"plots need matplotlib: {to_install('plot')}") from None
-
-
-def check(output: Path) -> None:
-    """Whether a picture can be written there, before what it shows has taken its time.
-
-    Raises BadInput naming the file, MissingCapability without matplotlib.
-    """
-    require()
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    forms = FigureCanvasAgg.get_supported_filetypes()
-    if output.is_dir() or (output.suffix and output.suffix[1:].lower() not in forms):
-        raise BadInput(f"{output}: no name of a picture; it may end in {', '.join(sorted(forms))}")
-    if not output.absolute().parent.is_dir():
-        raise BadInput(f"{output}: there is no such directory")
 
 
 def save(
@@ -89,30 +63,15 @@ def draw(
     marks: Sequence[tuple[float, str]] = (),
 ) -> None:
     """As `save`, of series that are there already: a panel of each, all of them with something in it."""
-    require()
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     if not shown:
         raise BadInput("nothing to plot: it takes two snapshots and a cgroup")
     columns = min(_COLUMNS, len(shown))
     rows = -(-len(shown) // columns)
-    figure = Figure(figsize=(1 + _PANEL_INCHES * columns, 0.6 + _ROW_INCHES * rows), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = pictures.blank(1 + _PANEL_INCHES * columns, 0.6 + _ROW_INCHES * rows)
     if title:
         figure.suptitle(printable(title), x=0.01, ha="left", fontsize=13, fontweight="bold", parse_math=False)
     _draw(figure, shown, columns, notes, marks)
-    write(figure, output)
-
-
-def write(figure: Figure, output: Path) -> None:
-    """Write a picture, in the form that its name ends in (PNG without). Raises BadInput."""
-    picture = io.BytesIO()
-    try:
-        figure.savefig(picture, format=output.suffix[1:].lower() or "png", dpi=110)
-    except ValueError as error:
-        raise BadInput(f"{output}: cannot write the plot: {error}") from None
-    atonce.write(output, picture.getvalue())
+    pictures.write(figure, output)
 
 
 def _draw(

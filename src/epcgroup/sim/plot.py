@@ -2,41 +2,26 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from epcgroup import atonce
-from epcgroup.errors import BadInput, MissingCapability, to_install
+from epcgroup import pictures
 from epcgroup.sim.result import Result
 
 _MOST = 12  # lines or bars in one part
 
 
 def plot(result: Result, path: Path) -> None:
-    """Write a PNG (or what the name's ending says). Needs matplotlib."""
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-    except ImportError:
-        raise MissingCapability(f"a picture needs matplotlib: {to_install('plot')}") from None
-    figure, (usage, paging, slowdown) = pyplot.subplots(3, 1, figsize=(10, 11), layout="constrained")
+    """Write a PNG, or what the name's ending says. Raises BadInput, MissingCapability (see `pictures`)."""
+    figure = pictures.blank(10, 11)
+    usage, paging, slowdown = figure.subplots(3, 1)
     figure.suptitle(f"{result.summary['title']} ({result.summary['policy']})")
     _usage(result, usage)
     _paging(result, paging)
     _slowdown(result, slowdown)
-    picture = io.BytesIO()
-    try:
-        figure.savefig(picture, format=path.suffix[1:].lower() or "png", dpi=110)
-    except ValueError as error:
-        raise BadInput(f"{path}: {error}") from None
-    finally:
-        pyplot.close(figure)
-    atonce.write(path, picture.getvalue())
+    pictures.write(figure, path)
 
 
 def _series(result: Result) -> list[tuple[str, pl.DataFrame]]:
