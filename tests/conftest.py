@@ -127,6 +127,14 @@ CAPABILITIES: dict[str, tuple[Callable[[], bool], str]] = {
         "this kernel has no cgroup2, beside which our files are held",
     ),
     "root": (lambda: os.geteuid() == 0, "this test mounts and changes users: run it as root"),
+    "static-python": (
+        lambda: any(Path("/usr/lib").glob("python3.*/config-*/libpython3.*-pic.a")),
+        "run `make test`, which installs it, or: apt-get install libpython3-dev",
+    ),
+    "static-sqlite": (
+        lambda: any(Path("/usr/lib").glob("*/libsqlite3.a")),
+        "run `make test`, which installs it, or: apt-get install libsqlite3-dev",
+    ),
     "cgroup-tools": _installed("cgset", "cgroup-tools"),
     "inotifywait": _installed("inotifywait", "inotify-tools"),
     "ptrace": (_ptrace, "tracing is off: sysctl kernel.yama.ptrace_scope=1"),

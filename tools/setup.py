@@ -136,6 +136,12 @@ def missing_for_tests() -> list[tuple[str, str]]:
     for header, package in (("stdio.h", "libc6-dev"), ("openssl/evp.h", "libssl-dev")):
         if not has_header(header):
             missing[package] = f"has <{header}>, which the test programs include"
+    for library, package in (
+        ("python3.*/config-*/libpython3.*-pic.a", "libpython3-dev"),
+        ("*/libsqlite3.a", "libsqlite3-dev"),
+    ):
+        if not any(Path("/usr/lib").glob(library)):
+            missing[package] = "is a real program that runs inside an enclave in a test"
     return list(missing.items())
 
 

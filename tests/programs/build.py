@@ -72,12 +72,12 @@ def cached(version: bytes, sources: list[Path], compile_into: Callable[[Path], N
 
 
 def _sources() -> list[Path]:
-    return sorted(
-        p for p in HERE.rglob("*") if p.suffix in {".c", ".h", ".S", ".ld", ".py"} and p.name != "package.py"
-    )
+    rooms = [path for room in ("enclave", "host", "cases") for path in (HERE / room).iterdir()]
+    return sorted([*rooms, Path(__file__).resolve()])
 
 
-def _run(work: Path, *command: str | Path) -> None:
+def run(work: Path, *command: str | Path) -> None:
+    """Run a tool in ``work``; BuildError with its words if it fails."""
     done = subprocess.run([*map(str, command)], cwd=work, capture_output=True, text=True, check=False)
     if done.returncode:
         raise BuildError(f"{' '.join(map(str, command))}\n{done.stderr}")
@@ -86,14 +86,14 @@ def _run(work: Path, *command: str | Path) -> None:
 def _compile(work: Path) -> None:
     _make_key(work / "key.h")
     _enclave_image(work)
-    _run(work, "gcc", "-c", HERE / "host/image.S", "-o", "image.o")  # .incbin enclave.bin from here
+    run(work, "gcc", "-c", HERE / "host/image.S", "-o", "image.o")  # .incbin enclave.bin from here
     host = [p for p in sorted((HERE / "host").glob("*.[cS]")) if p.name != "image.S"]
     objects = [f"host_{p.name}.o" for p in host]
     cases = sorted((HERE / "cases").glob("*.c"))
     jobs = [*zip(host, objects, strict=True), *((p, f"{p.stem}.o") for p in cases)]
     flags = [*HOST, "-I.", f"-I{HERE}/host"]  # key.h lies in the work directory
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda job: _run(work, "gcc", *flags, "-c", job[0], "-o", job[1]), jobs))
+        list(pool.map(lambda job: run(work, "gcc", *flags, "-c", job[0], "-o", job[1]), jobs))
     objects.append("image.o")
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda p: _link(work, p.stem, objects), cases))
@@ -103,25 +103,25 @@ def _enclave_image(work: Path) -> None:
     parts = []
     for source in sorted((HERE / "enclave").glob("*.[cS]")):
         parts.append(f"enclave_{source.name}.o")
-        _run(work, "gcc", *ENCLAVE, "-c", source, "-o", parts[-1])
-    _run(work, "ld", "--no-warn-rwx-segments", "-T", HERE / "enclave/link.ld", "-o", "enclave.elf", *parts)
-    _run(work, "objcopy", "-O", "binary", "enclave.elf", "enclave.bin")
+        run(work, "gcc", *ENCLAVE, "-c", source, "-o", parts[-1])
+    run(work, "ld", "--no-warn-rwx-segments", "-T", HERE / "enclave/link.ld", "-o", "enclave.elf", *parts)
+    run(work, "objcopy", "-O", "binary", "enclave.elf", "enclave.bin")
 
 
 def _link(work: Path, name: str, objects: list[str]) -> None:
     if name == "plugin":
-        _run(work, "gcc", "-shared", "-pthread", "-Wl,-Bsymbolic", "-o", "plugin.so", "plugin.o", *objects)
+        run(work, "gcc", "-shared", "-pthread", "-Wl,-Bsymbolic", "-o", "plugin.so", "plugin.o", *objects)
     elif name == "vdso_weak":
         # A stand-in with the vDSO's name at link time; at run time the loader has the real one.
         (work / "stub.c").write_text("int __vdso_sgx_enter_enclave(void) { return 0; }\n")
-        _run(work, "gcc", "-shared", "-Wl,-soname,linux-vdso.so.1", "-o", "libvdsostub.so", "stub.c")
+        run(work, "gcc", "-shared", "-Wl,-soname,linux-vdso.so.1", "-o", "libvdsostub.so", "stub.c")
         objects = [*objects, "-Wl,--no-as-needed", "libvdsostub.so"]
     if name != "plugin":
-        _run(work, "gcc", "-pthread", "-o", name, f"{name}.o", *objects, "-ldl")
+        run(work, "gcc", "-pthread", "-o", name, f"{name}.o", *objects, "-ldl")
     if name in STATIC:
-        _run(work, "gcc", "-static-pie", "-pthread", "-o", f"{name}-static", f"{name}.o", *objects)
+        run(work, "gcc", "-static-pie", "-pthread", "-o", f"{name}-static", f"{name}.o", *objects)
     if name == "basics":  # also at a fixed address, the way most static programs are
-        _run(work, "gcc", "-static", "-no-pie", "-pthread", "-o", f"{name}-fixed", f"{name}.o", *objects)
+        run(work, "gcc", "-static", "-no-pie", "-pthread", "-o", f"{name}-fixed", f"{name}.o", *objects)
 
 
 def _make_key(path: Path) -> None:

@@ -67,6 +67,19 @@ struct enclave {
 int enclave_load(struct enclave *e, struct spec spec);
 void enclave_unload(struct enclave *e);
 
+/* ---- the steps (build.c): 0, or -1 with step and error set ---- */
+struct sha256;
+long enclave_ioctl(int fd, u64 command, void *argument);	/* 0 or errno */
+int enclave_failed(struct enclave *e, const char *step, int error);
+u64 enclave_xfrm(void);
+u64 enclave_reserve(u64 size);	/* an aligned range, or 0 */
+int enclave_map(struct enclave *e, u64 offset, u64 pages, int prot);
+int enclave_create(struct enclave *e, struct sha256 *sum);
+/* EADD `pages` pages at `offset`; their contents are measured unless src is NULL (zeros). */
+int enclave_add(struct enclave *e, struct sha256 *sum, u64 offset, u64 pages, const u8 *src, u64 flags);
+int enclave_provision(struct enclave *e);
+int enclave_initialise(struct enclave *e, struct sha256 *sum);
+
 u64 ssa_address(const struct enclave *e, unsigned thread, unsigned frame);
 u64 gprsgx_address(const struct enclave *e, unsigned thread, unsigned frame);
 u64 stack_page(const struct enclave *e, unsigned thread, unsigned level);
