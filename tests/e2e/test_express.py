@@ -160,8 +160,7 @@ def test_loads_are_booked_in_the_order_in_which_they_happened(machine: Machine) 
     assert books["order"] == order
     assert books["usage"] == (200 + 2) * PAGE  # SECS, VA page
     assert books["slots"] == PAGES - 200
-    zero = sum(index % 5 == 4 for index in order)  # those are left to Python
-    assert (zero < len(machine.asked) < zero + 20) == (machine.mode == "compiled")
+    assert (len(machine.asked) < 20) == (machine.mode == "compiled"), "pages of zeros are loaded there too"
     assert books["faults"] == 200
     assert books["counters"]["loaded"] == 201  # type: ignore[index]
     assert [index for index, _ in books["resident"]] == sorted(order)  # type: ignore[attr-defined]
@@ -247,7 +246,7 @@ def test_faults_are_answered_while_pages_are_sealed_but_for_those_pages(machine:
     code = mover._code
 
     def evict(job: int) -> int:
-        told: int = code.evict(job)
+        told: int = code.evict.evict(job)
         sealed.set()
         assert go_on.wait(60)
         return told
@@ -274,7 +273,8 @@ def test_faults_are_answered_while_pages_are_sealed_but_for_those_pages(machine:
 
     first = [index for index in range(60) if index % 5 != 4]
     machine.touch(first)
-    mover._code = types.SimpleNamespace(**{**vars(code), "evict": evict})
+    slow = types.SimpleNamespace(**{**vars(code.evict), "evict": evict})
+    mover._code = types.SimpleNamespace(**{**vars(code), "evict": slow})  # type: ignore[assignment]
     with world.lock:
         wake_ksgxd(engine, engine.free + 8)
     worker = started(work)
@@ -329,14 +329,15 @@ def test_lanes_see_a_page_when_it_has_been_written_out_and_not_before(
     """They may open when the pages of another enclave in the same round are sealed."""
     pager, number = machine.world.driver.pager, machine.file.enclave.id
     assert isinstance(pager.mover, LaneMover)
-    code, table = pager.mover._code, pager.mover.table(number)
+    rows = pager.store.pages(number)
     order = [index for index in range(30) if index % 5 != 4]
     machine.touch(order)
     write_out = pager.write_out
     seen: list[tuple[int, bool, bool]] = []
 
     def shown(index: int) -> bool:
-        return ctypes.c_uint64.from_address(table + index * code.ENTRY).value != 0
+        group, at = rows._row(index)  # as lanes read it
+        return group is not None and group[at] > 0
 
     def watched(pages: Sequence[epc.EpcPage]) -> None:
         before = [shown(page.index) for page in pages]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tests.e2e.machine import NEEDS, PAGE, command, programs
 
-from epcgroup.driver.store import Arena
+from epcgroup.driver.arena import Arena
 from epcgroup.live import Supervisor
 from epcgroup.live.paging import uffd
 from epcgroup.live.paging.express import Express

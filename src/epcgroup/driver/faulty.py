@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import random
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
+from epcgroup.driver.evicted import Evicted
 from epcgroup.driver.inject import Plan
 from epcgroup.driver.numbers import Ioctl
-from epcgroup.driver.store import BackingStore, Evicted, Sealed
+from epcgroup.driver.store import BackingStore
 from epcgroup.epc import Caller, Enclave, EpcPage, Machine, Pager, Policy, Section, Vepc
 from epcgroup.errors import NoEpc, Refused
 
@@ -59,16 +60,14 @@ class HostileStore(BackingStore):
         """No."""
         return False
 
-    def add_all(
-        self,
-        enclave: int,
-        indices: Sequence[int],
-        sealed: Sequence[Sealed],
-        slots: Iterable[tuple[int, int]],
-    ) -> None:
+    def add_all(self, enclave: int, indices: Sequence[int], slots: Sequence[int]) -> None:
         """One by one."""
-        for index, (flags, place, short), (va, slot) in zip(indices, sealed, slots, strict=True):
-            self.add(enclave, index, Evicted(self.arena, flags, place, short, va, slot))
+        pages = self.pages(enclave)
+        for index, slot in zip(indices, slots, strict=True):
+            entry = pages.find(index, ready=True)
+            assert entry is not None
+            entry.slot = slot
+            self.add(enclave, index, entry)
 
     def add(self, enclave: int, index: int, entry: Evicted) -> None:
         """As BackingStore.add, with what an attacker makes of it."""

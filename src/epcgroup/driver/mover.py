@@ -10,29 +10,31 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from epcgroup.driver.store import Evicted
+from epcgroup.driver.evicted import Evicted
 from epcgroup.units import PAGE_SHIFT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from epcgroup.driver.seams import Frames
-    from epcgroup.driver.store import BackingStore, Sealed
+    from epcgroup.driver.store import BackingStore
     from epcgroup.sgx.seal import PageSealer
 
 
 class Mover(Protocol):
     """Moves contents of pages; ``base`` is the address of the enclave's page 0."""
 
-    def out(
-        self, enclave: int, base: int, indices: Sequence[int], flags: Sequence[int]
-    ) -> tuple[Sequence[int], Sequence[Sealed]]:
-        """Revoke these pages and seal them, on reservations: versions and what is kept, in order."""
+    def out(self, enclave: int, base: int, indices: Sequence[int], flags: Sequence[int]) -> Sequence[int]:
+        """Revoke these pages and seal them, on reservations; their rows are ready. The versions."""
 
-    def kept(
-        self, enclave: int, indices: Sequence[int], versions: Sequence[int], sealed: Sequence[Sealed]
-    ) -> None:
-        """What went out is in the store now; the pages are evicted."""
+    def kept(self, enclave: int, indices: Sequence[int], slots: Sequence[int]) -> None:
+        """What went out is in the store from now on, the versions in these VA slots."""
+
+    def arrived(self, enclave: int, indices: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
+        """The contents of these pages are back, and gone from the store: their flags and VA slots.
+
+        KeyError if nothing is known of one.
+        """
 
     def back(self, enclave: int, base: int, index: int, entry: Evicted, version: int) -> None:
         """Unseal a page and give it to its frame. Raises MacCompareFail, and nothing happened."""
@@ -53,23 +55,23 @@ class PlainMover:
     def __init__(self, frames: Frames, sealer: PageSealer, store: BackingStore) -> None:
         self._frames = frames
         self._sealer = sealer
+        self._store = store
         self._arena = store.arena
 
-    def out(
-        self, enclave: int, base: int, indices: Sequence[int], flags: Sequence[int]
-    ) -> tuple[Sequence[int], Sequence[Sealed]]:
+    def out(self, enclave: int, base: int, indices: Sequence[int], flags: Sequence[int]) -> Sequence[int]:
         contents = self._frames.take(enclave, indices)
-        versions, sealed = [], []
+        prepare, versions = self._store.pages(enclave).prepare, []
         for plain, index, word in zip(contents, indices, flags, strict=True):
             version, place, short = self._seal(plain, base + (index << PAGE_SHIFT), enclave, word)
+            prepare(index, word, place, short, version)
             versions.append(version)
-            sealed.append((word, place, short))
-        return versions, sealed
+        return versions
 
-    def kept(
-        self, enclave: int, indices: Sequence[int], versions: Sequence[int], sealed: Sequence[Sealed]
-    ) -> None:
-        pass
+    def kept(self, enclave: int, indices: Sequence[int], slots: Sequence[int]) -> None:
+        self._store.add_all(enclave, indices, slots)
+
+    def arrived(self, enclave: int, indices: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
+        return self._store.withdraw(enclave, indices)
 
     def back(self, enclave: int, base: int, index: int, entry: Evicted, version: int) -> None:
         contents = self.unseal(enclave, entry, version, base + (index << PAGE_SHIFT))

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from epcgroup.driver.mover import Mover
     from epcgroup.driver.seams import Frames, Log
-    from epcgroup.driver.store import BackingStore, Sealed
+    from epcgroup.driver.store import BackingStore
     from epcgroup.sgx.enclave import EnclaveState
     from epcgroup.sgx.seal import PageSealer
 
@@ -56,8 +56,8 @@ class SealingPager:
         self.mover: Mover = PlainMover(frames, sealer, store)
         self._states: dict[int, EnclaveState] = {}
         self._slots: dict[int, VaSlots] = {}
-        # Pages that are blocked and sealed, in the order in which they will be written out.
-        self._leaving: deque[tuple[int, Sealed]] = deque()
+        # Versions of pages that are blocked and sealed, in the order in which they will be written out.
+        self._leaving: deque[int] = deque()
 
     def adopt(self, enclave: Enclave, state: EnclaveState) -> None:
         """ECREATE succeeded: ``state`` is the processor's view of ``enclave``."""
@@ -105,7 +105,7 @@ class SealingPager:
             flags = [state.epcm.get(index, 0) & SEALED_MASK for index in indices]
             if eblock(state, indices):
                 raise InternalError(f"EBLOCK of pages {indices} of {enclave}, one of which cannot be blocked")
-            self._leaving += zip(*self.mover.out(enclave.id, state.base, indices, flags), strict=True)
+            self._leaving += self.mover.out(enclave.id, state.base, indices, flags)
 
     def write_out(self, pages: Sequence[EpcPage]) -> None:
         """EWB: keep what was sealed, and the versions in VA slots; forget the plaintext."""
@@ -116,16 +116,14 @@ class SealingPager:
             slots.follow(enclave.va_pages)
         if pages[0].index == SECS_INDEX:
             version, entry = self.mover.seal(state.take_secs(), number, _SECS_FLAGS)
-            ((entry.va, entry.slot),) = slots.take((version,))
+            (entry.slot,) = slots.take((version,))
             self.store.add(number, SECS_INDEX, entry)
             return
         indices = [page.index for page in pages]
         epcm, leaving = state.epcm, self._leaving.popleft
         for index in indices:
             del epcm[index]
-        versions, sealed = zip(*[leaving() for _ in indices], strict=True)
-        self.store.add_all(number, indices, sealed, slots.take(versions))
-        self.mover.kept(number, indices, versions, sealed)
+        self.mover.kept(number, indices, slots.take([leaving() for _ in indices]))
 
     def load(self, enclave: Enclave, index: int) -> None:
         """ELDU. Raises LoadFailed, and says so in the log, when the page does not verify."""
@@ -134,7 +132,7 @@ class SealingPager:
         entry = self.store.get(number, index)
         if entry is None:
             raise self._failed(enclave, index, "its contents are lost")
-        version = slots.version(entry.va, entry.slot)
+        version = slots.version(entry.slot)
         try:
             if index == SECS_INDEX:
                 state.put_secs(self.mover.unseal(number, entry, version))
@@ -147,11 +145,11 @@ class SealingPager:
         except OSError as error:  # no frame for it: it stays sealed, and the next touch may have better luck
             self._frames.drop(number, index)
             raise self._failed(enclave, index, f"its frame cannot be filled: {error.strerror}") from error
-        slots.give([(entry.va, entry.slot)])
+        slots.give((entry.slot,))
         self.store.remove(number, index)
 
     def arrived(self, enclave: Enclave, indices: Sequence[int]) -> None:
-        flags, slots = self.store.withdraw(enclave.id, indices)
+        flags, slots = self.mover.arrived(enclave.id, indices)
         self._slots[enclave.id].give(slots)
         self._states[enclave.id].epcm.update(zip(indices, map(_WORDS.setdefault, flags, flags), strict=True))
 
@@ -169,7 +167,7 @@ class SealingPager:
             entry = self.store.get(number, index)
             if entry is None:
                 raise self._failed(enclave, index, "its contents are lost")
-            version = self._slots[number].version(entry.va, entry.slot)
+            version = self._slots[number].version(entry.slot)
             addr = 0 if index == SECS_INDEX else state.base + (index << PAGE_SHIFT)
             try:
                 return self.mover.unseal(number, entry, version, addr)

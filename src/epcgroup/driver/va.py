@@ -4,7 +4,8 @@ A VA page is an EPC page of 512 eight-byte slots that never leaves the EPC
 (spec 2.7). The version in the slot is what makes a replayed page fail. Choice
 of slots is the kernel's (EPC-44): the first page of the list, its lowest free
 slot; a page that became full goes to the tail, a page that got a slot back to
-the head.
+the head. Slots are numbered through all VA pages: 512 times the number of the EPC page,
+and the place in it.
 """
 
 from __future__ import annotations
@@ -60,9 +61,9 @@ class VaSlots:
     def __len__(self) -> int:
         return len(self._pages)
 
-    def take(self, versions: Iterable[int]) -> list[tuple[int, int]]:
-        """Store versions in free slots, in order; the numbers of the page and of the slot of each."""
-        taken: list[tuple[int, int]] = []
+    def take(self, versions: Sequence[int]) -> list[int]:
+        """Store versions in free slots, in order; the numbers of the slots."""
+        taken: list[int] = []
         pages = self._pages
         page: VaPage | None = None
         for version in versions:
@@ -70,33 +71,37 @@ class VaSlots:
                 page = next(iter(pages.values()), None)
                 if page is None or not page.free:
                     raise InternalError("no free VA slot: the engine allocated too few VA pages")
-                number, free, kept = page.number, page.free, page.versions
+                first, free, kept = page.number * VA_SLOTS, page.free, page.versions
             lowest = free & -free
             free ^= lowest
             slot = lowest.bit_length() - 1
             kept[slot] = version
-            taken.append((number, slot))
+            taken.append(first + slot)
             if not free:
                 page.free = 0
-                pages.move_to_end(number)
+                pages.move_to_end(page.number)
                 page = None
         if page is not None:
             page.free = free
         self.in_use += len(taken)
         return taken
 
-    def version(self, number: int, slot: int) -> int:
-        """What is stored in a slot of page ``number``."""
+    def version(self, slot: int) -> int:
+        """What is stored in a slot."""
+        number, slot = divmod(slot, VA_SLOTS)
         return self._pages[number].versions[slot]
 
-    def give(self, slots: Sequence[tuple[int, int]]) -> None:
+    def give(self, slots: Sequence[int]) -> None:
         """Free slots, in order."""
-        pages = self._pages
-        for number, slot in slots:
+        pages, head = self._pages, -1
+        for slot in slots:
+            number = slot // VA_SLOTS
             page = pages[number]
-            page.free |= 1 << slot
-            page.versions[slot] = 0
-            pages.move_to_end(number, last=False)
+            page.free |= 1 << slot % VA_SLOTS
+            page.versions[slot % VA_SLOTS] = 0
+            if number != head:
+                pages.move_to_end(number, last=False)
+                head = number
         self.in_use -= len(slots)
 
     def clear(self) -> None:

@@ -13,7 +13,7 @@ What a lane must be sure of while it is open (all of it changes under the lock a
 one address space maps the enclave, all its threads are in one cgroup, the SECS is
 resident, the backing store is honest. Background work may wait: it begins with the
 lanes closed, as everything. What it finds
-else (a page of zeros, one that may not be written, a MAC that does not match) it
+else (one that may not be written, a MAC that does not match) it
 leaves to Python, with the event.
 
 Without llvmlite or under attack (`--inject`) there is no lane, and the page service
@@ -60,18 +60,20 @@ class Lane:
         self._world = world
         self._lock = lock
         self._space = space
-        self._code = code
+        self._code = code.lane
         self._mover = mover
-        self._block = code.new_block(code.SIZE)
+        self._block = code.new_block(code.lane.SIZE)
         self._address = ctypes.addressof(self._block)
         self._bytes = memoryview(self._block).cast("B")
         self._words = self._bytes.cast("Q")
         self._page = uffd.PageBuffer()
+        self._ciphers = code.ciphers
         self._cipher = code.ciphers.new_cipher(world.driver.pager.sealer.key)
-        self._set(code.UFFD, space.uffd)
-        self._set(code.CIPHER, self._cipher)
-        self._set(code.PAGE, self._page.address)
-        self.message = self._bytes[code.MESSAGE : code.MESSAGE + uffd.MSG_SIZE]
+        self._set(code.lane.UFFD, space.uffd)
+        self._set(code.lane.CIPHER, self._cipher)
+        self._set(code.lane.PAGE, self._page.address)
+        self._set(code.lane.BASES, world.driver.pager.store.arena.bases)
+        self.message = self._bytes[code.lane.MESSAGE : code.lane.MESSAGE + uffd.MSG_SIZE]
         self.granted = 0
         self.used_up = False
         self._last = 0
@@ -100,7 +102,7 @@ class Lane:
 
     def discard(self) -> None:
         """The service ends; nobody opens the lane any more."""
-        self._code.ciphers.free_cipher(self._cipher)
+        self._ciphers.free_cipher(self._cipher)
 
     def grant(self, vma: EnclaveVma, caller: Caller, stall: Stall, others: int) -> bool:
         """Begin, if there is room beside the ``others`` granted already. Hold the lock."""
@@ -111,9 +113,9 @@ class Lane:
         credit = min(headroom(machine, caller.group) - others, self._code.LOG_LENGTH)
         if credit < _LEAST or len(device.mms) != 1 or not space.alive or space.find(vma.start) is not vma:
             return False
-        table = self._mover.table(enclave.id)
+        directory = self._mover.directory(enclave.id)
         users = tuple(space.users)
-        if not table or len(users) > _MOST_THREADS:
+        if not directory or len(users) > _MOST_THREADS:
             return False
         for tid in users:
             task = tasks.get(tid)
@@ -125,7 +127,7 @@ class Lane:
         self._set(code.END, vma.end)
         self._set(code.BASE, device.base)
         self._set(code.ENCLAVE, enclave.id)
-        self._set(code.TABLE, table)
+        self._set(code.DIRECTORY, directory)
         self._set(code.PROT, vma.prot)
         self._set(code.CREDIT, credit)
         return True
