@@ -32,7 +32,7 @@ EXTRAS = {
     "cgroupfs/fuse.py": {"mfusepy"},
     "cli/serve.py": {"mfusepy"},  # looks whether it is there
     "sim/*": {"llvmlite", "numpy", "polars", "pyarrow"},
-    "live/paging/compiled/calls.py": {"llvmlite"},
+    "live/paging/compiled/*": {"llvmlite"},
     "conform/compiled_replay.py": {"llvmlite", "numpy", "polars", "pyarrow"},
     "observe/exporter.py": {"prometheus_client"},
     "observe/top/*": {"textual"},
