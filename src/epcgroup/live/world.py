@@ -25,6 +25,7 @@ from epcgroup.live import guests, snapshot
 from epcgroup.live.enclave.processor import Processor
 from epcgroup.live.guests import GuestCounts
 from epcgroup.live.members import Members, TreeMembers, as_thread
+from epcgroup.live.paging.binding import Bindings
 from epcgroup.live.paging.lock import MachineLock
 from epcgroup.live.paging.stall import Stalls
 from epcgroup.observe.model import FAILED
@@ -66,6 +67,7 @@ class World:
     express: Express | None = None
     tasks: dict[int, Task] = field(default_factory=dict)
     stalls: Stalls = field(default_factory=Stalls)
+    bindings: Bindings = field(default_factory=Bindings)
     kicks: deque[tuple[int, Kick]] = field(default_factory=deque)
     tracer_thread: int = 0
     #: Programs may enter and leave enclaves without a trap (`fastpath`).

@@ -98,7 +98,7 @@ class LeafService(threading.Thread):
         super().__init__(name=f"leaves-{listener}", daemon=True)
         self._world = world
         self._listener = listener
-        self._affinity = affinity.Follower()
+        self._affinity = affinity.Follower(world.bindings)
         self._ended = self._closed = False
         self._closing = threading.Lock()
 

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import threading
 import traceback
 from typing import TYPE_CHECKING
@@ -207,6 +208,7 @@ class Express:
         return None
 
     def _begin_quietly(self) -> None:
+        os.sched_setaffinity(0, os.sched_getaffinity(os.getpid()))  # not that of the service that began us
         try:
             self.begin()
         except MissingCapability:

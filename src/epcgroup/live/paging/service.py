@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING
 from epcgroup.driver import Fault
 from epcgroup.epc import headroom
 from epcgroup.live import guests
-from epcgroup.live.paging import affinity, uffd
+from epcgroup.live.paging import uffd
+from epcgroup.live.paging.binding import Binder
 from epcgroup.live.tracing.task import Kick
 from epcgroup.sgx.faults import PF_W
 from epcgroup.units import PAGE_SIZE
@@ -66,7 +67,7 @@ class PageService(threading.Thread):
         self._vma: EnclaveVma | None = None  # where the last fault was
         self._closing = threading.Lock()
         self._closed = False
-        self._affinity = affinity.Follower()
+        self._binder = Binder(world.bindings)
 
     def run(self) -> None:
         """Serve. Without us the program would wait for ever: it ends with us."""
@@ -123,6 +124,7 @@ class PageService(threading.Thread):
             if not mm.alive:
                 break
             self._work(lane, recent, tid, caller)
+        self._binder.leave()
         with self._closing:
             self._closed = True
             os.close(fd)
@@ -137,7 +139,8 @@ class PageService(threading.Thread):
         What this slice leaves over, the next fault or the tracer goes on with.
         """
         world = self._world
-        self._affinity.follow(tid)
+        if tid in self._mm.users:  # (the kernel tells its number in its own namespace)
+            self._binder.served(tid)
         more = not world.lock.sealing and world.slice()  # (two rounds at once there are not)
         if lane is not None and self._vma is not None and caller.group is self._group:
             # The more is done at once, the longer the lane stays open, and one thread gets on best like

@@ -120,6 +120,7 @@ class Lifecycle:
         if parent.watched:
             attach.born(self._tracer, parent, task)
         self._tracer.injector.inherit(parent.tid, tid)
+        self._world.bindings.born(parent.tid, tid)
         if task.view is not None:
             task.view.born(parent, task)
         if event:
@@ -181,6 +182,7 @@ class Lifecycle:
         lives.execed(self._tracer, task, former)
         self._tracer.injector.forget(former)
         self._tracer.injector.inherit(former, task.tid)
+        self._world.bindings.execed(former, task.tid)
         threads.abandon(self._world, task)
         self._leave(task)
         task.mm = AddressSpace(task.pid)
@@ -230,6 +232,7 @@ class Lifecycle:
     def forget(self, task: Task) -> None:
         """``task`` is none of ours any more."""
         self._world.tasks.pop(task.tid, None)
+        self._world.bindings.gone(task.tid)
         lives.end(self._tracer, task)
         lives.gone(self._tracer, task, signal.SIGKILL)
         if task.tid == task.pid:

@@ -37,10 +37,11 @@ SYS = {
     "read": 0, "write": 1, "open": 2, "close": 3, "stat": 4, "lstat": 6, "mmap": 9, "mprotect": 10,
     "munmap": 11, "rt_sigaction": 13, "ioctl": 16, "pread64": 17, "pwrite64": 18, "access": 21, "mremap": 25,
     "madvise": 28, "wait4": 61, "creat": 85, "ptrace": 101, "statfs": 137, "fstatfs": 138, "mlock": 149,
-    "mlockall": 151, "prctl": 157, "setrlimit": 160, "mount": 165, "waitid": 247, "openat": 257,
-    "newfstatat": 262, "faccessat": 269, "unshare": 272, "prlimit64": 302, "seccomp": 317, "bpf": 321,
-    "mlock2": 325, "pkey_mprotect": 329, "statx": 332, "fsopen": 430, "clone3": 435, "close_range": 436,
-    "openat2": 437, "faccessat2": 439,
+    "mlockall": 151, "prctl": 157, "setrlimit": 160, "mount": 165, "sched_setaffinity": 203,
+    "sched_getaffinity": 204, "waitid": 247, "openat": 257, "newfstatat": 262, "faccessat": 269,
+    "unshare": 272, "prlimit64": 302, "sched_setattr": 314, "seccomp": 317, "bpf": 321, "mlock2": 325,
+    "pkey_mprotect": 329, "statx": 332, "fsopen": 430, "clone3": 435, "close_range": 436, "openat2": 437,
+    "faccessat2": 439,
 }  # fmt: skip
 _PATH_CALLS = (
     "open", "openat", "openat2", "creat", "stat", "lstat", "access", "faccessat", "faccessat2",
@@ -48,6 +49,7 @@ _PATH_CALLS = (
 _AT_EMPTY_PATH = 0x1000
 PTRACE_BEGINS = (0, 16, 0x4206)  # TRACEME, ATTACH, SEIZE
 _RAISED = (4, 5, 7, 8, 11)  # SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV
+_AFFINITY_CALLS = ("sched_setaffinity", "sched_getaffinity", "sched_setattr")
 _RANGE_CALLS = ("mmap", "mprotect", "munmap", "mremap", "madvise", "pkey_mprotect", "mlock", "mlock2")
 
 # Opcodes (linux/bpf_common.h).
@@ -226,8 +228,8 @@ def enclave_filter(base: int, size: int) -> bytes:
 
     Stops: any system call made from inside (it must fault with #UD there), and
     mmap, mprotect, munmap, mremap, madvise, pkey_mprotect, mlock of a range that shares
-    an address with the enclave, and rt_sigaction of signals that instructions
-    raise. The enclave's end is at most 2**47.
+    an address with the enclave, rt_sigaction of signals that instructions raise,
+    and calls about processors that threads may run on. The enclave's end is at most 2**47.
     """
     end = base + size
     program = _Program()
@@ -240,6 +242,8 @@ def enclave_filter(base: int, size: int) -> bytes:
     program.op(_LD, _NR)
     for name in _RANGE_CALLS:
         program.jump(_JEQ, SYS[name], yes="old address")
+    for name in _AFFINITY_CALLS:
+        program.jump(_JEQ, SYS[name], yes="trace")
     program.jump(_JEQ, SYS["rt_sigaction"], no="allow")
     program.op(_LD, _args(0))
     for number in _RAISED:

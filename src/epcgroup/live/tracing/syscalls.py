@@ -201,6 +201,12 @@ def _sigaction(tracer: Tracer, task: Task, regs: UserRegs) -> None:
     tracer.resume(task)
 
 
+def _affinity(tracer: Tracer, task: Task, _: UserRegs) -> None:
+    """It sees and changes its own processors, not those that we have bound it to."""
+    tracer.world.bindings.asked(task.mm.users)
+    tracer.resume(task)
+
+
 _HANDLERS: dict[int, Handler] = {
     2: lambda tracer, task, regs: _open(tracer, task, regs, regs.rdi, regs.rsi),
     257: lambda tracer, task, regs: _open(tracer, task, regs, regs.rsi, regs.rdx),
@@ -231,5 +237,8 @@ _HANDLERS: dict[int, Handler] = {
     325: locked.mlock,
     151: locked.mlockall,
     157: sandbox.install,
+    203: _affinity,
+    204: _affinity,
+    314: _affinity,
     317: sandbox.install,
 }

@@ -90,6 +90,7 @@ class Tracer:
             progress |= self.world.slice()
             now = time.monotonic()
             self.watch.look(self.tasks.values(), now)
+            self.world.bindings.look(now)
             if now >= next_release:  # however busy: what waits for EPC may wait for just these pages
                 self.release_closed()
                 attach.forget_replaced(self)
