@@ -4,6 +4,7 @@
  *     uffd_server pairs PAGES LIMIT N SEED   N random touches with LIMIT pages resident
  *     uffd_server swap PAGES LIMIT N SEED    the same touches of ordinary memory, without a server: the caller
  *                                            has limited it (a memory cgroup) and given it swap
+ *     uffd_server half PAGES LIMIT N SEED    the same, of memory of which every second word is a small number
  *
  * Two processes: the client touches a shared memory file, the server answers its userfaultfd events.
  * Load: AES-128-GCM open, UFFDIO_COPY.  Evict, 16 at a time, first in first out: write-protect, pread,
@@ -220,14 +221,15 @@ static void touch(const uint64_t *list, uint64_t n, uint64_t *took)
 	}
 }
 
-/* Ordinary memory full of random words, which do not compress: neither does sealed text. */
-static void ordinary_memory(uint64_t seed)
+/* Ordinary memory full of random words, which do not compress: neither does sealed text.  Or half
+ * of it: ordinary heaps have small numbers and pointers beside their data. */
+static void ordinary_memory(uint64_t seed, int half)
 {
 	heap = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (heap == MAP_FAILED || madvise(heap, pages * PAGE, MADV_NOHUGEPAGE))
 		_exit(1);
 	for (uint64_t i = 0; i < pages * PAGE / 8; i++)
-		((uint64_t *)heap)[i] = i % 512 ? next_random(&seed) : 0;
+		((uint64_t *)heap)[i] = i % 512 ? next_random(&seed) & (half && i % 2 ? 255 : ~0UL) : 0;
 }
 
 static uint64_t ticks_per_second(void)
@@ -266,16 +268,16 @@ int main(int argc, char **argv)
 	char byte;
 	pid_t child;
 
-	if (!once && (argc != 6 || (strcmp(argv[1], "pairs") && strcmp(argv[1], "swap")))) {
-		fprintf(stderr, "usage: uffd_server loads PAGES SEED | pairs|swap PAGES LIMIT N SEED\n");
+	if (!once && (argc != 6 || (strcmp(argv[1], "pairs") && strcmp(argv[1], "swap") && strcmp(argv[1], "half")))) {
+		fprintf(stderr, "usage: uffd_server loads PAGES SEED | pairs|swap|half PAGES LIMIT N SEED\n");
 		return 2;
 	}
 	pages = strtoull(argv[2], NULL, 0);
 	limit = once ? pages + 1 : strtoull(argv[3], NULL, 0);
 	n = make_list(once, once ? 0 : strtoull(argv[4], NULL, 0), strtoull(argv[argc - 1], NULL, 0), &list);
 	took = calloc(n, 8);
-	if (!strcmp(argv[1], "swap")) {
-		ordinary_memory(1);
+	if (!strcmp(argv[1], "swap") || !strcmp(argv[1], "half")) {
+		ordinary_memory(1, !strcmp(argv[1], "half"));
 		touch(list, n, took);
 	} else {
 		open_memory();

@@ -126,6 +126,10 @@ CAPABILITIES: dict[str, tuple[Callable[[], bool], str]] = {
         lambda: "\tcgroup2\n" in Path("/proc/filesystems").read_text(),
         "this kernel has no cgroup2, beside which our files are held",
     ),
+    "two processors": (
+        lambda: len(os.sched_getaffinity(0)) > 1,
+        "with one processor, or one that is allowed, nothing is ever bound to it",
+    ),
     "root": (lambda: os.geteuid() == 0, "this test mounts and changes users: run it as root"),
     "static-python": (
         lambda: any(Path("/usr/lib").glob("python3.*/config-*/libpython3.*-pic.a")),

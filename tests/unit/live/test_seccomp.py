@@ -155,6 +155,12 @@ def test_any_call_from_inside_the_enclave_stops(place: int) -> None:
     assert (result == RET_TRACE) is (BASE <= place < BASE + SIZE)
 
 
+@pytest.mark.parametrize("name", ["sched_setaffinity", "sched_getaffinity", "sched_setattr"])
+def test_an_owner_of_enclaves_stops_for_calls_about_its_processors(name: str) -> None:
+    assert seccomp.run(seccomp.enclave_filter(BASE, SIZE), SYS[name], [0]) == RET_TRACE
+    assert seccomp.run(seccomp.base_filter(), SYS[name], [0]) == RET_ALLOW
+
+
 def test_the_image_points_at_the_filter_behind_it() -> None:
     program = seccomp.base_filter()
     image = seccomp.image(program, 0x1000)

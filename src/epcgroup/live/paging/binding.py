@@ -69,9 +69,10 @@ class Bindings:
         with self._lock, contextlib.suppress(OSError):
             if now - self._asked.get(tid, -_QUARREL) < _QUARREL:
                 return None
-            real, own = os.sched_getaffinity(tid), os.sched_getaffinity(0)
+            own = os.sched_getaffinity(0)
             if len(own) == 1:
                 return None
+            real = os.sched_getaffinity(tid)
             processor = next(iter(real)) if len(real) == 1 else _processor_of(tid)
             taken = {other.processor for other in self._known.values() if other.valid}
             if processor not in own or (processor in taken and len(real) > 1):
