@@ -35,6 +35,7 @@ import time
 from pathlib import Path
 
 _ENOUGH = 8  # times in a row that work was done for the same thread
+_REFUSED = 64  # times more before that is tried again
 _LATE = 0.01  # s; between two of them
 _TERM = 0.1  # s
 _IDLE = 0.02  # s without a fault
@@ -184,7 +185,8 @@ class Binder:
         self._tid = tid
         if self._times >= _ENOUGH:
             self._binding = self._bindings.bind(tid, now)
-            self._times = 0 if self._binding is None else self._times
+            if self._binding is None:
+                self._times = -_REFUSED
 
     def leave(self) -> None:
         """Serve no more, or for somebody else."""
