@@ -9,15 +9,26 @@ When is the enclave released? In the kernel: when the last descriptor and the
 last mapping of that open file are gone. Nothing reports that for a file that
 memfd_create(2) returned to the program itself, so the program opens *our* memfd
 through our /proc/PID/fd instead: an ordinary open, whose last close inotify
-reports (IN_CLOSE), mappings included. Rejected: scanning every /proc/*/fd and
-maps (slow, racy), tracing every close (12 µs each, and blind to mappings).
+reports (IN_CLOSE), mappings included. A program may open it once more, by its own
+/proc/self/fd; so when a close is told, the kernel is asked whether it was the last:
+it grants a read lease only for a file that nobody has open to write. Rejected:
+scanning every /proc/*/fd and maps (slow, racy), counting opens (inotify joins events
+that are alike), tracing every close (12 µs each, and blind to mappings).
+
+A memfd is a file, and the device is none: read, write, fallocate on the descriptor reach
+what the program can reach by its mapping too, and io_uring or a process of another
+machine by its own. The size is sealed, and so are the seals, or the program could
+forbid us to take pages out. That pages came or went behind our back is dealt with where it would
+be met (`frames`, `revoke`): it costs the program that did it its contents, and nobody else anything.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
+import signal
 import struct
 import time
 from enum import Enum
@@ -42,7 +53,8 @@ _IN_NONBLOCK_CLOEXEC = os.O_NONBLOCK | os.O_CLOEXEC
 _EVENT = struct.Struct("iIII")
 _MFD_ALLOW_SEALING = 2
 _MFD_EXEC = 0x10
-_F_SEAL_SIZE = 0x0002 | 0x0004  # F_SEAL_SHRINK | F_SEAL_GROW
+_IN_Q_OVERFLOW = -1  # as a watch: events were lost
+_F_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 
 
 class Kind(Enum):
@@ -146,15 +158,36 @@ class Device:
         self.fix_size(VEPC_SIZE)
 
     def fix_size(self, size: int) -> None:
-        """Give the memfd its size in bytes, for good: the program cannot change it."""
+        """Give the memfd its size in bytes, for good: the program cannot change it. It is empty then.
+
+        Refused if that is more than we may have, or the program has tampered with the file.
+        """
         try:
+            os.ftruncate(self.memfd, 0)
             os.ftruncate(self.memfd, size)
+            fcntl.fcntl(self.memfd, fcntl.F_ADD_SEALS, _F_SEALS)
+        except PermissionError as error:
+            raise Refused("its descriptor of the device was sealed or made immutable", error.errno) from error
         except OSError as error:
             raise Refused(
                 f"an enclave's memory of {size} bytes is more than the supervisor's `ulimit -f` allows",
                 error.errno,
             ) from error
-        fcntl.fcntl(self.memfd, fcntl.F_ADD_SEALS, _F_SEAL_SIZE)
+        seals, there = fcntl.fcntl(self.memfd, fcntl.F_GET_SEALS), os.fstat(self.memfd).st_size
+        if (seals, there) != (_F_SEALS, size):
+            raise Refused("its descriptor of the device was sealed or resized meanwhile", errno.EPERM)
+
+    def is_open(self) -> bool:
+        """Whether anybody but us has this open to write, or mapped from such an open."""
+        fcntl.fcntl(self.memfd, fcntl.F_SETSIG, signal.SIGURG)  # not SIGIO, which would end us, if it breaks
+        try:
+            fcntl.fcntl(self.memfd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        except BlockingIOError:
+            return True
+        except OSError:  # it was given to another user
+            return False
+        fcntl.fcntl(self.memfd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        return False
 
     def path(self) -> bytes:
         """Path through which a traced process of ours opens this memfd."""
@@ -206,9 +239,9 @@ class DeviceTable:
     def closed(self) -> list[Device]:
         """Devices whose last descriptor and mapping went since the last call.
 
-        A device that is still mapped was opened a second time (through
+        A device that is still mapped or open was opened a second time (through
         /proc/self/fd), or its process is just dying; one with a thread inside was
-        unmapped under it, and the thread still has to leave. Both are looked at again.
+        unmapped under it, and the thread still has to leave. All are looked at again.
         """
         while True:
             try:
@@ -216,10 +249,12 @@ class DeviceTable:
             except BlockingIOError:
                 break
             for at in range(0, len(events), _EVENT.size):
-                device = self._by_watch.get(_EVENT.unpack_from(events, at)[0])
-                if device is not None:
+                watch = _EVENT.unpack_from(events, at)[0]
+                if watch == _IN_Q_OVERFLOW:
+                    self._closing.update(self._by_inode.values())
+                elif (device := self._by_watch.get(watch)) is not None:
                     self._closing.add(device)
-        gone = [device for device in self._closing if not device.mms and not device.occupied]
+        gone = [d for d in self._closing if not d.mms and not d.occupied and not d.is_open()]
         for device in gone:
             self.forget(device)
         return gone

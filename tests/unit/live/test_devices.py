@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 from collections.abc import Iterator
 
 import pytest
 
+from epcgroup.errors import Refused
 from epcgroup.live.devices import Device, DeviceTable, Kind
 
 
@@ -84,6 +86,42 @@ def test_a_thread_inside_keeps_it_until_it_has_left(table: DeviceTable, device: 
     assert table.closed() == []
     device.threads = 0
     assert table.closed() == [device]
+
+
+@pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_RDWR])
+def test_a_second_open_that_is_closed_leaves_the_first(
+    table: DeviceTable, device: Device, flags: int
+) -> None:
+    """By /proc/self/fd, as a program may."""
+    fd = program_opens(device)
+    os.close(os.open(f"/proc/self/fd/{fd}", flags))
+    assert table.closed() == []
+    os.close(fd)
+    assert table.closed() == [device]
+
+
+def test_its_size_and_its_seals_are_fixed_and_it_is_empty(table: DeviceTable, device: Device) -> None:
+    """A program that could forbid us to punch pages out would take the whole EPC with it."""
+    fd = program_opens(device)
+    os.pwrite(fd, b"early", 0)
+    device.fix_size(1 << 20)
+    assert os.fstat(fd).st_blocks == 0
+    for seal in (fcntl.F_SEAL_WRITE, 0x10, fcntl.F_SEAL_SHRINK):
+        with pytest.raises(PermissionError):
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seal)
+    with pytest.raises(PermissionError):
+        os.ftruncate(fd, 0)
+    os.close(fd)
+    assert table.closed() == [device]
+
+
+@pytest.mark.parametrize("seal", [fcntl.F_SEAL_SEAL, fcntl.F_SEAL_GROW, 0x10])
+def test_one_that_was_sealed_already_is_refused(device: Device, seal: int) -> None:
+    fd = program_opens(device)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seal)
+    os.close(fd)
+    with pytest.raises(Refused, match="descriptor of the device was sealed"):
+        device.fix_size(1 << 20)
 
 
 def test_other_files_are_not_ours(table: DeviceTable) -> None:

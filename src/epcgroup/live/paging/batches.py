@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from epcgroup.driver.evicted import FLAGS_MASK, MOST_SHIFT, SLOT_SHIFT
 from epcgroup.driver.mover import PlainMover
-from epcgroup.live.paging import pagemap, uffd
+from epcgroup.live.paging import pagemap, revoke, uffd
 from epcgroup.live.paging.age import PlainAge
 from epcgroup.units import PAGE_SHIFT
 
@@ -120,7 +120,10 @@ class LaneMover(PlainMover):
         finally:
             if parted:
                 self._lock.rejoin()
-        if error:
+        if error == errno.EPERM:  # sealed they are; to be punched out is all that a program can forbid
+            for index in indices:
+                revoke.punch(device, index)
+        elif error:
             free += places
             raise OSError(error, f"taking out pages of enclave {enclave}: {os.strerror(error)}")
         if job[code.ZEROS >> 3]:

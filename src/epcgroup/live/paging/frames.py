@@ -126,8 +126,8 @@ class MemfdFrames:
         if len(device.mms) == 1:
             try:
                 uffd.zeropage(space.uffd, device.base + (index << PAGE_SHIFT))
-            except (FileNotFoundError, ProcessLookupError):
-                pass  # not mapped here; or the process has ended
+            except (FileNotFoundError, FileExistsError, ProcessLookupError):
+                pass  # not mapped here, written behind our back; or the process has ended
             else:
                 device.filled.add(index)
                 return
@@ -207,6 +207,11 @@ class MemfdFrames:
                 if index not in device.hidden:
                     device.hidden[index] = bytearray(revoke.hide(device, (index,))[0])
 
+    def lost(self, enclave: int, index: int) -> bool:
+        """Whether a resident page that may be touched is not there: the program itself punched it out."""
+        device = self._devices[enclave]
+        return index not in device.hidden and not revoke.is_there(device, index)
+
     def young(self, pages: Sequence[EpcPage]) -> Sequence[bool]:
         """Which pages were touched since they were last asked about; forgets it."""
         return self.age.young(pages)
@@ -235,7 +240,8 @@ class MemfdFrames:
     ) -> bool:
         """Fill the page and wake the thread in one request.
 
-        False where the page was just unmapped, or the process has ended.
+        False where the page was just unmapped, or the process has ended, or the program has
+        put something there by its descriptor, which is then overwritten.
         """
         if waiting not in device.mms:
             return False
@@ -243,7 +249,7 @@ class MemfdFrames:
         addr, source = device.base + (index << PAGE_SHIFT), self._page.address
         try:
             uffd.copy(waiting.uffd, addr, source, PAGE_SIZE, 0 if writable else uffd.COPY_WP)
-        except (FileNotFoundError, ProcessLookupError):
+        except (FileNotFoundError, FileExistsError, ProcessLookupError):
             return False
         device.filled.add(index)
         self._woken = True

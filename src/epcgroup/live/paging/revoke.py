@@ -8,6 +8,8 @@ Without the first step a store between the read and the punch is lost.
 from __future__ import annotations
 
 import ctypes
+import errno
+import fcntl
 import os
 from typing import TYPE_CHECKING
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from epcgroup.live.paging.mm import AddressSpace
 
 _PUNCH = 0x1 | 0x2  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
+_FS_IOC_SETFLAGS = 0x40086602
+_TRIES = 100
 _libc = ctypes.PyDLL(None, use_errno=True)  # a punch never sleeps: keep the interpreter lock
 _fallocate = _libc.fallocate
 _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long)
@@ -70,7 +74,23 @@ def _runs(indices: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def punch(device: Device, index: int, count: int = 1) -> None:
-    """Drop pages and all their PTEs; their contents are gone."""
-    if _fallocate(device.memfd, _PUNCH, index << PAGE_SHIFT, count << PAGE_SHIFT) < 0:
+    """Drop pages and all their PTEs; their contents are gone.
+
+    A privileged program can make the file immutable (chattr), by which it would hold on to its pages.
+    """
+    for _ in range(_TRIES):
+        if _fallocate(device.memfd, _PUNCH, index << PAGE_SHIFT, count << PAGE_SHIFT) == 0:
+            return
         number = ctypes.get_errno()
-        raise OSError(number, f"punching out an enclave page: {os.strerror(number)}")
+        if number != errno.EPERM:
+            break
+        fcntl.ioctl(device.memfd, _FS_IOC_SETFLAGS, bytes(8))
+    raise OSError(number, f"punching out an enclave page: {os.strerror(number)}")
+
+
+def is_there(device: Device, index: int) -> bool:
+    """Whether the memfd has this page."""
+    try:
+        return os.lseek(device.memfd, index << PAGE_SHIFT, os.SEEK_DATA) == index << PAGE_SHIFT
+    except OSError:  # ENXIO: nothing from there on
+        return False

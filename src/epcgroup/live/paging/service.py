@@ -29,7 +29,7 @@ from epcgroup.live.paging import uffd
 from epcgroup.live.paging.binding import Binder
 from epcgroup.live.tracing.task import Kick
 from epcgroup.sgx.faults import PF_W
-from epcgroup.units import PAGE_SIZE
+from epcgroup.units import PAGE_SHIFT, PAGE_SIZE
 
 if TYPE_CHECKING:
     from epcgroup.driver import EnclaveFile
@@ -226,6 +226,9 @@ class PageService(threading.Thread):
         if not woken:
             if flags & _WP:
                 uffd.writeprotect(mm.uffd, page, PAGE_SIZE, False)
+            elif frames.lost(file.enclave.id, index := (page - file.base) >> PAGE_SHIFT):
+                file.refusal = f"page {index:#x} was taken out through the program's descriptor"
+                return Fault.SIGBUS
             else:
                 uffd.wake(mm.uffd, page, PAGE_SIZE)
         return None

@@ -159,7 +159,7 @@ class Tracer:
                 self._end(tid, f"internal error\n{traceback.format_exc()}")
             # else killed while we looked at it; its exit status follows
         except EpcgroupError as error:
-            self._end(tid, str(error))
+            self._end(tid, (error.strerror if isinstance(error, OSError) else None) or str(error))
         except Exception:
             self._end(tid, f"internal error\n{traceback.format_exc()}")
 
