@@ -64,7 +64,13 @@ CASES = {
         "probes", "legacy_ioctls", "device_names", "mapped_before_create", "unmapped_below",
         "old_mapping_takes_new_pages", "trial_mapping", "permissions", "read_implies_exec", "remapped",
         "huge_and_sparse", "descriptor_survives_dup_and_close", "populated", "mlocked",
-        "mlockall_beside_an_enclave", "mlockall_before", "replaced_under_a_thread", "advised", "not_dumped",
+        "mlockall_beside_an_enclave", "mlockall_before", "replaced_under_a_thread", "not_dumped",
+    ),
+    "advice": (
+        "advised", "advised_by_a_list", "not_inherited", "remapped_pages", "synced", "not_sealed",
+    ),
+    "descriptor": (
+        "opened_in_odd_ways", "calls_on_the_descriptor", "foreign_ioctls",
     ),
     "interrupted": (
         "made_again", "not_made_again",

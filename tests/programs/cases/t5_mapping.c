@@ -322,22 +322,6 @@ static void replaced_under_a_thread(void)
 	      of.st_blocks / 2, (low & ~0xfffU) / 1024);
 }
 
-/* Advice that asks for pages, or gives them up, loses none. */
-static void advised(void)
-{
-	struct enclave e = load((struct spec){ .heap = 300, .hole = 20 });
-	struct call *c = by_vdso(&e, 0);
-
-	must(c, OP_FILL, e.heap, 300, 1, 0);
-	CHECK(!madvise((void *)e.heap, 300 * PAGE, MADV_WILLNEED) && !madvise((void *)e.heap, 300 * PAGE, MADV_DONTNEED) &&
-		      !madvise((void *)e.hole, 20 * PAGE, MADV_WILLNEED), "madvise: %s", strerror(errno));
-	CHECK_EQ(must(c, OP_CHECK, e.heap, 300, 1, 0), 0);
-	CHECK(madvise((void *)e.heap, 300 * PAGE, 23 /* MADV_POPULATE_WRITE */) && errno == EINVAL, "MADV_POPULATE_WRITE");
-	CHECK(madvise((void *)e.heap, 300 * PAGE, MADV_REMOVE) && errno == EINVAL, "MADV_REMOVE");
-	CHECK_EQ(must(c, OP_CHECK, e.heap, 300, 1, 0), 0);
-	accept(c, e.hole, 20);
-}
-
 /* No core dump shows enclave memory, or walks through the whole of a sparse range. */
 static void not_dumped(void)
 {
@@ -382,7 +366,6 @@ int main(int argc, char **argv)
 		{ "mlockall_beside_an_enclave", mlockall_beside_an_enclave },
 		{ "mlockall_before", mlockall_before },
 		{ "replaced_under_a_thread", replaced_under_a_thread },
-		{ "advised", advised },
 		{ "not_dumped", not_dumped },
 	};
 

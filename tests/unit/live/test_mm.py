@@ -77,6 +77,18 @@ def test_a_forked_address_space_maps_the_same_and_is_counted_with_the_device() -
     assert device.mms == {parent}
 
 
+def test_a_forked_address_space_lacks_what_is_kept_from_children() -> None:
+    """MADV_DONTFORK of a part."""
+    device: Any = SetDevice(mms=set(), base=0, guest=None)
+    parent = AddressSpace(1)
+    parent.map(EnclaveVma(0, 4 * PAGE_SIZE, device, 3, 3))
+    parent.keep_from_children(PAGE_SIZE, 2 * PAGE_SIZE)
+    parent.protect(0, 4 * PAGE_SIZE, prot=1)
+    child = parent.forked(2)
+    assert [child.find(page * PAGE_SIZE) is not None for page in range(4)] == [True, False, True, True]
+    assert parent.find(PAGE_SIZE) is not None
+
+
 def test_a_forked_address_space_has_no_virtual_epc() -> None:
     """VM_DONTCOPY: the kernel does not copy that mapping either."""
     device: Any = SetDevice(mms=set(), base=0, guest=object())

@@ -11,15 +11,17 @@ the enclave gets one (`adopt_early`).
 from __future__ import annotations
 
 import errno
+import struct
 from typing import TYPE_CHECKING
 
+from epcgroup.errors import Refused
 from epcgroup.live import guests
 from epcgroup.live.devices import Kind
 from epcgroup.live.enclave import traps
 from epcgroup.live.fastpath import programs as fastpath
 from epcgroup.live.paging import locked
 from epcgroup.live.paging.mm import PROT_EXEC, EnclaveVma
-from epcgroup.live.tracing import answers, procfs, room
+from epcgroup.live.tracing import answers, memory, procfs, room
 from epcgroup.live.tracing.task import Trap
 from epcgroup.units import PAGE_SHIFT, page_ceil
 
@@ -35,10 +37,15 @@ MAP_SHARED, MAP_TYPE, MAP_FIXED, MAP_ANONYMOUS = 0x01, 0x0F, 0x10, 0x20
 MAP_FIXED_NOREPLACE = 0x100000
 _MAP_PRIVATE = 0x02
 _READ_IMPLIES_EXEC = 0x0400000  # personality(2)
-MADV_DONTDUMP = 16
-# Advice that would reach through the mapping into the memfd, or promise what a
-# mapping of device memory cannot give.
-_MADV_REFUSED = {9, 11, 12, 14, 17, 21, 22, 23, 25}
+_MADV_DONTFORK, _MADV_HUGEPAGE, MADV_DONTDUMP = 10, 14, 16
+# What the kernel refuses for a mapping of device memory (VM_IO, VM_PFNMAP); most of it would reach through
+# the mapping into the memfd. DONTNEED, FREE, REMOVE, DOFORK, DODUMP, COLD, PAGEOUT, POPULATE_READ and _WRITE,
+# DONTNEED_LOCKED, COLLAPSE, GUARD_INSTALL and _REMOVE:
+_MADV_INVALID = {4, 8, 9, 11, 17, 20, 21, 22, 23, 24, 25, 102, 103}
+_MADV_POISON = {100, 101}  # HWPOISON, SOFT_OFFLINE: there is no page to be had
+_MS_SYNC = 4
+_IOV_MAX = 1024
+_IOVEC = struct.Struct("<QQ")
 
 
 def whole_pages(length: int) -> int:
@@ -120,7 +127,12 @@ def _attach(
     tracer.life.serve(task)
     # As the driver's are. A core dump would have every page of a terabyte.
     tracer.inject(task, SYS_MADVISE, start, end - start, MADV_DONTDUMP)
-    task.mm.register(start, end)
+    try:
+        task.mm.register(start, end)
+    except ProcessLookupError:
+        raise
+    except OSError as error:  # EBUSY: another thread was faster
+        raise Refused("it serves the faults of its enclave's memory itself (userfaultfd)") from error
     with tracer.world.lock:
         task.mm.map(EnclaveVma(start, end, device, prot, real))
         tracer.world.frames.join(task.mm, device, start, end)
@@ -220,9 +232,67 @@ def mremap(tracer: Tracer, task: Task, regs: UserRegs) -> None:
 
 def madvise(tracer: Tracer, task: Task, regs: UserRegs) -> None:
     """Advice that cannot hold for device memory is refused as the kernel does."""
-    known = task.mm.overlapping(regs.rdi, regs.rdi + whole_pages(regs.rsi))
-    if known and regs.rdx in _MADV_REFUSED:
+    _advise(tracer, task, regs, regs.rdx, [(regs.rdi, regs.rdi + whole_pages(regs.rsi))])
+
+
+def process_madvise(tracer: Tracer, task: Task, regs: UserRegs) -> None:
+    """The same by a list of ranges, which a process may use for its own memory."""
+    count = min(regs.rdx, _IOV_MAX)
+    try:
+        pieces = _IOVEC.iter_unpack(memory.read(task.tid, regs.rsi, count * _IOVEC.size))
+    except OSError:
+        pieces = iter(())
+    ranges = [(start, start + whole_pages(length)) for start, length in pieces]
+    _advise(tracer, task, regs, regs.r10, ranges)
+
+
+def _advise(tracer: Tracer, task: Task, regs: UserRegs, advice: int, ranges: list[tuple[int, int]]) -> None:
+    advice &= 0xFFFFFFFF
+    if not any(task.mm.overlapping(start, end) for start, end in ranges):
+        tracer.resume(task)
+    elif advice in _MADV_INVALID:
         answers.emulate(tracer, task, regs, -errno.EINVAL)
+    elif advice in _MADV_POISON:
+        answers.emulate(tracer, task, regs, -errno.EFAULT)
+    elif advice == _MADV_HUGEPAGE:
+        answers.emulate(tracer, task, regs, 0)  # heard, and without effect
+    elif advice == _MADV_DONTFORK:
+
+        def kept(stopped: Task, result: int) -> int:
+            if result >= 0:
+                with tracer.world.lock:
+                    for start, end in ranges:
+                        stopped.mm.keep_from_children(start, end)
+            return result
+
+        answers.rewrite(tracer, task, regs, {}, kept)
+    else:
+        tracer.resume(task)
+
+
+def msync(tracer: Tracer, task: Task, regs: UserRegs) -> None:
+    """There is no file to write to, and no fsync: MS_SYNC is EINVAL."""
+    if regs.rdx & _MS_SYNC and task.mm.overlapping(regs.rdi, regs.rdi + whole_pages(regs.rsi)):
+        answers.emulate(tracer, task, regs, -errno.EINVAL)
+    else:
+        tracer.resume(task)
+
+
+def remap_file_pages(tracer: Tracer, task: Task, regs: UserRegs) -> None:
+    """The address decides which page is seen, whatever offset is asked for: nothing changes."""
+    start, end = regs.rdi, regs.rdi + whole_pages(regs.rsi)
+    known = task.mm.overlapping(start, end)
+    if not known:
+        tracer.resume(task)
+    else:
+        inside = known[0].start <= start and end <= known[-1].end and not regs.rdx
+        answers.emulate(tracer, task, regs, 0 if inside else -errno.EINVAL)
+
+
+def mseal(tracer: Tracer, task: Task, regs: UserRegs) -> None:
+    """Enclave memory cannot be sealed here, because we change its mappings: as a kernel without the call."""
+    if task.mm.overlapping(regs.rdi, regs.rdi + whole_pages(regs.rsi)):
+        answers.emulate(tracer, task, regs, -errno.ENOSYS)
     else:
         tracer.resume(task)
 
@@ -240,7 +310,10 @@ def adopt_early(tracer: Tracer, task: Task, device: Device, fd: int) -> None:
         real = real_protection(device, start, end, mapping.prot)
         flags = MAP_SHARED | MAP_FIXED
         first = locked.first_protection(task, real)
-        tracer.inject(task, SYS_MMAP, start, end - start, first, flags, fd, start - device.base)
+        try:
+            tracer.inject(task, SYS_MMAP, start, end - start, first, flags, fd, start - device.base)
+        except PermissionError as error:
+            raise Refused("it sealed the memory of an enclave (mseal) before it was one") from error
         _attach(tracer, task, device, start, end, mapping.prot, real, first)
 
 
@@ -255,4 +328,16 @@ def change_execute(
         task.mm.protect(start, start + length, real=real)
 
 
-__all__ = ["adopt_early", "change_execute", "madvise", "mmap", "mprotect", "mremap", "munmap"]
+__all__ = [
+    "adopt_early",
+    "change_execute",
+    "madvise",
+    "mmap",
+    "mprotect",
+    "mremap",
+    "mseal",
+    "msync",
+    "munmap",
+    "process_madvise",
+    "remap_file_pages",
+]

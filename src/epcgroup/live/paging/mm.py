@@ -42,6 +42,7 @@ class EnclaveVma:
     """``[start, end)`` of one mm maps ``device``; protections as PROT_* bits.
 
     In a virtual EPC the place in the file counts, at ``bias`` bytes above the address.
+    ``inherited``: a child of fork has it too.
     """
 
     start: int
@@ -50,6 +51,7 @@ class EnclaveVma:
     prot: int
     real: int
     bias: int = 0
+    inherited: bool = True
 
     def index(self, addr: int) -> int:
         """Index of the page at ``addr``; may lie outside the enclave."""
@@ -61,6 +63,7 @@ class EnclaveVma:
             self.end == other.start
             and self.device is other.device
             and (self.prot, self.real, self.bias) == (other.prot, other.real, other.bias)
+            and self.inherited == other.inherited
         )
 
 
@@ -168,16 +171,25 @@ class AddressSpace:
 
     def protect(self, start: int, end: int, *, prot: int | None = None, real: int | None = None) -> None:
         """Change protections inside ``[start, end)``."""
-        for vma in self.overlapping(start, end):
+        for vma in self._parts(start, end):
             self.map(
                 replace(
                     vma,
-                    start=max(vma.start, start),
-                    end=min(vma.end, end),
                     prot=vma.prot if prot is None else prot,
                     real=vma.real if real is None else real,
                 )
             )
+
+    def keep_from_children(self, start: int, end: int) -> None:
+        """Children of fork shall not have what lies in ``[start, end)`` (VM_DONTCOPY)."""
+        for vma in self._parts(start, end):
+            self.map(replace(vma, inherited=False))
+
+    def _parts(self, start: int, end: int) -> list[EnclaveVma]:
+        return [
+            replace(vma, start=max(vma.start, start), end=min(vma.end, end))
+            for vma in self.overlapping(start, end)
+        ]
 
     def _splice(self, first: int, last: int, vmas: list[EnclaveVma]) -> None:
         for vma in vmas:
@@ -211,7 +223,7 @@ class AddressSpace:
         child.ignored = self.ignored
         child.followed = set(self.followed)
         for vma in self._vmas:
-            if vma.device.guest is None:  # else the kernel does not copy it either
+            if vma.device.guest is None and vma.inherited:  # else the kernel does not copy it either
                 child.map(vma)
         if self.fast is not None:
             child.fast = self.fast.forked(child)

@@ -35,13 +35,14 @@ _NR, _ARCH, _IP = 0, 4, 8
 
 SYS = {
     "read": 0, "write": 1, "open": 2, "close": 3, "stat": 4, "lstat": 6, "mmap": 9, "mprotect": 10,
-    "munmap": 11, "rt_sigaction": 13, "ioctl": 16, "pread64": 17, "pwrite64": 18, "access": 21, "mremap": 25,
-    "madvise": 28, "wait4": 61, "creat": 85, "ptrace": 101, "statfs": 137, "fstatfs": 138, "mlock": 149,
-    "mlockall": 151, "prctl": 157, "setrlimit": 160, "mount": 165, "sched_setaffinity": 203,
-    "sched_getaffinity": 204, "waitid": 247, "openat": 257, "newfstatat": 262, "faccessat": 269,
-    "unshare": 272, "prlimit64": 302, "sched_setattr": 314, "seccomp": 317, "bpf": 321, "mlock2": 325,
-    "pkey_mprotect": 329, "statx": 332, "fsopen": 430, "clone3": 435, "close_range": 436, "openat2": 437,
-    "faccessat2": 439,
+    "munmap": 11, "rt_sigaction": 13, "ioctl": 16, "pread64": 17, "pwrite64": 18, "access": 21,
+    "mremap": 25, "msync": 26, "madvise": 28, "wait4": 61, "creat": 85, "ptrace": 101, "statfs": 137,
+    "fstatfs": 138, "mlock": 149, "mlockall": 151, "prctl": 157, "setrlimit": 160, "mount": 165,
+    "sched_setaffinity": 203, "sched_getaffinity": 204, "remap_file_pages": 216, "waitid": 247,
+    "openat": 257, "newfstatat": 262, "faccessat": 269, "unshare": 272, "prlimit64": 302,
+    "sched_setattr": 314, "seccomp": 317, "bpf": 321, "mlock2": 325, "pkey_mprotect": 329, "statx": 332,
+    "fsopen": 430, "clone3": 435, "close_range": 436, "openat2": 437, "faccessat2": 439,
+    "process_madvise": 440, "mseal": 462,
 }  # fmt: skip
 _PATH_CALLS = (
     "open", "openat", "openat2", "creat", "stat", "lstat", "access", "faccessat", "faccessat2",
@@ -50,7 +51,10 @@ _AT_EMPTY_PATH = 0x1000
 PTRACE_BEGINS = (0, 16, 0x4206)  # TRACEME, ATTACH, SEIZE
 _RAISED = (4, 5, 7, 8, 11)  # SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV
 _AFFINITY_CALLS = ("sched_setaffinity", "sched_getaffinity", "sched_setattr")
-_RANGE_CALLS = ("mmap", "mprotect", "munmap", "mremap", "madvise", "pkey_mprotect", "mlock", "mlock2")
+_RANGE_CALLS = (
+    "mmap", "mprotect", "munmap", "mremap", "madvise", "pkey_mprotect", "mlock", "mlock2",
+    "msync", "remap_file_pages", "mseal",
+)  # fmt: skip
 
 # Opcodes (linux/bpf_common.h).
 _LD, _LD_MEM, _ST, _TAX, _RET = 0x20, 0x60, 0x02, 0x07, 0x06
@@ -227,9 +231,10 @@ def enclave_filter(base: int, size: int) -> bytes:
     """The filter to add when an enclave at ``[base, base + size)`` is created.
 
     Stops: any system call made from inside (it must fault with #UD there), and
-    mmap, mprotect, munmap, mremap, madvise, pkey_mprotect, mlock of a range that shares
-    an address with the enclave, rt_sigaction of signals that instructions raise,
-    and calls about processors that threads may run on. The enclave's end is at most 2**47.
+    mmap, mprotect, munmap, mremap, madvise, pkey_mprotect, mlock, msync, remap_file_pages, mseal of
+    a range that shares an address with the enclave, rt_sigaction of signals that instructions
+    raise, process_madvise, and calls about processors that threads may run on. The enclave's end
+    is at most 2**47.
     """
     end = base + size
     program = _Program()
@@ -242,7 +247,7 @@ def enclave_filter(base: int, size: int) -> bytes:
     program.op(_LD, _NR)
     for name in _RANGE_CALLS:
         program.jump(_JEQ, SYS[name], yes="old address")
-    for name in _AFFINITY_CALLS:
+    for name in (*_AFFINITY_CALLS, "process_madvise"):
         program.jump(_JEQ, SYS[name], yes="trace")
     program.jump(_JEQ, SYS["rt_sigaction"], no="allow")
     program.op(_LD, _args(0))

@@ -36,13 +36,15 @@ if TYPE_CHECKING:
     Handler = Callable[[Tracer, Task, UserRegs], None]
 
 _SYS_CLOSE = 3
+_CREAT = os.O_CREAT | os.O_WRONLY | os.O_TRUNC  # creat(2)
 # What an open of our /proc/PID/fd gives to whom it is not visible.
 _NOT_TO_BE_SEEN = {-errno.ENOENT, -errno.EACCES, -errno.EPERM, -errno.ELOOP}
 _LONGEST = 48  # bytes; the longest path of ours is /proc/PID/task/TID/mem
 _STAT = struct.Struct("<QQQIIIIQqqqQQQQQQ24x")
 _STATX = struct.Struct("<IIQIIIHHQQQQ")
 _SIG_IGN = (1).to_bytes(8, "little")
-_RDEV = os.makedev(10, 125)
+_MISC = 10  # major number of the devices, and their usual minors
+_MINORS = {Kind.VEPC: 124, Kind.ENCLAVE: 125, Kind.PROVISION: 126}
 _CS_64 = 0x33  # code segment of 64-bit programs; the numbers of 32-bit ones mean other calls
 
 
@@ -90,8 +92,8 @@ def _open(tracer: Tracer, task: Task, regs: UserRegs, path: int, flags: int) -> 
         elif task.view is None or not task.view.opens(tracer, task, regs, name, flags):
             tracer.resume(task)
         return
-    if flags & (os.O_CREAT | os.O_EXCL) == os.O_CREAT | os.O_EXCL:
-        emulate(tracer, task, regs, -errno.EEXIST)
+    if (error := _odd_open(flags)) is not None:
+        emulate(tracer, task, regs, -error)
         return
     try:
         device = new_device(tracer, task, kind)
@@ -117,6 +119,17 @@ def _open(tracer: Tracer, task: Task, regs: UserRegs, path: int, flags: int) -> 
         emulate(tracer, task, regs, opened(task, -errno.ENOENT))
         return
     answers.open_instead(tracer, task, regs, device.memfd, flags, opened)
+
+
+def _odd_open(flags: int) -> int | None:
+    """The errno for an open of a character device that cannot be; None if it can."""
+    if flags & os.O_PATH:
+        return None
+    if flags & (os.O_CREAT | os.O_EXCL) == os.O_CREAT | os.O_EXCL:
+        return errno.EEXIST
+    if flags & os.O_DIRECTORY:  # O_TMPFILE too
+        return errno.ENOTDIR
+    return errno.EINVAL if flags & os.O_DIRECT else None
 
 
 def new_device(tracer: Tracer, task: Task, kind: Kind) -> Device:
@@ -153,25 +166,27 @@ def _open2(tracer: Tracer, task: Task, regs: UserRegs) -> None:
 
 
 def _stat(tracer: Tracer, task: Task, regs: UserRegs, path: int, buffer: int) -> None:
-    if _kind_of(task, path) is None:
+    kind = _kind_of(task, path)
+    if kind is None:
         tracer.resume(task)
         return
     now = Path("/dev/null").stat()
-    mode = stat.S_IFCHR | 0o666
+    mode, minor = stat.S_IFCHR | 0o666, _MINORS[kind]
     times = (int(now.st_mtime), 0) * 3
-    image = _STAT.pack(now.st_dev, 125, 1, mode, 0, 0, 0, _RDEV, 0, 4096, 0, *times)
+    image = _STAT.pack(now.st_dev, minor, 1, mode, 0, 0, 0, os.makedev(_MISC, minor), 0, 4096, 0, *times)
     _emulate_with(tracer, task, regs, buffer, image)
 
 
 def _statx(tracer: Tracer, task: Task, regs: UserRegs) -> None:
-    if _kind_of(task, regs.rsi) is None:
+    kind = _kind_of(task, regs.rsi)
+    if kind is None:
         tracer.resume(task)
         return
-    mode = stat.S_IFCHR | 0o666
-    head = _STATX.pack(0x7FF, 4096, 0, 1, 0, 0, mode, 0, 125, 0, 0, 0)
+    mode, minor = stat.S_IFCHR | 0o666, _MINORS[kind]
+    head = _STATX.pack(0x7FF, 4096, 0, 1, 0, 0, mode, 0, minor, 0, 0, 0)
     image = bytearray(256)
     image[: len(head)] = head
-    struct.pack_into("<IIII", image, 128, 10, 125, 0, 5)
+    struct.pack_into("<IIII", image, 128, _MISC, minor, 0, 5)
     _emulate_with(tracer, task, regs, regs.r8, bytes(image))
 
 
@@ -211,6 +226,7 @@ _HANDLERS: dict[int, Handler] = {
     2: lambda tracer, task, regs: _open(tracer, task, regs, regs.rdi, regs.rsi),
     257: lambda tracer, task, regs: _open(tracer, task, regs, regs.rsi, regs.rdx),
     437: _open2,
+    85: lambda tracer, task, regs: _open(tracer, task, regs, regs.rdi, _CREAT),
     61: waits.answer,
     101: requests.answer,
     247: waits.answer,
@@ -232,7 +248,11 @@ _HANDLERS: dict[int, Handler] = {
     329: mappings.mprotect,
     11: mappings.munmap,
     25: mappings.mremap,
+    26: mappings.msync,
     28: mappings.madvise,
+    216: mappings.remap_file_pages,
+    440: mappings.process_madvise,
+    462: mappings.mseal,
     149: locked.mlock,
     325: locked.mlock,
     151: locked.mlockall,
