@@ -40,6 +40,11 @@ _JOB, _ROWS, _LOOK = struct.Struct("<7Q"), struct.Struct("<2Q"), struct.Struct("
 _UNUSED = (1 << 64) - 1  # -1, as a word
 
 
+def _column(offset: int, count: int) -> slice:
+    """The first words of a column of a block, of which `compiled` knows the offset in bytes."""
+    return slice(offset >> 3, (offset >> 3) + count)
+
+
 class LaneMover(PlainMover):
     """The plain mover, a batch in one call."""
 
@@ -106,9 +111,9 @@ class LaneMover(PlainMover):
         version = self._versions(count)
         directory = self._directories[enclave]
         _JOB.pack_into(job, 0, count, version, device.memfd, space.uffd, base, enclave, directory)
-        job[code.PAGES >> 3 : (code.PAGES >> 3) + count] = array("Q", indices)
-        job[code.WORDS >> 3 : (code.WORDS >> 3) + count] = array("Q", flags)
-        job[code.PLACES >> 3 : (code.PLACES >> 3) + count] = array("Q", free[: -count - 1 : -1])
+        job[_column(code.PAGES, count)] = array("Q", indices)
+        job[_column(code.WORDS, count)] = array("Q", flags)
+        job[_column(code.PLACES, count)] = array("Q", free[: -count - 1 : -1])
         places = free[-count:]
         del free[-count:]
         parted = self._lock.part()
@@ -127,7 +132,7 @@ class LaneMover(PlainMover):
             free += places
             raise OSError(error, f"taking out pages of enclave {enclave}: {os.strerror(error)}")
         if job[code.ZEROS >> 3]:
-            unused = job[code.PLACES >> 3 : (code.PLACES >> 3) + count].tolist()
+            unused = job[_column(code.PLACES, count)].tolist()
             free += [place for place, at in zip(reversed(places), unused, strict=True) if at == _UNUSED]
         return range(version, version + count)
 
@@ -142,8 +147,8 @@ class LaneMover(PlainMover):
             slot << SLOT_SHIFT | most(index, 0) << MOST_SHIFT
             for slot, index in zip(slots, indices, strict=True)
         ]
-        rows[code.INDICES >> 3 : (code.INDICES >> 3) + count] = array("Q", indices)
-        rows[code.RESTS >> 3 : (code.RESTS >> 3) + count] = array("Q", rests)
+        rows[_column(code.INDICES, count)] = array("Q", indices)
+        rows[_column(code.RESTS, count)] = array("Q", rests)
         stored = code.keep(self._rows_at)
         self._store.pages(enclave).count(count)
         self._store.added(count, stored)
@@ -153,12 +158,12 @@ class LaneMover(PlainMover):
             return super().arrived(enclave, indices)
         code, rows, count = self._code.rows, self._rows, len(indices)
         _ROWS.pack_into(rows, 0, count, self._directories[enclave])
-        rows[code.INDICES >> 3 : (code.INDICES >> 3) + count] = array("Q", indices)
+        rows[_column(code.INDICES, count)] = array("Q", indices)
         if code.withdraw(self._rows_at):
             raise KeyError(f"one of {indices} of enclave {enclave} is not in the store")
         self._store.pages(enclave).count(-count)
-        self._store.dropped([place - 2 for place in rows[code.PLACES >> 3 : (code.PLACES >> 3) + count]])
-        rests = rows[code.RESTS >> 3 : (code.RESTS >> 3) + count].tolist()
+        self._store.dropped([place - 2 for place in rows[_column(code.PLACES, count)]])
+        rests = rows[_column(code.RESTS, count)].tolist()
         return [rest & FLAGS_MASK for rest in rests], [rest >> SLOT_SHIFT for rest in rests]
 
 
@@ -187,11 +192,11 @@ class LaneAge(PlainAge):
             return super().young(pages)
         code, job, filled = self._code, self._words, device.filled
         _LOOK.pack_into(job, 0, count, *files, pagemap.may_drop(), device.base, space.pid)
-        looks, present = code.LOOKS >> 3, code.PRESENT >> 3
-        job[looks : looks + count] = array("Q", indices)
-        job[present : present + count] = array("Q", map(filled.__contains__, indices))
+        present = _column(code.PRESENT, count)
+        job[_column(code.LOOKS, count)] = array("Q", indices)
+        job[present] = array("Q", map(filled.__contains__, indices))
         told = code.look(self._block_at)
-        found = [*map(bool, job[present : present + count])]
+        found = [*map(bool, job[present])]
         filled.difference_update(indices)
         if told < 0:
             pagemap.cannot_drop(-told)
