@@ -29,6 +29,11 @@ def to_install(extra: str) -> str:
     return f"{shlex.quote(sys.executable)} -m pip install 'epcgroup[{extra}]'"
 
 
+def words_of(error: Exception) -> str:
+    """What an error says to a person: its message, without the number that an OSError puts before it."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
 class EpcgroupError(Exception):
     """Root of everything epcgroup raises on purpose."""
 

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 
 from epcgroup import __version__
 from epcgroup.cli import examples
-from epcgroup.errors import BadInput, EpcgroupError, InternalError, MissingCapability
+from epcgroup.errors import BadInput, EpcgroupError, InternalError, MissingCapability, words_of
 
 COMMANDS = {
     "run": "run a command in an emulated SGX machine, in an EPC cgroup",
@@ -158,7 +158,7 @@ def _failed(error: EpcgroupError) -> int:
     if os.environ.get("EPCGROUP_TRACEBACK") == "1":
         raise error
     # OSError would print its number in brackets; the text alone is what helps.
-    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    text = words_of(error)
     if isinstance(error, InternalError):
         print(f"epcgroup: bug: {text}", file=sys.stderr)
         return EXIT_BUG

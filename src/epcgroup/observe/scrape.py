@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 from epcgroup import __version__
-from epcgroup.errors import BadInput, EpcgroupError
+from epcgroup.errors import BadInput, EpcgroupError, words_of
 from epcgroup.observe import metrics
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             body = self.server.exporter.exposition(openmetrics=openmetrics)
         except EpcgroupError as error:
-            words = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            words = words_of(error)
             self._answer(HTTPStatus.SERVICE_UNAVAILABLE, "text/plain; charset=utf-8", f"{words}\n".encode())
             return
         self._answer(HTTPStatus.OK, metrics.OPENMETRICS if openmetrics else metrics.TEXT, body)

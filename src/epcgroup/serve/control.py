@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from epcgroup.errors import BadInput
+from epcgroup.errors import BadInput, words_of
 from epcgroup.serve import wire
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Job:
 
     def refused(self, error: Exception) -> None:
         """The command was not started."""
-        text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        text = words_of(error)
         self.answered(error=text)
 
     def answered(self, **message: Any) -> None:

@@ -34,7 +34,7 @@ from epcgroup.cgroupfs import state
 from epcgroup.cgroupfs.announce import Announcer
 from epcgroup.cgroupfs.mirror import MirroredTree
 from epcgroup.cgroupfs.tokens import TokenWriter
-from epcgroup.errors import BadInput, EpcgroupError, Refused
+from epcgroup.errors import BadInput, EpcgroupError, Refused, words_of
 from epcgroup.live import Supervisor
 from epcgroup.live.world import WAKE_SIGNAL
 from epcgroup.serve import places as places_
@@ -236,7 +236,7 @@ class Server:
                 fuse.serve(fs, str(self._options.mount), _SOURCE)
                 failed.append("the tree was unmounted; programs in the machine were ended")
             except EpcgroupError as error:
-                failed.append((error.strerror if isinstance(error, OSError) else None) or str(error))
+                failed.append(words_of(error))
             self._fuse_ended = failed[0]
 
         thread = threading.Thread(target=serve, name="fuse", daemon=True)

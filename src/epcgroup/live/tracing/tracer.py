@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING
 
-from epcgroup.errors import EpcgroupError
+from epcgroup.errors import EpcgroupError, words_of
 from epcgroup.live.enclave import faults, spin, threads
 from epcgroup.live.tracing import attach, memory, ptrace, syscalls, watched
 from epcgroup.live.tracing.debugger import joining, lives, stops
@@ -159,7 +159,7 @@ class Tracer:
                 self._end(tid, f"internal error\n{traceback.format_exc()}")
             # else killed while we looked at it; its exit status follows
         except EpcgroupError as error:
-            self._end(tid, (error.strerror if isinstance(error, OSError) else None) or str(error))
+            self._end(tid, words_of(error))
         except Exception:
             self._end(tid, f"internal error\n{traceback.format_exc()}")
 

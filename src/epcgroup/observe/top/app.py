@@ -15,7 +15,7 @@ from textual.widget import Widget
 from textual.widgets import Footer, Input, Static
 from textual.worker import get_current_worker
 
-from epcgroup.errors import EpcgroupError, Refused
+from epcgroup.errors import EpcgroupError, Refused, words_of
 from epcgroup.observe import model, why
 from epcgroup.observe.model import Event, Snapshot
 from epcgroup.observe.printable import printable
@@ -309,7 +309,7 @@ class Top(App[None]):
         try:
             self.source.set_max(path, limit)
         except EpcgroupError as error:
-            words = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            words = words_of(error)
             self.call_from_thread(self.notify, printable(words), severity="error", markup=False)
             return
         words = f"{fitted(printable(path), 40).rstrip()}: {format_limit(limit)}"

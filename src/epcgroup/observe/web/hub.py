@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from epcgroup.errors import BadInput, EpcgroupError
+from epcgroup.errors import BadInput, EpcgroupError, words_of
 from epcgroup.observe.journal import KEPT
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Hub:
                 snapshot = self._source.snapshot()
                 new = list(self._source.events(events))
             except EpcgroupError as error:
-                text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+                text = words_of(error)
                 look, new, events = Look(number, None, text), [], 0
             else:
                 look = Look(number, snapshot)
