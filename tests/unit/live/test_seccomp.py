@@ -1,4 +1,4 @@
-"""The filters, run by an interpreter; tests/e2e/test_mechanisms.py has the kernel run them."""
+"""The filters, run by an interpreter; tests/e2e/test_trapped_instructions.py has the kernel run them."""
 
 from __future__ import annotations
 
