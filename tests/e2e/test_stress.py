@@ -125,10 +125,14 @@ def test_sigterm_ends_the_load_with_its_final_check() -> None:
     assert (found["checked"], found["mismatches"], found["interrupted"]) == (512, 0, False)
 
 
-def test_interrupt_ends_at_once_with_a_report() -> None:
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_interrupt_ends_at_once_with_a_report(times: int) -> None:
+    """However impatient: further ones come while its threads leave the enclave."""
     with started(command(*LONG, epc=EPC, limit=LIMIT)) as process:
         wait_for_load(process.pid)
-        os.killpg(process.pid, signal.SIGINT)
+        for _ in range(times):
+            os.killpg(process.pid, signal.SIGINT)
+            time.sleep(0.03)
         output, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert json.loads(output)["interrupted"] is True

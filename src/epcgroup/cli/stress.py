@@ -65,11 +65,15 @@ def stress(args: argparse.Namespace) -> int:
         enclave.load(key)
         loading = time.monotonic() - began
         progress = _Progress(plan.touched(image)) if sys.stderr.isatty() else None
-        finish = threading.Event()
+        finish, stop = threading.Event(), threading.Event()
         signal.signal(signal.SIGTERM, lambda *_: finish.set())
-        outcome = load.run(enclave, plan, progress, finish)
+        interrupt = signal.getsignal(signal.SIGINT)
+        if interrupt != signal.SIG_IGN:
+            signal.signal(signal.SIGINT, lambda *_: stop.set())
+        outcome = load.run(enclave, plan, progress, finish, stop)
         to = report.to_json if args.report == "json" else report.to_text
         print(to(image, plan, outcome, loading), flush=True)
+        signal.signal(signal.SIGINT, interrupt)
         if args.hold:
             print(f"holding {format_size(image.size)} until stdin closes", file=sys.stderr, flush=True)
             sys.stdin.read()

@@ -107,29 +107,29 @@ def run(
     plan: Plan,
     on_sample: Callable[[float, int], None] | None = None,
     finish: threading.Event | None = None,
+    stop: threading.Event | None = None,
 ) -> Outcome:
     """Put the load of ``plan`` on ``enclave``.
 
     ``on_sample`` is told seconds and touches since the load proper began, about
     four times a second. Setting ``finish`` ends the load proper; the final check
-    follows. Ctrl-C ends everything.
+    follows. Setting ``stop`` ends everything: an event, and no exception, since that
+    of a second Ctrl-C would come while the first one's threads are still inside.
     """
+    stop = stop or threading.Event()
     crew = _Crew(enclave, plan, finish or threading.Event())
     outcome = Outcome()
     began = time.monotonic()
-    try:
-        crew.start()
-        while crew.working(SAMPLE_S):
-            if crew.started is not None and not crew.ended:
-                now = time.monotonic()
-                outcome.samples.append((now, crew.touches))
-                if on_sample is not None:
-                    on_sample(now - crew.started, crew.touches)
-    except KeyboardInterrupt:
-        outcome.interrupted = True
-        crew.end()
-        while crew.working(SAMPLE_S):
-            pass
+    crew.start()
+    while crew.working(SAMPLE_S):
+        if stop.is_set():
+            outcome.interrupted = True
+            crew.end()
+        elif crew.started is not None and not crew.ended:
+            now = time.monotonic()
+            outcome.samples.append((now, crew.touches))
+            if on_sample is not None:
+                on_sample(now - crew.started, crew.touches)
     outcome.started = started = crew.started if crew.started is not None else time.monotonic()
     outcome.fill_seconds = started - began
     outcome.touches = crew.touches
@@ -189,11 +189,7 @@ class _Crew:
     def working(self, timeout: float) -> bool:
         """Wait up to ``timeout`` seconds for the end; False when all are done."""
         until = time.monotonic() + timeout
-        # An interrupt may have come before all were started.
-        started = [worker for worker in self.workers if worker.thread.ident is not None]
-        # Not by Thread.join: interrupted, that of CPython 3.11 takes a running thread for a
-        # dead one, and the enclave would be unmapped with a thread inside.
-        return not all(worker.gone.wait(max(0.0, until - time.monotonic())) for worker in started)
+        return not all(worker.gone.wait(max(0.0, until - time.monotonic())) for worker in self.workers)
 
 
 class _Worker:

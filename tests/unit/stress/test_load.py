@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import _thread
 import ctypes
+import itertools
 import json
 import re
+import threading
 
 import pytest
 
@@ -23,8 +24,8 @@ def plain_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load, "Door", PlainDoor)
 
 
-def run(plan: Plan, threads: int = 1, pages: int = 64) -> Outcome:
-    return load.run(PlainEnclave(Image(threads, pages)), plan)  # type: ignore[arg-type]
+def run(plan: Plan, threads: int = 1, pages: int = 64, stop: threading.Event | None = None) -> Outcome:
+    return load.run(PlainEnclave(Image(threads, pages)), plan, stop=stop)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("pattern", ["seq", "random", "zipf", "scan-loop"])
@@ -126,22 +127,19 @@ def test_lost_enclave_while_filling_ends_all_threads(monkeypatch: pytest.MonkeyP
     assert outcome.touches == 0
 
 
-class InterruptingDoor(PlainDoor):
-    """Ctrl-C once the load proper is under way."""
+def test_stopping_ends_with_a_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    stop, calls = threading.Event(), itertools.count(1)
 
-    calls = 0
+    class StoppingDoor(PlainDoor):
+        """Stopped once the load proper is under way."""
 
-    def call(self, block: Call) -> None:
-        super().call(block)
-        InterruptingDoor.calls += 1
-        if InterruptingDoor.calls == 5:
-            _thread.interrupt_main()
+        def call(self, block: Call) -> None:
+            super().call(block)
+            if next(calls) == 5:
+                stop.set()
 
-
-def test_interrupt_ends_with_a_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load, "Door", InterruptingDoor)
-    monkeypatch.setattr(InterruptingDoor, "calls", 0)
-    outcome = run(Plan("seq", seconds=60))
+    monkeypatch.setattr(load, "Door", StoppingDoor)
+    outcome = run(Plan("seq", seconds=60), stop=stop)
     assert outcome.interrupted
     assert outcome.good
     assert outcome.touches > 0
