@@ -136,6 +136,97 @@ static void edmm_library(void)
 	}
 }
 
+/* As the EDMM library changes permissions: EMODPR from outside, whatever the change is; EMODPE inside if
+ * something is added, its SECINFO saying PR as EACCEPT's has to; mprotect, but for none not before EACCEPT. */
+static void change(struct enclave *e, struct call *c, u64 page, u64 from, u64 to)
+{
+	u64 result, info = to | TYPE_REG << 8 | SECINFO_PR;
+
+	CHECK_EQ(restrict_permissions(e, page, PAGE, to, &result), 0);
+	if (to)
+		CHECK(!mprotect((void *)page, PAGE, to), "mprotect: %s", strerror(errno));
+	if (to & ~from)
+		must(c, OP_EXTEND, page, info, 0, 0);
+	CHECK_EQ(must(c, OP_ACCEPT, page, info, 0, 0), 0);
+	if (!to)
+		CHECK(!mprotect((void *)page, PAGE, PROT_NONE), "mprotect: %s", strerror(errno));
+}
+
+static void edmm_permissions(void)
+{
+	static const u64 steps[] = { R | W, R, R | W, R | X, R | W | X, 0, R, 0, R | W };
+	struct enclave e = load((struct spec){ .hole = 160, .miscselect = 1 });
+	struct call *c = by_vdso(&e, 0);
+
+	for (u64 i = 0; i < 160; i++)
+		CHECK_EQ(must(c, OP_ACCEPT, e.hole + i * PAGE, NEW, 0, 0), 0);
+	CHECK(!mprotect((void *)e.hole, 160 * PAGE, PROT_READ | PROT_WRITE), "mprotect: %s", strerror(errno));
+	for (u64 i = 0; i < 160; i++)
+		must(c, OP_PUT, e.hole + i * PAGE, 0xc3UL << 40 | i << 8 | 0xb8, 0, 0);	/* mov $i, %eax; ret */
+	for (size_t step = 1; step < sizeof steps / sizeof *steps; step++)
+		for (u64 i = 0; i < 160; i += 2) {
+			u64 page = e.hole + i * PAGE, to = steps[step];
+
+			change(&e, c, page, steps[step - 1], to);
+			if (i % 20)
+				continue;
+			if (to & R) {
+				CHECK_EQ(must(c, OP_GET, page, 0, 0, 0) & 0xff, 0xb8);
+			} else {
+				EXPECT_FAULT(c, ask(c, NULL, OP_GET, page, 0, 0, 0), 14, 5, page);
+				call_unwind(&e, c, 0, 0);
+			}
+			if (to & X)
+				CHECK_EQ(must(c, OP_CALL, page, 0, 0, 0), i);
+			if (to & W) {
+				must(c, OP_PUT, page + 8, i, 0, 0);
+			} else {
+				EXPECT_FAULT(c, ask(c, NULL, OP_PUT, page + 8, 0, 0, 0), 14, 7, page);
+				call_unwind(&e, c, 0, 0);
+			}
+		}
+	for (u64 i = 0; i < 160; i++)
+		CHECK_EQ(must(c, OP_GET, e.hole + i * PAGE, 0, 0, 0), 0xc3UL << 40 | i << 8 | 0xb8);
+}
+
+/* Segments lie between guard pages that were only reserved, and one mprotect goes over both. It changes
+ * mapping after mapping: what lies before a hole, or before pages that may not have it, stays changed. */
+static void segments(void)
+{
+	struct enclave e = load((struct spec){ .heap = 300 });
+	struct call *c = by_vdso(&e, 0);
+	u8 *heap = (u8 *)e.heap, *guard = heap + 100 * PAGE;
+	u64 after = e.heap + 200 * PAGE;
+
+	must(c, OP_FILL, e.heap, 300, 1, 0);
+	CHECK(mmap(guard, 100 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == guard, "mmap");
+	CHECK(!mprotect(heap, 300 * PAGE, PROT_NONE), "mprotect: %s", strerror(errno));
+	EXPECT_FAULT(c, ask(c, NULL, OP_GET, e.heap, 0, 0, 0), 14, 5, e.heap);
+	call_unwind(&e, c, 0, 0);
+	EXPECT_FAULT(c, ask(c, NULL, OP_GET, after, 0, 0, 0), 14, 5, after);
+	call_unwind(&e, c, 0, 0);
+	CHECK(!mprotect(heap, 300 * PAGE, PROT_READ | PROT_WRITE), "mprotect: %s", strerror(errno));
+	CHECK_EQ(must(c, OP_CHECK, e.heap, 100, 1, 0), 0);
+	must(c, OP_FILL, after, 100, 2, 0);
+	CHECK_EQ(must(c, OP_CHECK, after, 100, 2, 0), 0);
+
+	munmap(guard, PAGE);
+	CHECK(mprotect(heap, 300 * PAGE, PROT_READ) && errno == ENOMEM, "over a hole: %s", strerror(errno));
+	CHECK_EQ(must(c, OP_CHECK, e.heap, 100, 1, 0), 0);
+	EXPECT_FAULT(c, ask(c, NULL, OP_PUT, e.heap, 1, 0, 0), 14, 7, e.heap);
+	call_unwind(&e, c, 0, 0);
+	must(c, OP_PUT, after, 1, 0, 0);
+
+	CHECK(mprotect(guard + PAGE, 199 * PAGE, PROT_READ | PROT_EXEC) && errno == EACCES, "X that EADD did not give");
+	must(c, OP_PUT, after, 1, 0, 0);
+	CHECK_EQ(*(volatile u8 *)(guard + PAGE), 0);
+	CHECK(mprotect(guard, 200 * PAGE, PROT_READ) && errno == ENOMEM, "from a hole: %s", strerror(errno));
+	must(c, OP_PUT, after, 2, 0, 0);
+	CHECK(!mprotect(heap, 0, PROT_NONE), "nothing: %s", strerror(errno));
+	CHECK(mprotect(heap + 1, PAGE, PROT_NONE) && errno == EINVAL, "unaligned: %s", strerror(errno));
+	CHECK_EQ(must(c, OP_GET, after, 0, 0, 0), 2);
+}
+
 int main(int argc, char **argv)
 {
 	static const struct test tests[] = {
@@ -143,6 +234,8 @@ int main(int argc, char **argv)
 		{ "many_tcs", many_tcs },
 		{ "many_mprotects", many_mprotects },
 		{ "edmm_library", edmm_library },
+		{ "edmm_permissions", edmm_permissions },
+		{ "segments", segments },
 	};
 
 	return RUN(argc, argv, tests);

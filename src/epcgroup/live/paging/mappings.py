@@ -195,13 +195,16 @@ def munmap(tracer: Tracer, task: Task, regs: UserRegs) -> None:
 
 
 def mprotect(tracer: Tracer, task: Task, regs: UserRegs) -> None:
-    """mprotect: the driver's rule first, then the kernel without forbidden X."""
+    """mprotect: the driver's rule first, then the kernel without forbidden X.
+
+    Mapping by mapping, as the kernel goes: what lies before the one that is refused has changed.
+    """
     start, end, prot = regs.rdi, regs.rdi + whole_pages(regs.rsi), regs.rdx & 7
     vmas = task.mm.overlapping(start, end)
     if not vmas:
         tracer.resume(task)
         return
-    real = prot
+    real, error = prot, 0
     for vma in vmas:
         low, high = max(start, vma.start), min(end, vma.end)
         if vma.device.file is None:
@@ -209,17 +212,34 @@ def mprotect(tracer: Tracer, task: Task, regs: UserRegs) -> None:
         try:
             vma.device.file.may_protect(low, high - low, prot, _read_implies_exec(task))
         except OSError as refused:
-            answers.emulate(tracer, task, regs, -(refused.errno or errno.EACCES))
-            return
+            end, error = low, refused.errno or errno.EACCES
+            break
         real &= real_protection(vma.device, low, high, prot)
+    if end <= start:
+        answers.emulate(tracer, task, regs, -error)
+        return
 
     def changed(stopped: Task, result: int) -> int:
-        if result == 0:
-            with tracer.world.lock:
-                stopped.mm.protect(start, end, prot=prot, real=real)
-        return result
+        if result == -errno.EINVAL:  # of the arguments: nothing has changed
+            return result
+        reached = end if result == 0 else _changed_up_to(stopped, start, end, real)
+        with tracer.world.lock:
+            stopped.mm.protect(start, reached, prot=prot, real=real)
+        return result or -error
 
-    answers.rewrite(tracer, task, regs, {"rdx": real}, changed)
+    changes = {"rdx": real, "rsi": end - start} if error else {"rdx": real}
+    answers.rewrite(tracer, task, regs, changes, changed)
+
+
+def _changed_up_to(task: Task, start: int, end: int, real: int) -> int:
+    """How far an mprotect came that failed; a hole or a mapping that may not have ``real`` ended it."""
+    reached = start
+    for mapping in procfs.maps(task.tid):
+        if mapping.end > reached:
+            if mapping.start > reached or mapping.prot != real or reached >= end:
+                break
+            reached = mapping.end
+    return min(reached, end)
 
 
 def mremap(tracer: Tracer, task: Task, regs: UserRegs) -> None:
