@@ -38,7 +38,10 @@ CASES = {
         "with_edmm", "lazily", "without_edmm", "raw_clone_threads", "own_aep", "local_attestation",
     ),
     "sdk": (
-        "start_up", "many_tcs", "many_mprotects", "edmm_library",
+        "start_up", "many_tcs", "many_mprotects", "edmm_library", "edmm_permissions", "segments",
+    ),
+    "handlers": (
+        "ocalls", "exceptions", "what_the_handler_returns", "interrupted", "one_enclu",
     ),
     "t1_sigill": (
         "blocked_bare", "blocked_vdso", "all_blocked", "blocked_before_load", "ignored", "handled",

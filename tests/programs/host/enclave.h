@@ -155,6 +155,7 @@ extern const char bare_aep[];	/* the AEP of bare entries */
 /* ---- finding the vDSO function (vdso.c) ---- */
 void *vdso_by_dynamic(void);	/* PT_DYNAMIC and DT_HASH */
 void *vdso_by_sections(void);	/* section headers */
+u64 vdso_size(void);		/* of its code, by these */
 
 /* ---- sums (sha256.c, rsa.c, cmac.c) ---- */
 struct sha256 {

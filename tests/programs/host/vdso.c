@@ -68,7 +68,7 @@ static const Elf64_Shdr *section(u64 base, const char *name)
 	return NULL;
 }
 
-void *vdso_by_sections(void)
+static const Elf64_Sym *symbol_by_sections(void)
 {
 	u64 base = getauxval(AT_SYSINFO_EHDR);
 	const Elf64_Shdr *symbols = base ? section(base, ".dynsym") : NULL;
@@ -78,7 +78,21 @@ void *vdso_by_sections(void)
 		const Elf64_Sym *symbol = (Elf64_Sym *)(base + symbols->sh_offset) + i;
 
 		if (!strcmp((char *)base + names->sh_offset + symbol->st_name, NAME))
-			return (void *)(base + symbol->st_value);
+			return symbol;
 	}
 	return NULL;
+}
+
+void *vdso_by_sections(void)
+{
+	const Elf64_Sym *symbol = symbol_by_sections();
+
+	return symbol ? (void *)(getauxval(AT_SYSINFO_EHDR) + symbol->st_value) : NULL;
+}
+
+u64 vdso_size(void)
+{
+	const Elf64_Sym *symbol = symbol_by_sections();
+
+	return symbol ? symbol->st_size : 0;
 }
