@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,28 @@ def test_what_the_command_sends_to_its_whole_group_is_not_sent_back() -> None:
         assert [process.stdout.readline() for _ in range(3)] == ["counted\n"] * 2 + ["sent\n"]
         os.kill(process.pid, signal.SIGTERM)
         assert process.communicate(timeout=60)[0] == "2 interrupts\n"
+
+
+def test_what_somebody_sends_to_the_whole_group_reaches_the_command_once() -> None:
+    """The group's copy is not passed on; one that is for us alone is, from the same sender."""
+    script = COUNTER + "echo ready; while :; do sleep 0.02; done"
+    with started(command("bash", "-c", script, epc=64, options=("--report", "none"))) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        for send in (os.killpg, os.kill, os.killpg):
+            send(process.pid, signal.SIGINT)
+            assert process.stdout.readline() == "counted\n"
+            time.sleep(0.3)  # for one too many to come
+        os.kill(process.pid, signal.SIGTERM)
+        assert process.communicate(timeout=60)[0] == "3 interrupts\n"
+
+
+def test_timeout_in_front_of_us_ends_the_command_once() -> None:
+    """timeout(1) signals us, and then its whole group."""
+    script = "trap 'echo counted' TERM; for i in $(seq 200); do sleep 0.02; done"
+    words = command("bash", "-c", script, epc=64, options=("--report", "none"))
+    with started(["timeout", "2", *words]) as process:
+        assert process.communicate(timeout=60)[0] == "counted\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -229,6 +229,10 @@ class Supervisor:
         """Leave the joined processes that hold no device, end all others; `run` then returns soon."""
         self._tracer.let_go()
 
+    def listen(self, heard: Callable[[int, int, bytes], None]) -> None:
+        """Be told of each signal that a process is about to get: pid, number, siginfo. By `run`'s thread."""
+        self._tracer.heard = heard
+
     def run(
         self,
         on_tick: Callable[[Snapshot], None] | None = None,

@@ -86,6 +86,7 @@ def signal_stop(tracer: Tracer, task: Task, sig: int) -> None:
         tracer.resume(task, sig)
         return
     info = ptrace.getsiginfo(task.tid)
+    tracer.heard(task.pid, sig, info)
     _, _, code = struct.unpack_from("<iii", info)
     (addr,) = struct.unpack_from("<Q", info, 16)
     raised = code > 0 and sig in _SYNCHRONOUS

@@ -63,6 +63,8 @@ class Tracer:
         self.guard = Guard()
         self.watch = spin.Watch(world.log)
         self.debuggers: dict[int, Debugger] = {}  # by process
+        #: Told of each signal that a process is about to get: pid, number, siginfo.
+        self.heard: Callable[[int, int, bytes], None] = lambda *_: None
         self._jobs: deque[tuple[Task, Job]] = deque()
         self._slices = 0  # that the first of them has had
         self._posted: deque[Callable[[], None]] = deque()
