@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _SECS_FLAGS = PageType.SECS << TYPE_SHIFT
 _WORDS: dict[int, int] = {}  # one object for each word that occurs, not one for each page
-_ENCLAVE = attrgetter("enclave")
+_ENCLAVE, _INDEX = attrgetter("enclave"), attrgetter("index")
 _SPOILT = "changed or replayed outside the EPC (MAC mismatch)"
 
 
@@ -101,7 +101,7 @@ class SealingPager:
         """
         for enclave, run in groupby(pages, _ENCLAVE):
             state = self._states[enclave.id]
-            indices = [page.index for page in run]
+            indices = [*map(_INDEX, run)]
             flags = [state.epcm.get(index, 0) & SEALED_MASK for index in indices]
             if eblock(state, indices):
                 raise InternalError(f"EBLOCK of pages {indices} of {enclave}, one of which cannot be blocked")
@@ -119,7 +119,7 @@ class SealingPager:
             (entry.slot,) = slots.take((version,))
             self.store.add(number, SECS_INDEX, entry)
             return
-        indices = [page.index for page in pages]
+        indices = [*map(_INDEX, pages)]
         epcm, leaving = state.epcm, self._leaving.popleft
         for index in indices:
             del epcm[index]

@@ -68,9 +68,9 @@ class PageList:
         """Unlink up to ``limit`` pages from the head, in order."""
         taken: list[EpcPage] = []
         page = self.head
-        while page is not None and len(taken) < limit:
-            taken.append(page)
-            page = page.next
+        for _ in range(min(limit, self.count)):
+            taken.append(page)  # type: ignore[arg-type]  # there are as many
+            page = page.next  # type: ignore[union-attr]
         self.head = page
         if page is None:
             self.tail = None

@@ -20,9 +20,9 @@ ignore age (v5's promise 5, "reclaim is forced"), and when it gives up.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import compress, groupby
-from operator import attrgetter
+from operator import attrgetter, not_
 from typing import Any
 
 from epcgroup.epc.group import Group
@@ -34,7 +34,7 @@ from epcgroup.epc.state import Epc
 from epcgroup.epc.track import drop
 from epcgroup.epc.walk import lists_from_top, nothing_reclaimable, take_next
 
-_GROUP, _ENCLAVE = attrgetter("group"), attrgetter("enclave")
+_GROUP, _ENCLAVE, _INDEX = attrgetter("group"), attrgetter("enclave"), attrgetter("index")
 
 
 class Effort:
@@ -159,18 +159,17 @@ def _reclaim_batch(epc: Epc, batch: list[EpcPage], ignore_age: bool) -> int:
     if not batch:
         return 0
     pager = epc.pager
-    ages = [False] * len(batch) if ignore_age else pager.young(batch)
-    old = [page for page, young in zip(batch, ages, strict=True) if not young]
-    room = pager.reserve(old) if old else ()
-    if len(old) < len(batch):
-        _count_young(batch, ages)
-    if all(room):
-        chosen = old
-        kept = [page for page, young in zip(batch, ages, strict=True) if young]
-    else:
-        chosen = list(compress(old, room))
-        answers = iter(room)
-        kept = [page for page, young in zip(batch, ages, strict=True) if young or not next(answers)]
+    chosen, kept = batch, []
+    if not ignore_age:
+        ages = pager.young(batch)
+        chosen, kept = [*compress(batch, map(not_, ages))], [*compress(batch, ages)]
+    room = pager.reserve(chosen) if chosen else ()
+    if kept:
+        _count_young(kept)
+    if not all(room):
+        chosen = [*compress(chosen, room)]
+        going = {*chosen}
+        kept = [page for page in batch if page not in going]
     if kept:
         _put_back(epc, kept)
     if chosen:
@@ -196,10 +195,10 @@ def _alike(pages: list[EpcPage]) -> bool:
     return len({*map(_ENCLAVE, pages)}) == len({*map(_GROUP, pages)}) == 1
 
 
-def _count_young(batch: list[EpcPage], ages: Sequence[bool]) -> None:
-    for page in compress(batch, ages):
-        page.enclave.counters.young += 1
-        page.group.counters.young += 1  # type: ignore[union-attr]  # in use, so charged
+def _count_young(pages: list[EpcPage]) -> None:
+    for key in _ENCLAVE, _GROUP:
+        for owner, some in _runs(pages, key):
+            owner.counters.young += len(some)
 
 
 def _put_back(epc: Epc, pages: list[EpcPage]) -> None:
@@ -240,7 +239,7 @@ def _evict_some(epc: Epc, pages: list[EpcPage]) -> None:
     enclave, group, count = pages[0].enclave, pages[0].group, len(pages)
     assert group is not None
     epc.pager.write_out(pages)
-    enclave.pages.update(dict.fromkeys([page.index for page in pages]))
+    enclave.pages.update(dict.fromkeys(map(_INDEX, pages)))
     enclave.child_count -= count
     enclave.counters.evicted += count
     group.counters.evicted += count

@@ -39,9 +39,14 @@ def test_a_parent_is_stalled_in_full_only_when_all_below_wait() -> None:
 def test_waits_that_are_told_later_count_as_those_told_at_once() -> None:
     late, live = Stalls(), Stalls()
     told, seen = late.join(A, 0.0), live.join(A, 0.0)
-    late.passed(told, [(1.0, 2.0), (1.5, 3.0)])
-    late.passed(told, [(5.0, 6.0)])
-    for moment, end in ((1.0, False), (1.5, False), (2.0, True), (3.0, True), (5.0, False), (6.0, True)):
+    second = 10**9
+    turns: list[tuple[float, bool]] = []
+    late.passed(told, [second, 3 * second // 2], [2 * second, 3 * second])
+    late.passed(told, [5 * second], [6 * second])
+    late.passed(told, [7 * second, 9 * second], [8 * second, 10 * second])
+    for moments, end in (((1.0, 1.5, 5.0, 7.0, 9.0), False), ((2.0, 3.0, 6.0, 8.0, 10.0), True)):
+        turns += [(moment, end) for moment in moments]
+    for moment, end in sorted(turns):
         (live.end if end else live.begin)(seen, moment)
     assert late.read(A) == live.read(A)
     assert late.read(ROOT) == live.read(ROOT)

@@ -268,13 +268,13 @@ class Enterable:
 
     def take_out_all_of(self, indices: Iterable[int]) -> None:
         """As take_out, for those of ``indices`` that are TCSs."""
-        if self._entries:
+        if not self._entries.keys().isdisjoint(indices):
             for index in self._entries.keys() & indices:
                 self.take_out(index)
 
     def used(self, indices: Iterable[int]) -> set[int]:
         """Those of ``indices`` that are TCSs and were entered since the last call."""
-        if not self._entries:
+        if self._entries.keys().isdisjoint(indices):
             return set()
         return {i for i in self._entries.keys() & indices if self._entries[i].used()}
 

@@ -68,9 +68,12 @@ class PlainAge:
     @staticmethod
     def _touched(device: Device, indices: Iterable[int]) -> set[int]:
         """Those that the processor accessed on the enclave's behalf; forgets it."""
+        used = device.enterable.used(indices)
+        if not device.touched:
+            return used
         touched = device.touched.intersection(indices)
         device.touched -= touched
-        return touched | device.enterable.used(indices)
+        return touched | used
 
     def _drop_ptes(self, device: Device, spaces: list[AddressSpace], indices: set[int]) -> None:
         """Forget that these pages were touched.

@@ -15,16 +15,17 @@ import errno
 import os
 import struct
 from array import array
+from itertools import repeat
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from epcgroup.driver.evicted import FLAGS_MASK, MOST_SHIFT, SLOT_SHIFT
 from epcgroup.driver.mover import PlainMover
 from epcgroup.live.paging import pagemap, revoke, uffd
 from epcgroup.live.paging.age import PlainAge
 from epcgroup.units import PAGE_SHIFT
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from types import ModuleType
 
     from epcgroup.driver import BackingStore
@@ -36,13 +37,29 @@ if TYPE_CHECKING:
     from epcgroup.sgx.seal import PageSealer
 
 # As `compiled` numbers the words of a job of eviction, of a batch of rows and of a look.
-_JOB, _ROWS, _LOOK = struct.Struct("<7Q"), struct.Struct("<2Q"), struct.Struct("<6Q")
-_UNUSED = (1 << 64) - 1  # -1, as a word
+_JOB, _ROWS, _LOOK = struct.Struct("<7q"), struct.Struct("<2q"), struct.Struct("<6q")
+_ENCLAVE, _INDEX = attrgetter("enclave"), attrgetter("index")
 
 
-def _column(offset: int, count: int) -> slice:
-    """The first words of a column of a block, of which `compiled` knows the offset in bytes."""
-    return slice(offset >> 3, (offset >> 3) + count)
+class _Block:
+    """A block of words for machine code. Columns are named by their offsets in bytes, as `compiled` does."""
+
+    __slots__ = ("_owner", "address", "words")
+
+    def __init__(self, code: ModuleType, size: int) -> None:
+        self._owner = code.new_block(size)
+        self.address = ctypes.addressof(self._owner)
+        self.words = memoryview(self._owner).cast("B").cast("q")
+
+    def put(self, column: int, values: Iterable[int], count: int) -> None:
+        """The first words of a column."""
+        column >>= 3
+        self.words[column : column + count] = array("q", values)
+
+    def get(self, column: int, count: int) -> list[int]:
+        """The same."""
+        column >>= 3
+        return self.words[column : column + count].tolist()
 
 
 class LaneMover(PlainMover):
@@ -63,16 +80,12 @@ class LaneMover(PlainMover):
         self._lock = lock
         self._versions = sealer.versions
         self._page = uffd.PageBuffer()
-        self._job_block = code.new_block(code.evict.SIZE)
-        self._job_at = ctypes.addressof(self._job_block)
-        self._job = memoryview(self._job_block).cast("B").cast("Q")
-        self._job[code.evict.SEALING >> 3] = code.ciphers.new_cipher(sealer.key, sealing=True)
-        self._job[code.evict.PLAIN >> 3] = self._page.address
-        self._job[code.evict.BASES >> 3] = self._arena.bases
-        # Not the same block: rows are changed while others seal.
-        self._rows_block = code.new_block(code.rows.SIZE)
-        self._rows_at = ctypes.addressof(self._rows_block)
-        self._rows = memoryview(self._rows_block).cast("B").cast("Q")
+        self._job = _Block(code, code.evict.SIZE)
+        self._job.words[code.evict.SEALING >> 3] = code.ciphers.new_cipher(sealer.key, sealing=True)
+        self._job.words[code.evict.PLAIN >> 3] = self._page.address
+        self._job.words[code.evict.BASES >> 3] = self._arena.bases
+        self._done: tuple[int, Sequence[int]] = -1, ()  # the pages of the last job, until they are kept
+        self._rows = _Block(code, code.rows.SIZE)  # not the same block: rows are changed while others seal
 
     def directory(self, enclave: int) -> int:
         """Address of the directory of an enclave's rows; 0 if it cannot have one."""
@@ -109,19 +122,20 @@ class LaneMover(PlainMover):
         code, job, free = self._code.evict, self._job, self._arena.free
         count = len(indices)
         version = self._versions(count)
-        directory = self._directories[enclave]
-        _JOB.pack_into(job, 0, count, version, device.memfd, space.uffd, base, enclave, directory)
-        job[_column(code.PAGES, count)] = array("Q", indices)
-        job[_column(code.WORDS, count)] = array("Q", flags)
-        job[_column(code.PLACES, count)] = array("Q", free[: -count - 1 : -1])
-        places = free[-count:]
+        places = free[: -count - 1 : -1]
         del free[-count:]
+        head = count, version, device.memfd, space.uffd, base, enclave, self._directories[enclave]
+        _JOB.pack_into(job.words, 0, *head)
+        job.put(code.PAGES, indices, count)
+        job.put(code.WORDS, flags, count)
+        job.put(code.MOSTS, map(self._memfds.file(enclave).maximum.get, indices, repeat(0)), count)
+        job.put(code.PLACES, places, count)
         parted = self._lock.part()
         try:
-            error = code.evict(self._job_at)
+            error = code.evict(job.address)
             if error == code.NO_ROWS:
                 self._store.pages(enclave).make_rows(indices)
-                error = code.evict(self._job_at)
+                error = code.evict(job.address)
         finally:
             if parted:
                 self._lock.rejoin()
@@ -129,27 +143,22 @@ class LaneMover(PlainMover):
             for index in indices:
                 revoke.punch(device, index)
         elif error:
-            free += places
+            free += reversed(places)
             raise OSError(error, f"taking out pages of enclave {enclave}: {os.strerror(error)}")
-        if job[code.ZEROS >> 3]:
-            unused = job[_column(code.PLACES, count)].tolist()
-            free += [place for place, at in zip(reversed(places), unused, strict=True) if at == _UNUSED]
+        if job.words[code.ZEROS >> 3]:
+            left = zip(reversed(places), reversed(job.get(code.PLACES, count)), strict=True)
+            free += [place for place, used in left if used < 0]
+        self._done = enclave, indices
         return range(version, version + count)
 
     def kept(self, enclave: int, indices: Sequence[int], slots: Sequence[int]) -> None:
-        if not self._short_enough(enclave, indices):
+        done, self._done = self._done, (-1, ())
+        if done != (enclave, indices):  # not those of the last job, or not together
             super().kept(enclave, indices, slots)
             return
-        code, rows, count = self._code.rows, self._rows, len(indices)
-        _ROWS.pack_into(rows, 0, count, self._directories[enclave])
-        most = self._memfds.file(enclave).maximum.get
-        rests = [
-            slot << SLOT_SHIFT | most(index, 0) << MOST_SHIFT
-            for slot, index in zip(slots, indices, strict=True)
-        ]
-        rows[_column(code.INDICES, count)] = array("Q", indices)
-        rows[_column(code.RESTS, count)] = array("Q", rests)
-        stored = code.keep(self._rows_at)
+        code, job, count = self._code.evict, self._job, len(indices)
+        job.put(code.SLOTS, slots, count)
+        stored = code.keep(job.address)
         self._store.pages(enclave).count(count)
         self._store.added(count, stored)
 
@@ -157,14 +166,13 @@ class LaneMover(PlainMover):
         if not self._short_enough(enclave, indices):
             return super().arrived(enclave, indices)
         code, rows, count = self._code.rows, self._rows, len(indices)
-        _ROWS.pack_into(rows, 0, count, self._directories[enclave])
-        rows[_column(code.INDICES, count)] = array("Q", indices)
-        if code.withdraw(self._rows_at):
+        _ROWS.pack_into(rows.words, 0, count, self._directories[enclave])
+        rows.put(code.INDICES, indices, count)
+        if code.withdraw(rows.address):
             raise KeyError(f"one of {indices} of enclave {enclave} is not in the store")
         self._store.pages(enclave).count(-count)
-        self._store.dropped([place - 2 for place in rows[_column(code.PLACES, count)]])
-        rests = rows[_column(code.RESTS, count)].tolist()
-        return [rest & FLAGS_MASK for rest in rests], [rest >> SLOT_SHIFT for rest in rests]
+        self._store.dropped(rows.get(code.PLACES, count))
+        return rows.get(code.FLAGS, count), rows.get(code.SLOTS, count)
 
 
 class LaneAge(PlainAge):
@@ -174,30 +182,26 @@ class LaneAge(PlainAge):
         super().__init__(devices)
         self._code = code.look
         self._most = code.LENGTH
-        self._block = code.new_block(code.look.SIZE)
-        self._block_at = ctypes.addressof(self._block)
-        self._words = memoryview(self._block).cast("B").cast("Q")
+        self._job = _Block(code, code.look.SIZE)
 
     def young(self, pages: Sequence[EpcPage]) -> Sequence[bool]:
-        enclave = pages[0].enclave
-        indices = [page.index for page in pages if page.enclave is enclave]
-        device, count = self._devices[enclave.id], len(pages)
+        enclave, count = pages[0].enclave, len(pages)
+        device, indices = self._devices[enclave.id], [*map(_INDEX, pages)]
         space = device.only_space()
         hidden = device.hidden and not device.hidden.keys().isdisjoint(indices)
-        if space is None or hidden or not len(indices) == count <= self._most:
+        if space is None or hidden or count > self._most or {*map(_ENCLAVE, pages)} != {enclave}:
             return super().young(pages)
         try:
             files = space.open_pagemap(), space.open_pidfd()
         except OSError:  # the mm is just going away
             return super().young(pages)
-        code, job, filled = self._code, self._words, device.filled
-        _LOOK.pack_into(job, 0, count, *files, pagemap.may_drop(), device.base, space.pid)
-        present = _column(code.PRESENT, count)
-        job[_column(code.LOOKS, count)] = array("Q", indices)
-        job[present] = array("Q", map(filled.__contains__, indices))
-        told = code.look(self._block_at)
-        found = [*map(bool, job[present])]
-        filled.difference_update(indices)
+        code, job = self._code, self._job
+        _LOOK.pack_into(job.words, 0, count, *files, pagemap.may_drop(), device.base, space.pid)
+        job.put(code.LOOKS, indices, count)
+        told = code.look(job.address)
+        found = [*map(bool, job.get(code.PRESENT, count))]
+        if device.filled:
+            device.filled.difference_update(indices)
         if told < 0:
             pagemap.cannot_drop(-told)
         if told == code.KEPT or told == -errno.EPERM:

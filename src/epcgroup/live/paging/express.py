@@ -28,6 +28,7 @@ import ctypes
 import os
 import threading
 import traceback
+from itertools import compress
 from typing import TYPE_CHECKING
 
 from epcgroup.driver import BackingStore
@@ -151,16 +152,15 @@ class Lane:
         if not indices:
             return
         self._last = threads[-1]
-        self._world.frames.filled(self._enclave.id, indices)
         self._world.machine.arrived(self._caller, self._enclave, indices)
-        waits = [(start * 1e-9, end * 1e-9) for start, end in zip(starts, ends, strict=True)]
         tasks = self._world.tasks
-        for thread, (began, ended) in zip(threads, waits, strict=True):
+        for thread in {*threads}:
             task = tasks.get(thread)
             if task is not None:
-                task.faults += 1
-                task.stall_s += ended - began
-        self._world.stalls.passed(self._stall, waits)
+                its = [other == thread for other in threads]
+                task.faults += sum(its)
+                task.stall_s += (sum(compress(ends, its)) - sum(compress(starts, its))) * 1e-9
+        self._world.stalls.passed(self._stall, starts, ends)
 
     def _set(self, offset: int, value: int) -> None:
         self._words[offset >> 3] = value

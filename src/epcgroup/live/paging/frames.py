@@ -25,7 +25,7 @@ from epcgroup.sgx.layouts import TYPE_SHIFT, PageType, R, W, X
 from epcgroup.units import PAGE_SHIFT, PAGE_SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from epcgroup.driver import EnclaveFile
     from epcgroup.epc import EpcPage
@@ -64,10 +64,6 @@ class MemfdFrames:
         file = self._devices[enclave].file
         assert file is not None
         return file
-
-    def filled(self, enclave: int, indices: Iterable[int]) -> None:
-        """Pages were filled for waiting threads, without us."""
-        self._devices[enclave].filled.update(indices)
 
     def inhabited(self) -> dict[int, Device]:
         """The devices that hold an enclave, by its id."""
@@ -136,8 +132,10 @@ class MemfdFrames:
     def leaving(self, enclave: int, indices: Sequence[int]) -> Device:
         """These pages are about to be taken from their device."""
         device = self._devices[enclave]
-        device.touched.difference_update(indices)
-        device.filled.difference_update(indices)
+        if device.touched:
+            device.touched.difference_update(indices)
+        if device.filled:
+            device.filled.difference_update(indices)
         device.enterable.take_out_all_of(indices)
         return device
 

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import threading
 import time
+from itertools import islice
+from operator import ge
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -49,18 +51,23 @@ class Stall:
                 self.full += span
         self._since = now
 
-    def catch_up(self, waits: Sequence[tuple[float, float]]) -> None:
-        """Count what of these waits is not in some and full yet."""
-        since, new = self._since, 0.0
-        for start, end in waits:
-            if end > since:
-                new += end - (start if start > since else since)
-                since = end
-        self.some += new
+    def catch_up(self, starts: Sequence[int], ends: Sequence[int], apart: bool) -> None:
+        """Count what of these waits (ns) is not in some and full yet; ``apart``: none begins in another."""
+        since = int(self._since * 1e9)
+        if apart and starts[0] >= since:
+            new = sum(ends) - sum(starts)
+            since = ends[-1]
+        else:
+            new = 0
+            for start, end in zip(starts, ends, strict=True):
+                if end > since:
+                    new += end - (start if start > since else since)
+                    since = end
+        self.some += new * 1e-9
         if self.members <= 1:
-            self.full += new
+            self.full += new * 1e-9
         if not self.waiting:
-            self._since = since
+            self._since = since * 1e-9
 
 
 class Stalls:
@@ -101,15 +108,16 @@ class Stalls:
                 level.faults += 1
                 level = level.parent
 
-    def passed(self, stall: Stall, waits: Sequence[tuple[float, float]]) -> None:
-        """One of its processes waited, from when to when; told only now, in the order of the ends."""
-        seconds = sum([end - start for start, end in waits])
+    def passed(self, stall: Stall, starts: Sequence[int], ends: Sequence[int]) -> None:
+        """One of its processes waited, from when to when (ns); told only now, in the order of the ends."""
+        seconds = (sum(ends) - sum(starts)) * 1e-9
+        apart = all(map(ge, islice(starts, 1, None), ends))
         level: Stall | None = stall
         with self._lock:
             while level is not None:
                 level.seconds += seconds
-                level.faults += len(waits)
-                level.catch_up(waits)
+                level.faults += len(ends)
+                level.catch_up(starts, ends, apart)
                 level = level.parent
 
     def read(self, group: Group) -> tuple[int, float, float, float]:

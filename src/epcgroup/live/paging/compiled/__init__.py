@@ -8,7 +8,7 @@ out of the caches; and what is to be done to each of 16 pages costs the interpre
 =========  ==================================================
 `calls`    what all of it is written with: words at addresses, functions of C
 `sealing`  a page sealed and opened (as `sgx.seal` does)
-`rows`     what the backing store knows of pages, and its changes
+`rows`     what the backing store knows of pages
 `lane`     the express lane's loop: read a fault, open the page, fill it, note it
 `evict`    a batch of pages revoked, sealed, and punched out
 `look`     a batch of pages looked at for their age
@@ -28,5 +28,5 @@ __all__ = ["LENGTH", "ciphers", "evict", "lane", "load", "look", "new_block", "r
 
 def load() -> None:
     """Have all machine code ready, compiled now if it never was."""
-    for entry in (lane.acquire, lane.serve, evict.evict, look.look, rows.keep, rows.withdraw):
+    for entry in (lane.acquire, lane.serve, evict.evict, evict.keep, look.look, rows.withdraw):
         entry.load()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from epcgroup.driver.evicted import MAC, NO_PLACE, REST, VERSION
+from epcgroup.driver.evicted import MAC, MOST_SHIFT, NO_PLACE, REST, SLOT_SHIFT, VERSION
 from epcgroup.live.paging.compiled.calls import (
     COLUMN,
     OWN,
@@ -41,8 +41,10 @@ ZEROS: Final = 80  # out: how many pages are all zero; each left a MAC, and its 
 _ARGUMENT: Final = SCRATCH + 56  # struct uffdio_writeprotect
 PAGES: Final = OWN  # columns of a word for each page: its index,
 WORDS: Final = PAGES + COLUMN  # its EPCM word,
-PLACES: Final = WORDS + COLUMN  # a place for it; out: negative if it is unused
-SIZE: Final = PLACES + COLUMN
+MOSTS: Final = WORDS + COLUMN  # the most that a mapping of it may allow,
+PLACES: Final = MOSTS + COLUMN  # a place for it; out: negative if it is unused,
+SLOTS: Final = PLACES + COLUMN  # in (keep): its VA slot
+SIZE: Final = SLOTS + COLUMN
 #: No page was touched, and one has no row yet.
 NO_ROWS: Final = -1
 
@@ -126,7 +128,7 @@ def _seal_all(job: int) -> int:
             poke(row, -NO_PLACE)
             poke(column + PLACES, -1)
             zeros += 1
-        poke(row + _REST, flags)
+        poke(row + _REST, flags | peek(column + MOSTS) << MOST_SHIFT)
         poke(row + _VERSION, version)
     poke(job + ZEROS, zeros)
     return 0
@@ -156,4 +158,19 @@ def _evict(job: int) -> int:
     return error
 
 
+def _keep(job: int) -> int:
+    """The pages of a job that was done have arrived in the store: how many of them have a place."""
+    stored = 0
+    for at in range(peek(job + COUNT)):
+        column = job + at * 8
+        row = row_of(peek(job + DIRECTORY), peek(column + PAGES))
+        place = -peek(row)
+        poke(row, place)
+        poke(row + _REST, peek(row + _REST) | peek(column + SLOTS) << SLOT_SHIFT)
+        if place > NO_PLACE:
+            stored += 1
+    return stored
+
+
 evict = Entry(_evict, (INT,), tell=False)
+keep = Entry(_keep, (INT,), tell=False)

@@ -32,8 +32,8 @@ MAY_DROP: Final = 24  # whether page table entries may be dropped
 BASE: Final = 32  # address of the enclave's page 0
 PID: Final = 40
 LOOKS: Final = OWN  # columns of a word for each page: index,
-PRESENT: Final = LOOKS + COLUMN  # in and out: whether it has a page table entry
-_ADDRESSES: Final = PRESENT + COLUMN  # of those that have to be asked about,
+PRESENT: Final = LOOKS + COLUMN  # out: whether it has a page table entry
+_ADDRESSES: Final = PRESENT + COLUMN
 _STATUS: Final = _ADDRESSES + COLUMN  # 32 bits each: what is said of them
 _RANGES: Final = _STATUS + COLUMN  # struct iovec, as many as there are pages
 _ENTRIES: Final = _RANGES + LENGTH * 16  # entries of the pagemap file; struct sysinfo
@@ -49,24 +49,17 @@ _MADV_PAGEOUT: Final = 21
 @part
 def _ask(job: int) -> bool:
     """Find out which pages have an entry by move_pages(2)."""
-    count, asked = peek(job + COUNT), 0
+    count = peek(job + COUNT)
     for at in range(count):
         row = job + at * 8
-        if not peek(row + PRESENT):
-            poke(job + _ADDRESSES + asked * 8, peek(job + BASE) + (peek(row + LOOKS) << 12))
-            asked += 1
-    if not asked:
-        return True
-    if syscall(job, _MOVE_PAGES, peek(job + PID), asked, job + _ADDRESSES, 0, job + _STATUS, 0):
+        poke(row + PRESENT, 0)
+        poke(row + _ADDRESSES, peek(job + BASE) + (peek(row + LOOKS) << 12))
+    if syscall(job, _MOVE_PAGES, peek(job + PID), count, job + _ADDRESSES, 0, job + _STATUS, 0):
         return False
-    asked = 0
     for at in range(count):
-        row = job + at * 8
-        if not peek(row + PRESENT):
-            status = peek(job + _STATUS + (asked >> 1 << 3)) << (0 if asked & 1 else 32)
-            if status >= 0:  # the number of a node, and no errno
-                poke(row + PRESENT, 1)
-            asked += 1
+        status = peek(job + _STATUS + (at >> 1 << 3)) << (0 if at & 1 else 32)
+        if status >= 0:  # the number of a node, and no errno
+            poke(job + at * 8 + PRESENT, 1)
     return True
 
 
@@ -77,13 +70,11 @@ def _read_entries(job: int) -> int:
     at = 0
     while at < count:
         row = job + at * 8
-        first, run = peek(row + LOOKS), 1
-        if not peek(row + PRESENT):
-            run = neighbours(job + LOOKS, at, count)
-            found = pread(job, peek(job + PAGEMAP), entries, run << 3, ((base >> 12) + first) << 3)
-            for page in range(run):
-                if page << 3 < found and peek(entries + (page << 3)) < 0:  # bit 63: present
-                    poke(row + page * 8 + PRESENT, 1)
+        first, run = peek(row + LOOKS), neighbours(job + LOOKS, at, count)
+        found = pread(job, peek(job + PAGEMAP), entries, run << 3, ((base >> 12) + first) << 3)
+        for page in range(run):
+            if page << 3 < found and peek(entries + (page << 3)) < 0:  # bit 63: present
+                poke(row + page * 8 + PRESENT, 1)
         at += run
     return 0
 

@@ -1,4 +1,4 @@
-"""Rows of the backing store in machine code: where they are, and a batch of them changed.
+"""Rows of the backing store in machine code: where they are, and a batch of them withdrawn.
 
 What a row is, `epcgroup.driver.evicted` says. A batch is one block.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from epcgroup.driver.arena import CHUNK_SHIFT
-from epcgroup.driver.evicted import GROUP_SHIFT, NO_PLACE, PLACE, REST, ROW
+from epcgroup.driver.evicted import FLAGS_MASK, GROUP_SHIFT, PLACE, REST, ROW, SLOT_SHIFT
 from epcgroup.live.paging.compiled.calls import COLUMN, LENGTH, OWN, peek, poke
 from epcgroup.sgx.seal import SEALED_SIZE
 from epcgroup.sim.compiler.dialect import INT
@@ -18,9 +18,10 @@ from epcgroup.sim.compiler.jit import Entry, part
 COUNT: Final = 0  # pages
 DIRECTORY: Final = 8  # of the enclave's rows
 INDICES: Final = OWN  # columns of a word for each page: its index,
-PLACES: Final = INDICES + COLUMN  # out: its place + 2, NO_PLACE for one without,
-RESTS: Final = PLACES + COLUMN  # in (keep): what is to be added to the rest; out (withdraw): the rest
-SIZE: Final = RESTS + COLUMN
+PLACES: Final = INDICES + COLUMN  # out: its place, negative for none,
+FLAGS: Final = PLACES + COLUMN  # and its flags,
+SLOTS: Final = FLAGS + COLUMN  # and its VA slot
+SIZE: Final = SLOTS + COLUMN
 MISSING: Final = -1  # a page has no row
 
 _GROUP: Final = (1 << GROUP_SHIFT) - 1
@@ -45,20 +46,6 @@ def sealed_at(bases: int, place: int) -> int:
     return chunk + (place & _CHUNK) * SEALED_SIZE  # type: ignore[no-any-return]
 
 
-def _keep(block: int) -> int:
-    """Pages that are ready have arrived: how many of them have a place."""
-    stored = 0
-    for at in range(peek(block + COUNT)):
-        column = block + (at << 3)
-        row = row_of(peek(block + DIRECTORY), peek(column + INDICES))
-        place = -peek(row)
-        poke(row, place)
-        poke(row + _REST, peek(row + _REST) | peek(column + RESTS))
-        if place > NO_PLACE:
-            stored += 1
-    return stored
-
-
 def _withdraw(block: int) -> int:
     """Forget pages: 0, or MISSING, and none is forgotten."""
     count = peek(block + COUNT)
@@ -73,10 +60,10 @@ def _withdraw(block: int) -> int:
         row = row_of(peek(block + DIRECTORY), peek(column + INDICES))
         place = peek(row)
         poke(row, 0)
-        poke(column + PLACES, place if place > 0 else -place)
-        poke(column + RESTS, peek(row + _REST))
+        poke(column + PLACES, (place if place > 0 else -place) - 2)
+        poke(column + FLAGS, peek(row + _REST) & FLAGS_MASK)
+        poke(column + SLOTS, peek(row + _REST) >> SLOT_SHIFT)
     return 0
 
 
-keep = Entry(_keep, (INT,), tell=False)
 withdraw = Entry(_withdraw, (INT,), tell=False)
