@@ -98,6 +98,7 @@ CASES = {
     ),
     "tracing_registers": (
         "watchpoint", "registers", "enclave_memory", "production_enclave", "stop_inside",
+        "replaced_instructions",
     ),
     "tracing_steps": (
         "breakpoints", "system_calls", "steps", "one_thread_of_two", "among_page_faults",

@@ -147,7 +147,8 @@ static void change(struct enclave *e, struct call *c, u64 page, u64 from, u64 to
 		CHECK(!mprotect((void *)page, PAGE, to), "mprotect: %s", strerror(errno));
 	if (to & ~from)
 		must(c, OP_EXTEND, page, info, 0, 0);
-	CHECK_EQ(must(c, OP_ACCEPT, page, info, 0, 0), 0);
+	if ((to & (W | X)) != (W | X))		/* PR stays set, then */
+		CHECK_EQ(must(c, OP_ACCEPT, page, info, 0, 0), 0);
 	if (!to)
 		CHECK(!mprotect((void *)page, PAGE, PROT_NONE), "mprotect: %s", strerror(errno));
 }

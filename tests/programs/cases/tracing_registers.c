@@ -1,10 +1,13 @@
 /* What a debugger reads and writes: registers, debug registers, the memory of enclaves. */
 #define _GNU_SOURCE
 #include <elf.h>
+#include <fcntl.h>
 #include <stddef.h>
 #include <sys/uio.h>
 #include "tracing.h"
 
+#define ENCLU 0xd7010f
+#define CPUID 0xa20f
 #define TCS_FLAGS 8
 #define DBGOPTIN 1
 
@@ -197,12 +200,80 @@ static void stop_inside(void)
 		CHECK_EQ(regs.rax, ERESUME);
 		CHECK_EQ(regs.rbx, e.tcs[0]);
 		CHECK_EQ(regs.rip, regs.rcx);
+		CHECK_EQ(peek(child, regs.rip) & 0xffffff, ENCLU);
 		CHECK_EQ(peek(child, e.tcs[0] + 24) & 0xffffffff, 1);	/* CSSA */
 		regs.rip = peek(child, gprsgx_address(&e, 0, 0) + SSA_RIP);
 		CHECK(regs.rip >= e.base && regs.rip < e.base + e.size, "RIP in the SSA is %#llx", regs.rip);
 		ASK(PTRACE_DETACH, child, 0, 0);
 		until(&s->count, s->count + 1000);
 	}
+	end_counting(child);
+}
+
+extern const char the_cpuid[];
+
+static __attribute__((noinline)) u32 ask_cpuid(void)
+{
+	u32 a = 0x12, b, c = 0, d;
+
+	asm volatile(".globl the_cpuid\nthe_cpuid: cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
+	return a;
+}
+
+static void count_cpuid(void)
+{
+	while (!s->stop) {
+		s->seen[0] = ask_cpuid();
+		s->count++;
+		usleep(100);
+	}
+}
+
+/* Debuggers of enclaves look at the instruction where a thread stands (sgx-gdb, oegdb). They find the
+ * program's own, and put breakpoints on it, by both ways to its memory. */
+static void replaced_instructions(void)
+{
+	u64 at = (u64)the_cpuid, word;
+	struct user_regs_struct regs;
+	char name[32];
+	pid_t child;
+	int fd;
+
+	share();
+	child = stopped_child(count_cpuid);
+	snprintf(name, sizeof name, "/proc/%d/mem", child);
+	CHECK((fd = open(name, O_RDWR)) >= 0, "%s: %s", name, strerror(errno));
+	for (int i = 0; i < 4; i++) {
+		CHECK_EQ((word = peek(child, at)) & 0xffff, CPUID);
+		CHECK_EQ(peek(child, at - 7) >> 56, CPUID & 0xff);
+		CHECK_EQ(peek(child, at + 1) & 0xff, CPUID >> 8);
+		CHECK(pread(fd, &word, 8, at) == 8 && (word & 0xffff) == CPUID, "by %s: %#lx", name, word);
+		if (i & 1)
+			ASK(PTRACE_POKETEXT, child, at, (word & ~0xffUL) | 0xcc);
+		else
+			CHECK_EQ(pwrite(fd, "\xcc", 1, at), 1);
+		CHECK_EQ(peek(child, at) & 0xffff, (CPUID & 0xff00) | 0xcc);
+		ASK(PTRACE_CONT, child, 0, 0);
+		CHECK_EQ(WAIT(child), STOPPED(SIGTRAP));
+		regs = regs_of(child);
+		CHECK_EQ(regs.rip, at + 1);
+		CHECK_EQ(regs.rax, 0x12);
+		regs.rip = at;
+		ASK(PTRACE_SETREGS, child, 0, &regs);
+		if (i & 2)
+			ASK(PTRACE_POKETEXT, child, at, word);
+		else
+			CHECK_EQ(pwrite(fd, &word, 1, at), 1);
+		ASK(PTRACE_SINGLESTEP, child, 0, 0);
+		CHECK_EQ(WAIT(child), STOPPED(SIGTRAP));
+		regs = regs_of(child);
+		CHECK_EQ(regs.rip, at + 2);
+		CHECK_EQ(regs.rax & 3, 3);			/* SGX1 and SGX2 */
+	}
+	close(fd);
+	ASK(PTRACE_DETACH, child, 0, 0);
+	expect_running();
+	CHECK_EQ(s->seen[0] & 3, 3);
 	end_counting(child);
 }
 
@@ -214,6 +285,7 @@ int main(int argc, char **argv)
 		{ "enclave_memory", enclave_memory },
 		{ "production_enclave", production_enclave },
 		{ "stop_inside", stop_inside },
+		{ "replaced_instructions", replaced_instructions },
 	};
 
 	return RUN(argc, argv, tests);

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from epcgroup.driver import BusError, debug
-from epcgroup.live.enclave import threads
+from epcgroup.live.enclave import threads, traps
 from epcgroup.live.enclave.user_memory import ProcessMemory
-from epcgroup.live.tracing import answers, filters, memory, seccomp
+from epcgroup.live.tracing import answers, filters, seccomp
 from epcgroup.units import PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -69,7 +69,8 @@ def access(tracer: Tracer, task: Task, regs: UserRegs) -> None:
     position, mode = _state(task, fd)
     start = position if regs.orig_rax in _AT_POSITION else regs.r10
     denied = os.O_RDONLY if regs.orig_rax in _WRITES else os.O_WRONLY
-    if mode == denied or not target.mm.overlapping(start, start + count):
+    ours = target.mm.overlapping(start, start + count) or traps.has_any(target, start, count)
+    if mode == denied or not ours:
         tracer.resume(task)
         return
     tracer.start(task, _answer(tracer, task, regs, target, start, count))
@@ -129,7 +130,7 @@ def fetch(tracer: Tracer, task: Task, target: Task, addr: int, length: int) -> G
     """Bytes of one page of ``target``, as ``task`` may see them. Raises Unreachable, threads.Restart."""
     vma = target.mm.find(addr)
     if vma is None:
-        return _reached(lambda: memory.peek_text(target.pid, addr, length))
+        return _reached(lambda: traps.as_it_was(target, addr, length))
     file = vma.device.file
     if file is None:
         raise Unreachable
@@ -140,7 +141,7 @@ def store(tracer: Tracer, task: Task, target: Task, addr: int, data: bytes) -> J
     """Change bytes of one page of ``target``. Raises as `fetch`."""
     vma = target.mm.find(addr)
     if vma is None:
-        _reached(lambda: memory.poke_text(target.pid, addr, data))
+        _reached(lambda: traps.change(target, addr, data))
         return
     file = vma.device.file
     if file is None:
