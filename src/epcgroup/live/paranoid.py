@@ -72,7 +72,7 @@ class Watch:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._touched = Touched(world.frames)
+        self._touched = Touched(world.frames, world.machine)
         self._enclaves: set[int] = set()
         self._operations = 0  # since all pages were gone through
 

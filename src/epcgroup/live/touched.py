@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from epcgroup.driver import EnclaveFile
-    from epcgroup.epc import EpcPage
+    from epcgroup.epc import EpcPage, Machine
     from epcgroup.live.devices import Device
     from epcgroup.live.paging.frames import MemfdFrames
     from epcgroup.live.world import World
@@ -29,26 +29,26 @@ if TYPE_CHECKING:
 class Touched:
     """The pages that were touched since they were last checked, or forgotten."""
 
-    def __init__(self, frames: MemfdFrames) -> None:
-        """Listens to ``frames`` from now on."""
+    def __init__(self, frames: MemfdFrames, machine: Machine) -> None:
+        """Listens to both from now on."""
         self._pages: dict[int, set[int]] = {}  # enclave → indices
         for name in ("put", "zero", "drop", "write", "protect"):
             self._listen(frames, name, lambda enclave, index, *_: self._note(enclave, (index,)))
-        for name in ("filled", "leaving"):
-            self._listen(frames, name, lambda enclave, indices, *_: self._note(enclave, indices))
+        self._listen(frames, "leaving", self._note)
+        self._listen(machine, "arrived", lambda _, enclave, indices: self._note(enclave.id, indices))
         self._listen(frames, "young", self._asked)
         self._listen(frames, "disable", self._disabled)
         self.too_many = False  # whole enclaves were
 
-    def _listen(self, frames: MemfdFrames, name: str, note: Callable[..., None]) -> None:
-        method = getattr(frames, name)
+    def _listen(self, to: MemfdFrames | Machine, name: str, note: Callable[..., None]) -> None:
+        method = getattr(to, name)
 
         @functools.wraps(method)
         def noting(*arguments: Any) -> Any:
             note(*arguments)
             return method(*arguments)
 
-        setattr(frames, name, noting)
+        setattr(to, name, noting)
 
     def _note(self, enclave: int, indices: Iterable[int]) -> None:
         self._pages.setdefault(enclave, set()).update(indices)
