@@ -41,7 +41,7 @@ CASES = {
         "start_up", "many_tcs", "many_mprotects", "edmm_library", "edmm_permissions", "segments",
     ),
     "handlers": (
-        "ocalls", "exceptions", "what_the_handler_returns", "interrupted", "one_enclu",
+        "ocalls", "exceptions", "what_the_handler_returns", "interrupted", "one_enclu", "lost",
     ),
     "t1_sigill": (
         "blocked_bare", "blocked_vdso", "all_blocked", "blocked_before_load", "ignored", "handled",

@@ -149,6 +149,40 @@ static void what_the_handler_returns(void)
 	CHECK_EQ(exits, sizeof each / sizeof *each + 1);
 }
 
+static u64 *words, moved_to;
+
+/* The second word can be read now; it is what lies where it goes. */
+static int lend(long rdi, long rsi, long rdx, long ursp, long r8, long r9, struct run *run)
+{
+	(void)rdi, (void)rsi, (void)rdx, (void)r8, (void)r9;
+	exits++;
+	if (run->function == EEXIT)
+		return 0;
+	CHECK_EQ(run->function, ERESUME);
+	CHECK_EQ(ursp, moved_to);
+	CHECK(!mprotect(words + 1, PAGE, PROT_READ | PROT_WRITE), "mprotect");
+	words[1] = must(nested, OP_GET, gprsgx_address(&e, 0, 0) + SSA_URSP + 8, 0, 0, 0);
+	return ERESUME;
+}
+
+/* The enclave takes room on the host's stack (sgx_ocalloc): it lowers the RSP in its frame, which is where the
+ * next exit finds itself. */
+static void room_on_the_stack(void)
+{
+	struct call *c = start((struct spec){ 0 });
+	u8 *pages = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	chosen = lend;
+	words = (u64 *)(pages + PAGE) - 1;
+	words[0] = moved_to = c->stack_top - 8192;
+	for (int i = 0; i < 3; i++) {
+		exits = 0;
+		CHECK(!mprotect(words + 1, PAGE, PROT_NONE), "mprotect");
+		CHECK_EQ(ask_with(c, OP_COPY, gprsgx_address(&e, 0, 0) + SSA_URSP, (u64)words, 16), 0);
+		CHECK_EQ(exits, 2);
+	}
+}
+
 static volatile u64 count, stop, interrupts;
 static struct call *inside;
 static u64 function_start, function_end;
@@ -244,14 +278,63 @@ static void one_enclu(void)
 	CHECK(interrupts >= 20, "%lu signals", interrupts);
 }
 
+extern const char eenter_here[], eret_here[];
+
+static __attribute__((noinline)) u64 enter_or_lost(u64 tcs, struct request *request)
+{
+	u64 eax, rbx = tcs, rdi = (u64)request, rsi = 0;
+
+	asm volatile("	lea	bare_aep(%%rip), %%rcx\n"
+		     "	mov	$2, %%eax\n"
+		     ".globl eenter_here, eret_here\n"
+		     "eenter_here: enclu\n"
+		     "eret_here:\n"
+		     : "=a"(eax), "+b"(rbx), "+D"(rdi), "+S"(rsi)
+		     :
+		     : "rcx", "rdx", "r8", "r9", "r10", "r11", "xmm0", "xmm1", "memory", "cc");
+	return rsi;
+}
+
+/* EENTER did not go in: RIP is at its ENCLU, RAX still its leaf. It goes on behind it, with the news in RSI. */
+static void lose(int signal, siginfo_t *info, void *context)
+{
+	(void)info;
+	greg_t *g = ((ucontext_t *)context)->uc_mcontext.gregs;
+
+	CHECK(signal == SIGSEGV && g[REG_RIP] == (greg_t)eenter_here && g[REG_RAX] == EENTER, "signal %d at %#llx, rax %lld", signal,
+	      g[REG_RIP], g[REG_RAX]);
+	CHECK_EQ(g[REG_RBX], e.heap);
+	g[REG_RIP] = (greg_t)eret_here;
+	g[REG_RSI] = 77;
+	exits++;
+}
+
+/* What Intel's urts calls SGX_ERROR_ENCLAVE_LOST, where it enters by its own ENCLU. */
+static void lost(void)
+{
+	struct request request = { .op = OP_NOP };
+
+	start((struct spec){ 0 });
+	handle(SIGSEGV, lose, SA_NODEFER | SA_RESTART);
+	for (u64 i = 0; i < 10; i++) {
+		request.result = 9;
+		CHECK_EQ(enter_or_lost(e.tcs[0], &request), 0);
+		CHECK_EQ(request.result, 0);
+		CHECK_EQ(enter_or_lost(e.heap, &request), 77);
+		CHECK_EQ(exits, i + 1);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	static const struct test tests[] = {
 		{ "ocalls", ocalls },
 		{ "exceptions", exceptions },
 		{ "what_the_handler_returns", what_the_handler_returns },
+		{ "room_on_the_stack", room_on_the_stack },
 		{ "interrupted", interrupted },
 		{ "one_enclu", one_enclu },
+		{ "lost", lost },
 	};
 
 	return RUN(argc, argv, tests);

@@ -91,6 +91,17 @@ static void *enter_often(void *argument)
 	return NULL;
 }
 
+/* EENTER by a TCS that is no longer one: #PF. */
+static void no_way_in(u64 tcs)
+{
+	struct call *c = call_new(tcs, vdso_by_dynamic());
+
+	CHECK_EQ(ask(c, NULL, OP_NOP, 0, 0, 0, 0), EXCEPTION);
+	CHECK(c->result.function == EENTER && c->result.vector == 14, "leaf %u, vector %u", c->result.function,
+	      c->result.vector);
+	call_free(c);
+}
+
 /* Regions in 8 GiB: committed by EACCEPT or EACCEPTCOPY, protected, turned into TCSs, decommitted, again. */
 static void edmm_library(void)
 {
@@ -131,8 +142,11 @@ static void edmm_library(void)
 		CHECK(!pthread_create(&thread, NULL, enter_often, call_new(tcs, vdso_by_dynamic())), "pthread_create");
 		pthread_join(thread, NULL);
 		CHECK_EQ(modify_type(&e, tcs, PAGE, TYPE_TRIM, &result), 0);
+		no_way_in(tcs);
 		CHECK_EQ(must(c, OP_ACCEPT, tcs, TYPE_TRIM << 8 | SECINFO_MODIFIED, 0, 0), 0);
+		no_way_in(tcs);
 		CHECK_EQ(remove_pages(&e, tcs, PAGE), 0);
+		no_way_in(tcs);
 	}
 }
 

@@ -90,7 +90,7 @@ int modify_type(struct enclave *e, u64 address, u64 length, u64 type, u64 *resul
 int remove_pages(struct enclave *e, u64 address, u64 length);
 
 /* GPRSGX field offsets. */
-enum { SSA_RAX = 0, SSA_RSP = 32, SSA_RDI = 56, SSA_RIP = 136, SSA_EXITINFO = 160, GPRSGX_SIZE = 184 };
+enum { SSA_RAX = 0, SSA_RSP = 32, SSA_RDI = 56, SSA_RIP = 136, SSA_URSP = 144, SSA_EXITINFO = 160, GPRSGX_SIZE = 184 };
 
 /* ---- entering (enter.c, enter.S) ---- */
 
