@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from epcgroup.driver.seams import Frames
     from epcgroup.driver.store import BackingStore
+    from epcgroup.driver.va import VaSlots
     from epcgroup.sgx.seal import PageSealer
 
 
@@ -27,11 +28,11 @@ class Mover(Protocol):
     def out(self, enclave: int, base: int, indices: Sequence[int], flags: Sequence[int]) -> Sequence[int]:
         """Revoke these pages and seal them, on reservations; their rows are ready. The versions."""
 
-    def kept(self, enclave: int, indices: Sequence[int], slots: Sequence[int]) -> None:
-        """What went out is in the store from now on, the versions in these VA slots."""
+    def kept(self, enclave: int, indices: Sequence[int], versions: Sequence[int], slots: VaSlots) -> None:
+        """What went out is in the store from now on, and the versions are in VA slots."""
 
-    def arrived(self, enclave: int, indices: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
-        """The contents of these pages are back, and gone from the store: their flags and VA slots.
+    def arrived(self, enclave: int, indices: Sequence[int], slots: VaSlots) -> Sequence[int]:
+        """The contents of these pages are back, and gone from the store, their VA slots free: their flags.
 
         KeyError if nothing is known of one.
         """
@@ -67,11 +68,13 @@ class PlainMover:
             versions.append(version)
         return versions
 
-    def kept(self, enclave: int, indices: Sequence[int], slots: Sequence[int]) -> None:
-        self._store.add_all(enclave, indices, slots)
+    def kept(self, enclave: int, indices: Sequence[int], versions: Sequence[int], slots: VaSlots) -> None:
+        self._store.add_all(enclave, indices, slots.take(versions))
 
-    def arrived(self, enclave: int, indices: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
-        return self._store.withdraw(enclave, indices)
+    def arrived(self, enclave: int, indices: Sequence[int], slots: VaSlots) -> Sequence[int]:
+        flags, given = self._store.withdraw(enclave, indices)
+        slots.give(given)
+        return flags
 
     def back(self, enclave: int, base: int, index: int, entry: Evicted, version: int) -> None:
         contents = self.unseal(enclave, entry, version, base + (index << PAGE_SHIFT))

@@ -99,7 +99,8 @@ class SealingPager:
         To revoke a page and to copy its last contents is one thing here, and cheaper for
         many pages together; so they are sealed now, and written out one by one later.
         """
-        for enclave, run in groupby(pages, _ENCLAVE):
+        alike = len({*map(_ENCLAVE, pages)}) == 1
+        for enclave, run in ((pages[0].enclave, pages),) if alike else groupby(pages, _ENCLAVE):
             state = self._states[enclave.id]
             indices = [*map(_INDEX, run)]
             flags = [state.epcm.get(index, 0) & SEALED_MASK for index in indices]
@@ -123,7 +124,7 @@ class SealingPager:
         epcm, leaving = state.epcm, self._leaving.popleft
         for index in indices:
             del epcm[index]
-        self.mover.kept(number, indices, slots.take([leaving() for _ in indices]))
+        self.mover.kept(number, indices, [leaving() for _ in indices], slots)
 
     def load(self, enclave: Enclave, index: int) -> None:
         """ELDU. Raises LoadFailed, and says so in the log, when the page does not verify."""
@@ -149,8 +150,7 @@ class SealingPager:
         self.store.remove(number, index)
 
     def arrived(self, enclave: Enclave, indices: Sequence[int]) -> None:
-        flags, slots = self.mover.arrived(enclave.id, indices)
-        self._slots[enclave.id].give(slots)
+        flags = self.mover.arrived(enclave.id, indices, self._slots[enclave.id])
         self._states[enclave.id].epcm.update(zip(indices, map(_WORDS.setdefault, flags, flags), strict=True))
 
     @contextmanager

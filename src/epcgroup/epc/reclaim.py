@@ -20,7 +20,7 @@ ignore age (v5's promise 5, "reclaim is forced"), and when it gives up.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import compress, groupby
 from operator import attrgetter, not_
 from typing import Any
@@ -142,7 +142,7 @@ def _isolate(group: Group, limit: int, batch: list[EpcPage]) -> None:
         return
     group.discount(len(pages))
     group.counters.scanned += len(pages)
-    for enclave, some in _runs(pages, _ENCLAVE):
+    for enclave, some in _runs(pages, _ENCLAVE, len({*map(_ENCLAVE, pages)}) == 1):
         if enclave.released:
             for page in some:
                 page.prev = page.next = None
@@ -164,17 +164,18 @@ def _reclaim_batch(epc: Epc, batch: list[EpcPage], ignore_age: bool) -> int:
         ages = pager.young(batch)
         chosen, kept = [*compress(batch, map(not_, ages))], [*compress(batch, ages)]
     room = pager.reserve(chosen) if chosen else ()
+    alike = _alike(batch)
     if kept:
-        _count_young(kept)
+        _count_young(kept, alike)
     if not all(room):
         chosen = [*compress(chosen, room)]
         going = {*chosen}
         kept = [page for page in batch if page not in going]
     if kept:
-        _put_back(epc, kept)
+        _put_back(epc, kept, alike)
     if chosen:
         pager.block(chosen)
-        if len(chosen) < chosen[0].enclave.child_count and _alike(chosen):
+        if alike and len(chosen) < chosen[0].enclave.child_count:
             _evict_some(epc, chosen)
         else:
             for page in chosen:
@@ -182,11 +183,12 @@ def _reclaim_batch(epc: Epc, batch: list[EpcPage], ignore_age: bool) -> int:
     return len(chosen)
 
 
-def _runs(pages: list[EpcPage], key: Callable[[EpcPage], Any]) -> list[tuple[Any, list[EpcPage]]]:
-    # Neighbours with the same key, together. Mostly there is one run, which is seen at once.
-    keys = [*map(key, pages)]
-    if len({*keys}) == 1:
-        return [(keys[0], pages)]
+def _runs(
+    pages: list[EpcPage], key: Callable[[EpcPage], Any], alike: bool
+) -> Iterable[tuple[Any, Sequence[EpcPage]]]:
+    # Neighbours with the same key, together.
+    if alike:
+        return ((key(pages[0]), pages),)
     return [(common, list(run)) for common, run in groupby(pages, key)]
 
 
@@ -195,19 +197,19 @@ def _alike(pages: list[EpcPage]) -> bool:
     return len({*map(_ENCLAVE, pages)}) == len({*map(_GROUP, pages)}) == 1
 
 
-def _count_young(pages: list[EpcPage]) -> None:
+def _count_young(pages: list[EpcPage], alike: bool) -> None:
     for key in _ENCLAVE, _GROUP:
-        for owner, some in _runs(pages, key):
+        for owner, some in _runs(pages, key, alike):
             owner.counters.young += len(some)
 
 
-def _put_back(epc: Epc, pages: list[EpcPage]) -> None:
+def _put_back(epc: Epc, pages: list[EpcPage], alike: bool) -> None:
     # T6: each to the tail of the list of the group it is charged to (RECL-02).
-    for group, back in _runs(pages, _GROUP):
+    for group, back in _runs(pages, _GROUP, alike):
         group.reclaimable.extend(back)
         group.count(len(back))
     dying: list[Enclave] = []
-    for enclave, some in _runs(pages, _ENCLAVE):
+    for enclave, some in _runs(pages, _ENCLAVE, alike):
         for page in some:
             page.state = RECLAIMABLE
         enclave.isolated -= len(some)

@@ -20,6 +20,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from epcgroup.driver.mover import PlainMover
+from epcgroup.errors import InternalError
 from epcgroup.live.paging import pagemap, revoke, uffd
 from epcgroup.live.paging.age import PlainAge
 from epcgroup.units import PAGE_SHIFT
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from epcgroup.driver import BackingStore
+    from epcgroup.driver.va import VaSlots
     from epcgroup.epc import EpcPage
     from epcgroup.live.devices import Device
     from epcgroup.live.paging.frames import MemfdFrames
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from epcgroup.sgx.seal import PageSealer
 
 # As `compiled` numbers the words of a job of eviction, of a batch of rows and of a look.
-_JOB, _ROWS, _LOOK = struct.Struct("<7q"), struct.Struct("<2q"), struct.Struct("<6q")
+_JOB, _ROWS, _LOOK = struct.Struct("<7q"), struct.Struct("<3q"), struct.Struct("<6q")
 _ENCLAVE, _INDEX = attrgetter("enclave"), attrgetter("index")
 
 
@@ -151,28 +153,30 @@ class LaneMover(PlainMover):
         self._done = enclave, indices
         return range(version, version + count)
 
-    def kept(self, enclave: int, indices: Sequence[int], slots: Sequence[int]) -> None:
+    def kept(self, enclave: int, indices: Sequence[int], versions: Sequence[int], slots: VaSlots) -> None:
         done, self._done = self._done, (-1, ())
         if done != (enclave, indices):  # not those of the last job, or not together
-            super().kept(enclave, indices, slots)
+            super().kept(enclave, indices, versions, slots)
             return
         code, job, count = self._code.evict, self._job, len(indices)
-        job.put(code.SLOTS, slots, count)
+        job.words[code.VA >> 3] = slots.address
         stored = code.keep(job.address)
+        if stored < 0:
+            raise InternalError("no free VA slot: the engine allocated too few VA pages")
         self._store.pages(enclave).count(count)
         self._store.added(count, stored)
 
-    def arrived(self, enclave: int, indices: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
+    def arrived(self, enclave: int, indices: Sequence[int], slots: VaSlots) -> Sequence[int]:
         if not self._short_enough(enclave, indices):
-            return super().arrived(enclave, indices)
+            return super().arrived(enclave, indices, slots)
         code, rows, count = self._code.rows, self._rows, len(indices)
-        _ROWS.pack_into(rows.words, 0, count, self._directories[enclave])
+        _ROWS.pack_into(rows.words, 0, count, self._directories[enclave], slots.address)
         rows.put(code.INDICES, indices, count)
         if code.withdraw(rows.address):
             raise KeyError(f"one of {indices} of enclave {enclave} is not in the store")
         self._store.pages(enclave).count(-count)
         self._store.dropped(rows.get(code.PLACES, count))
-        return rows.get(code.FLAGS, count), rows.get(code.SLOTS, count)
+        return rows.get(code.FLAGS, count)
 
 
 class LaneAge(PlainAge):

@@ -9,6 +9,7 @@ out of the caches; and what is to be done to each of 16 pages costs the interpre
 `calls`    what all of it is written with: words at addresses, functions of C
 `sealing`  a page sealed and opened (as `sgx.seal` does)
 `rows`     what the backing store knows of pages
+`slots`    VA slots taken and given
 `lane`     the express lane's loop: read a fault, open the page, fill it, note it
 `evict`    a batch of pages revoked, sealed, and punched out
 `look`     a batch of pages looked at for their age

@@ -48,9 +48,14 @@ def _exchange_words(builder: Any, arguments: list[Value]) -> Value:
     return Value(INT, builder.atomic_rmw("xchg", builder.inttoptr(address.it, _POINTER), value.it, "seq_cst"))
 
 
+def _count_trailing_zeros(builder: Any, arguments: list[Value]) -> Value:
+    return Value(INT, builder.cttz(arguments[0].it, ir.Constant(ir.IntType(1), 0)))
+
+
 peek = Builtin(_peek_word)  # the word at an address
 poke = Builtin(_poke_word)  # store a word
 exchange = Builtin(_exchange_words)  # store a word, give the old one: one step for all processors
+trailing_zeros = Builtin(_count_trailing_zeros)  # the number of the lowest bit
 
 _functions: list[Any] = []
 

@@ -23,6 +23,7 @@ from epcgroup.live.paging.compiled.calls import (
 )
 from epcgroup.live.paging.compiled.rows import row_of, sealed_at
 from epcgroup.live.paging.compiled.sealing import seal
+from epcgroup.live.paging.compiled.slots import NO_SLOT, take
 from epcgroup.sim.compiler.dialect import INT
 from epcgroup.sim.compiler.jit import Entry, part
 
@@ -38,13 +39,13 @@ SEALING: Final = 56  # EVP_CIPHER_CTX
 PLAIN: Final = 64  # address of a page of scratch memory
 BASES: Final = 72  # of the arena
 ZEROS: Final = 80  # out: how many pages are all zero; each left a MAC, and its place unused
+VA: Final = 88  # of the words of its VA slots (keep)
 _ARGUMENT: Final = SCRATCH + 56  # struct uffdio_writeprotect
 PAGES: Final = OWN  # columns of a word for each page: its index,
 WORDS: Final = PAGES + COLUMN  # its EPCM word,
 MOSTS: Final = WORDS + COLUMN  # the most that a mapping of it may allow,
-PLACES: Final = MOSTS + COLUMN  # a place for it; out: negative if it is unused,
-SLOTS: Final = PLACES + COLUMN  # in (keep): its VA slot
-SIZE: Final = SLOTS + COLUMN
+PLACES: Final = MOSTS + COLUMN  # a place for it; out: negative if it is unused
+SIZE: Final = PLACES + COLUMN
 #: No page was touched, and one has no row yet.
 NO_ROWS: Final = -1
 
@@ -159,14 +160,20 @@ def _evict(job: int) -> int:
 
 
 def _keep(job: int) -> int:
-    """The pages of a job that was done have arrived in the store: how many of them have a place."""
+    """The pages of a job that was done have arrived in the store: how many of them have a place.
+
+    Their versions are in VA slots; NO_SLOT if there are too few of these.
+    """
     stored = 0
     for at in range(peek(job + COUNT)):
         column = job + at * 8
         row = row_of(peek(job + DIRECTORY), peek(column + PAGES))
         place = -peek(row)
+        slot = take(peek(job + VA), peek(row + _VERSION))
+        if slot == NO_SLOT:
+            return NO_SLOT
         poke(row, place)
-        poke(row + _REST, peek(row + _REST) | peek(column + SLOTS) << SLOT_SHIFT)
+        poke(row + _REST, peek(row + _REST) | slot << SLOT_SHIFT)
         if place > NO_PLACE:
             stored += 1
     return stored

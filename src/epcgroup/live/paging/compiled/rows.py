@@ -10,6 +10,7 @@ from typing import Final
 from epcgroup.driver.arena import CHUNK_SHIFT
 from epcgroup.driver.evicted import FLAGS_MASK, GROUP_SHIFT, PLACE, REST, ROW, SLOT_SHIFT
 from epcgroup.live.paging.compiled.calls import COLUMN, LENGTH, OWN, peek, poke
+from epcgroup.live.paging.compiled.slots import give
 from epcgroup.sgx.seal import SEALED_SIZE
 from epcgroup.sim.compiler.dialect import INT
 from epcgroup.sim.compiler.jit import Entry, part
@@ -17,11 +18,11 @@ from epcgroup.sim.compiler.jit import Entry, part
 # Words of the block, as byte offsets.
 COUNT: Final = 0  # pages
 DIRECTORY: Final = 8  # of the enclave's rows
+VA: Final = 16  # of the words of its VA slots
 INDICES: Final = OWN  # columns of a word for each page: its index,
 PLACES: Final = INDICES + COLUMN  # out: its place, negative for none,
-FLAGS: Final = PLACES + COLUMN  # and its flags,
-SLOTS: Final = FLAGS + COLUMN  # and its VA slot
-SIZE: Final = SLOTS + COLUMN
+FLAGS: Final = PLACES + COLUMN  # and its flags
+SIZE: Final = FLAGS + COLUMN
 MISSING: Final = -1  # a page has no row
 
 _GROUP: Final = (1 << GROUP_SHIFT) - 1
@@ -47,7 +48,7 @@ def sealed_at(bases: int, place: int) -> int:
 
 
 def _withdraw(block: int) -> int:
-    """Forget pages: 0, or MISSING, and none is forgotten."""
+    """Forget pages, and give back their VA slots: 0, or MISSING, and none is forgotten."""
     count = peek(block + COUNT)
     for at in range(count):
         row = row_of(peek(block + DIRECTORY), peek(block + (at << 3) + INDICES))
@@ -62,7 +63,7 @@ def _withdraw(block: int) -> int:
         poke(row, 0)
         poke(column + PLACES, (place if place > 0 else -place) - 2)
         poke(column + FLAGS, peek(row + _REST) & FLAGS_MASK)
-        poke(column + SLOTS, peek(row + _REST) >> SLOT_SHIFT)
+        give(peek(block + VA), peek(row + _REST) >> SLOT_SHIFT)
     return 0
 
 
