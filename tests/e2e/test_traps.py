@@ -19,7 +19,8 @@ pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(300)]
 EPC = 128  # pages
 CASES = {
     "basics": (
-        "cpuid", "enter_vdso", "enter_bare", "heap", "untouched_heap_is_zero", "two_enclaves", "threads",
+        "cpuid", "proc_cpuinfo", "enter_vdso", "enter_bare", "heap", "untouched_heap_is_zero", "two_enclaves",
+        "threads",
         "busy_tcs_is_gp", "not_a_tcs", "nested_entry", "nested_entry_needs_a_frame",
     ),
     "processes": (
@@ -41,7 +42,8 @@ CASES = {
         "start_up", "many_tcs", "many_mprotects", "edmm_library", "edmm_permissions", "segments",
     ),
     "handlers": (
-        "ocalls", "exceptions", "what_the_handler_returns", "interrupted", "one_enclu", "lost",
+        "ocalls", "exceptions", "what_the_handler_returns", "room_on_the_stack", "interrupted", "one_enclu",
+        "lost",
     ),
     "t1_sigill": (
         "blocked_bare", "blocked_vdso", "all_blocked", "blocked_before_load", "ignored", "handled",

@@ -1,6 +1,8 @@
 /* What every SGX program does: load, enter, page, run threads, nest.  Also linked statically. */
 #define _GNU_SOURCE
 #include <cpuid.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include "check.h"
 
@@ -20,6 +22,42 @@ static void cpuid(void)
 	CHECK((a & 0xf) == 1 && (c & 0xfffff000), "leaf 0x12.2: no EPC section (eax %#x ecx %#x)", a, c);
 	__cpuid_count(1, 0, a, b, c, d);
 	CHECK(c & 1 << 27, "leaf 1 is not the processor's own (ecx %#x)", c);
+}
+
+/* The flags of every processor name SGX, once. */
+static void flags_name_sgx(int fd, const char *how)
+{
+	static char text[1 << 20];
+	u64 length = 0, flags = 0, named = 0;
+	ssize_t got;
+
+	CHECK(fd >= 0, "%s: %s", how, strerror(errno));
+	while ((got = read(fd, text + length, sizeof text - 1 - length)) > 0)
+		length += got;
+	text[length] = 0;
+	CHECK(length > 100 && !strncmp(text, "processor", 9), "%s: %lu bytes", how, length);
+	for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n"))
+		if (!strncmp(line, "flags\t", 6)) {
+			char *found = strstr(line, " sgx ");
+
+			flags++;
+			named += found && strstr(found, " sgx_lc") && !strstr(found + 1, " sgx ");
+		}
+	CHECK(flags && named == flags, "%s: %lu of %lu", how, named, flags);
+	close(fd);
+}
+
+static void proc_cpuinfo(void)
+{
+	int proc = open("/proc", O_RDONLY | O_DIRECTORY);
+
+	flags_name_sgx(open("/proc/cpuinfo", O_RDONLY), "by its name");
+	flags_name_sgx(openat(proc, "cpuinfo", O_RDONLY), "as lscpu does");
+	flags_name_sgx(fileno(fopen("/proc/cpuinfo", "re")), "by a stream");
+	CHECK(open("/proc/cpuinfo", O_RDWR) < 0 || !geteuid(), "to be written");
+	CHECK(open("/proc/cpuinfo", O_RDONLY | O_DIRECTORY) < 0 && errno == ENOTDIR, "as a directory: %s", strerror(errno));
+	if (!geteuid() && !setresgid(65534, 65534, 65534) && !setresuid(65534, 65534, 65534))
+		flags_name_sgx(open("/proc/cpuinfo", O_RDONLY), "with fewer rights");
 }
 
 static void enter(struct call *c)
@@ -221,6 +259,7 @@ int main(int argc, char **argv)
 {
 	static const struct test tests[] = {
 		{ "cpuid", cpuid },
+		{ "proc_cpuinfo", proc_cpuinfo },
 		{ "enter_vdso", enter_vdso },
 		{ "enter_bare", enter_bare },
 		{ "heap", heap },

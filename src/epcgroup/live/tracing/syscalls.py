@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from epcgroup.live import ioctls
 from epcgroup.live.devices import PATHS, Device, Kind
-from epcgroup.live.enclave import debugmem, enclu, exits, faults
+from epcgroup.live.enclave import cpuinfo, debugmem, enclu, exits, faults
 from epcgroup.live.fastpath import threads as fastpath
 from epcgroup.live.paging import locked, mappings
 from epcgroup.live.tracing import answers, handover, memory, ptrace, room, sandbox
@@ -89,7 +89,10 @@ def _open(tracer: Tracer, task: Task, regs: UserRegs, path: int, flags: int) -> 
     if kind is None:
         if debugmem.wanted(tracer, task, name):
             answers.rewrite(tracer, task, regs, {}, functools.partial(_opened_memory, tracer))
-        elif task.view is None or not task.view.opens(tracer, task, regs, name, flags):
+        elif not (
+            cpuinfo.opens(tracer, task, regs, name, flags)
+            or (task.view is not None and task.view.opens(tracer, task, regs, name, flags))
+        ):
             tracer.resume(task)
         return
     if (error := _odd_open(flags)) is not None:

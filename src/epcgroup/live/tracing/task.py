@@ -58,6 +58,7 @@ class Task:
     """One thread. ``mm`` and ``caller`` are shared with its siblings."""
 
     __slots__ = (
+        "as_meant",
         "caller",
         "command",
         "faults",
@@ -105,6 +106,7 @@ class Task:
         # Joined while it ran, and owner of nothing yet: it is to survive us (`attach`).
         self.watched = False
         self.leaving = False  # to be detached at its next stop
+        self.as_meant = False  # its next open is not led to a file of ours (`standins`)
         self.kick: Kick | None = None
         # Signal mask of the program while we run it with another one.
         self.saved_mask: int | None = None

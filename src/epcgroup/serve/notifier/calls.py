@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from epcgroup.errors import EpcgroupError
-from epcgroup.live.tracing import answers, memory, scratch
+from epcgroup.live.tracing import answers, memory, scratch, standins
 from epcgroup.live.tracing.seccomp import SYS
 from epcgroup.serve.notifier import texts
-from epcgroup.serve.notifier.procfiles import MEMFD, ProcFiles
+from epcgroup.serve.notifier.procfiles import ProcFiles
 from epcgroup.serve.notifier.where import CgroupNamespaces, Places
 from epcgroup.serve.numbers import Numbers
 
@@ -104,7 +104,7 @@ class Notifier:
                     after = texts.statfs(before)
                     if after is None and fd is not None and texts.is_tmpfs(before):
                         name = os.readlink(f"/proc/{task.tid}/fd/{fd}")  # noqa: PTH115
-                        after = texts.as_proc(before) if name.startswith(f"/memfd:{MEMFD}") else None
+                        after = texts.as_proc(before) if name.startswith(f"/memfd:{standins.MEMFD}") else None
                     if after is not None:
                         memory.write(task.tid, buffer, after)
             return result

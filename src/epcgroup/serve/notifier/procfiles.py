@@ -23,7 +23,7 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from epcgroup.live.tracing import answers, handover, procfs
+from epcgroup.live.tracing import answers, handover, procfs, standins
 from epcgroup.serve.notifier import texts
 
 if TYPE_CHECKING:
@@ -35,12 +35,8 @@ if TYPE_CHECKING:
     from epcgroup.serve.notifier.where import CgroupNamespaces
     from epcgroup.serve.numbers import Numbers
 
-#: What the files in memory that stand in for them are called.
-MEMFD = "epcgroup-proc"
 _FILES = ("mountinfo", "mounts", "cgroup", "cgroups")
 _USUAL = re.compile(r"/proc/(?:(?:(self|thread-self|\d+)/)(mountinfo|mounts|cgroup)|(mounts|cgroups))")
-_ALL_FLAGS = os.O_ACCMODE | os.O_PATH | os.O_DIRECTORY | os.O_CREAT
-_SYS_CLOSE = 3
 _FIGETBSZ = 2  # answered by the kernel itself, from the superblock
 _PROC_BLOCK = 1024
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -63,19 +59,16 @@ class ProcFiles:
         self._namespaces = namespaces
         self._numbers = numbers
         self._cgroups = cgroups
-        self._again: set[int] = set()  # threads whose next open goes the long way
 
     def opens(self, tracer: Tracer, task: Task, regs: UserRegs, name: str, flags: int) -> bool:
         """As View.opens; /proc/self/fd/N may be such a file, opened again."""
         if not name.endswith(_FILES) and "/fd/" not in name:
             return False
         usual = _USUAL.fullmatch(name)
-        if task.tid in self._again:
-            self._again.discard(task.tid)
-        elif usual is not None and not flags & _ALL_FLAGS and handover.same_pids(task.tid):
+        if usual is not None and standins.possible(task, flags):
             text = self._usual(task, usual)
             if text is not None:
-                self._open_instead(tracer, task, regs, flags, text)
+                standins.open_instead(tracer, task, regs, flags, text)
                 return True
         answers.rewrite(tracer, task, regs, {}, lambda task, fd: self._opened(tracer, task, fd))
         return True
@@ -89,22 +82,6 @@ class ProcFiles:
             os.stat(f"/proc/{owner}")
             return self._text(task, file or above, owner, Path(f"/proc/{owner}/{file or above}"))
         return None
-
-    def _open_instead(self, tracer: Tracer, task: Task, regs: UserRegs, flags: int, text: bytes) -> None:
-        """Where it fails (no right to look into us, another /proc), the call is made as it was meant."""
-        ours = _file_of(text)
-        inode = os.fstat(ours).st_ino
-
-        def opened(task: Task, fd: int) -> int | None:
-            os.close(ours)
-            if fd >= 0:
-                if procfs.fd_inode(task.tid, fd) == inode:
-                    return fd
-                tracer.inject(task, _SYS_CLOSE, fd)
-            self._again.add(task.tid)
-            return None
-
-        answers.open_instead(tracer, task, regs, ours, flags, opened)
 
     # -- the long way --------------------------------------------------------------
 
@@ -129,7 +106,7 @@ class ProcFiles:
         owner = None if file == "cgroups" else self._owner(task, theirs, above)
         text = self._text(task, file, owner, Path(link))
         if text is not None:
-            ours = _file_of(text)
+            ours = standins.with_text(text)
             try:
                 handover.replace(tracer, task, fd, ours)
             finally:
@@ -170,10 +147,3 @@ def _is_proc(file: int) -> bool:
     if _libc.fstatfs(file, buffer) < 0:
         return False
     return bool(struct.unpack_from("<q", buffer)[0] == texts.PROC_MAGIC)
-
-
-def _file_of(text: bytes) -> int:
-    """A file in memory with this text, to be read from its beginning."""
-    made = os.memfd_create(MEMFD, os.MFD_CLOEXEC)
-    os.pwrite(made, text, 0)
-    return made
