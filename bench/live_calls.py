@@ -5,8 +5,10 @@ entry   EENTER and EEXIT of an enclave that does nothing else, through the vDSO 
         switches), and a call of an empty function in the same run.
 leaf    EACCEPT of pages that do not exist yet (so each includes its EAUG), and EMODPE of the same
         pages: the mean over a long run, timed by the enclave. Peer: --enclu trap.
-handler EENTER and EEXIT at CSSA 1, as an exception's handler: as entry. And what only traps do: ERESUME
-        to an instruction that raises an exception, out again by it. No limit; peer: an entry by traps.
+handler EENTER and EEXIT at CSSA 1, as an exception's handler: as entry. No limits: the same with SIGILL
+        blocked, as the kernel leaves it to a handler of SIGILL (it is let through inside: two system
+        calls); and what only traps do, ERESUME to an instruction that raises an exception, out again
+        by it. Peer: an entry by traps.
 
 Pinned to one processor, as in live_faults.py: waking up the other, halted one costs more than the
 leaf. Best of three runs each.
@@ -89,6 +91,11 @@ def main() -> int:
     print(
         f"EENTER and EEXIT at CSSA 1: {us:.2f} µs, by traps {peer:.0f} µs: 1/{peer / us:.0f} "
         f"(limit {ENTRY_LIMIT:g} µs), pinned to CPU {processor}"
+    )
+    us = handling["masked"]
+    print(
+        f"The same with SIGILL blocked: {us:.2f} µs, by traps {peer:.0f} µs: 1/{peer / us:.0f}, "
+        f"pinned to CPU {processor}"
     )
     us = handling["eresume"]
     print(

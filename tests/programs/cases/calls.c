@@ -2,9 +2,10 @@
  *
  *     calls entries N     N entries by the vDSO, N by bare ENCLU, N plain calls: "vdso T", "bare T", "plain T"
  *     calls leaves N      N times EACCEPT of a page that is not there yet, then N times EMODPE
- *     calls exceptions N  N times ERESUME to an instruction that raises #UD at once, and N entries as its handler
+ *     calls exceptions N  N times ERESUME to an instruction that raises #UD at once, and N entries as its handler,
+ *                         by the vDSO, and by bare ENCLU as from a SIGILL handler, which blocks that
  *     calls switches N    how often the thread has let go of its processor in N entries: "vdso S", "bare S",
- *                         "handler S" (of an exception that came before, at CSSA 1)
+ *                         "masked S" (SIGILL blocked), "handler S" (of an exception that came before, at CSSA 1)
  *     calls code 100      the first page of the enclave, as the host sees it, in hexadecimal digits
  *     calls own 100       the same as the enclave itself sees it; with a small EPC it has been evicted before
  *
@@ -110,6 +111,8 @@ static void exceptions(struct enclave *e, u64 n)
 			exit(3);
 	printf("eresume %lu.000\n", (now() - start) / n);
 	entries("handler", enter, handler, n);
+	block(SIGILL);
+	entries("masked", enter, call_new(e->tcs[0], NULL), n);
 }
 
 int main(int argc, char **argv)
@@ -131,6 +134,9 @@ int main(int argc, char **argv)
 	if (!strcmp(mode, "switches")) {
 		switches("vdso", call_new(e.tcs[0], vdso_by_dynamic()), n);
 		switches("bare", call_new(e.tcs[0], NULL), n);
+		block(SIGILL);
+		switches("masked", call_new(e.tcs[0], NULL), n);
+		unblock(SIGILL);
 		if (ask(call_new(e.tcs[0], vdso_by_dynamic()), NULL, OP_RAISE, RAISE_UD2, 0, 0, 0) != EXCEPTION)
 			exit(3);
 		switches("handler", call_new(e.tcs[0], vdso_by_dynamic()), n);

@@ -4,6 +4,7 @@
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <ucontext.h>
 #include "check.h"
@@ -122,6 +123,52 @@ static void pending(void)
 	CHECK(!sigpending(&waiting) && sigismember(&waiting, SIGILL), "the pending SIGILL is gone");
 	CHECK_EQ(runs, 0);
 	handle(SIGILL, count_only, 0);
+	unblock(SIGILL);
+	CHECK_EQ(runs, 1);
+}
+
+static volatile long alarms, wrong_masks;
+
+static void look_at_mask(int signal, siginfo_t *info, void *context)
+{
+	const sigset_t *before = &((ucontext_t *)context)->uc_sigmask;
+
+	(void)signal, (void)info;
+	alarms++;
+	if (!sigismember(before, SIGILL) || !sigismember(before, SIGSEGV))
+		wrong_masks++;
+}
+
+/* Inside it is let through, and nobody can tell: not a handler that finds the thread anywhere on its way
+ * in and out, nor who sends one meanwhile. */
+static void masked_on_the_way(void)
+{
+	struct sigaction trap;
+	struct itimerval often = { { 0, 333 }, { 0, 333 } }, never = { 0 };
+	struct call *calls[2];
+
+	e = load((struct spec){ 0 });
+	calls[0] = by_vdso(&e, 0);
+	calls[1] = by_enclu(&e, 0);
+	handle(SIGILL, count_only, 0);
+	handle(SIGALRM, look_at_mask, 0);
+	handle(SIGTRAP, count_only, 0);	/* blocked too, if all is */
+	block(SIGILL);
+	block(SIGSEGV);
+	unblock(SIGALRM);
+	CHECK(!setitimer(ITIMER_REAL, &often, NULL), "setitimer");
+	for (int i = 0; alarms < 300; i++) {
+		if (i == 200)
+			syscall(SYS_tgkill, getpid(), syscall(SYS_gettid), SIGILL);
+		rounds(calls[i & 1], 50);
+		CHECK(is_blocked(SIGILL) && is_blocked(SIGSEGV), "no longer blocked");
+	}
+	CHECK(!setitimer(ITIMER_REAL, &never, NULL), "setitimer");
+	CHECK_EQ(wrong_masks, 0);
+	CHECK_EQ(runs, 0);
+	expect_handler(count_only);
+	CHECK(!sigaction(SIGTRAP, NULL, &trap) && trap.sa_sigaction == count_only, "the SIGTRAP handler is gone");
+	syscall(SYS_tgkill, getpid(), syscall(SYS_gettid), SIGILL);
 	unblock(SIGILL);
 	CHECK_EQ(runs, 1);
 }
@@ -247,6 +294,7 @@ int main(int argc, char **argv)
 		{ "ignored", ignored },
 		{ "handled", handled },
 		{ "pending", pending },
+		{ "masked_on_the_way", masked_on_the_way },
 		{ "in_handler", in_handler },
 		{ "in_handler_all_blocked", in_handler_all_blocked },
 		{ "in_handler_four_threads", in_handler_four_threads },

@@ -93,7 +93,7 @@ def test_a_thread_inside_is_known_with_what_it_left_outside(table: Table) -> Non
     entry = cast(Entry, put(table, 0x10000))
     assert table.outside(TID) is None
     enter(table, entry)
-    assert table.outside(TID) == fasttable.Outside(entry, 0xAE0, 0xF5, 0x65, 1)
+    assert table.outside(TID) == fasttable.Outside(entry, 0xAE0, 0xF5, 0x65, 1, 0)
     assert table.outside(TID + fasttable.SLOTS) is None, "another thread with the same slot"
     table.forget(TID, ended=True)
     assert table.outside(TID) is None

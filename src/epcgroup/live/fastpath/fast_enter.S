@@ -10,6 +10,11 @@
  *   frame   0 signal mask   8 slot, once its entry is set   16 flags   24 r11 … 80 rcx   88 rax
  *          96 the ENCLU; later the target   104 … red zone   232 what RSP was
  *
+ * A signal that an instruction raises must not be blocked inside: the kernel would
+ * reset its handler before anybody could prevent that.  So these are let through
+ * from here on, and those that were blocked wait in the slot for the way out.  Not so
+ * where SIGTRAP is blocked: the supervisor could not step a thread over its return.
+ *
  * No signal is ever delivered here.  The supervisor steps a thread up to
  * at_body, and lets one between at_body and at_commit go back by at_bail: what
  * has happened until then is undone there, and may block (the store to the SSA
@@ -30,6 +35,7 @@
 	.set	S_FS, 24
 	.set	S_GS, 32
 	.set	S_STAYS, 40
+	.set	S_MASK, 48
 	.set	E_TCS, 0
 	.set	E_OWNER, 8
 	.set	E_TARGET, 16
@@ -39,7 +45,10 @@
 	.set	E_USED, 48
 	.set	E_CSSA, 56
 
-	.set	RAISED, 0x4d8		/* SIGILL SIGTRAP SIGBUS SIGFPE SIGSEGV */
+	.set	RAISED, 0x4c8		/* SIGILL SIGBUS SIGFPE SIGSEGV */
+	.set	TRAP, 0x10		/* SIGTRAP */
+	.set	SIG_BLOCK, 0
+	.set	SIG_UNBLOCK, 1
 	.set	NR_SIGPROCMASK, 14
 	.set	NR_GETTID, 186
 
@@ -101,16 +110,15 @@ at_body:
 	cmpq	%rbx, (%r8)
 	jne	.Lbail
 .Lfound:
-	/* A signal that an instruction raises must not be blocked inside. */
-	xorl	%edi, %edi
-	xorl	%esi, %esi
+	movl	$SIG_UNBLOCK, %edi
+	leaq	.Lraised(%rip), %rsi
 	movq	%rsp, %rdx
 	movl	$8, %r10d
 	movl	$NR_SIGPROCMASK, %eax
 	syscall
 	testl	%eax, %eax
 	jnz	.Lbail
-	testl	$RAISED, MASK(%rsp)
+	testl	$TRAP, MASK(%rsp)
 	jnz	.Lbail
 	movl	$NR_GETTID, %eax
 	syscall
@@ -136,6 +144,9 @@ at_body:
 	movq	%rax, S_FS(%r10)
 	rdgsbase %rax
 	movq	%rax, S_GS(%r10)
+	movl	MASK(%rsp), %eax
+	andl	$RAISED, %eax
+	movq	%rax, S_MASK(%r10)
 	xorl	%eax, %eax
 	lock cmpxchgq %rdx, E_OWNER(%r8)
 	jne	.Lbail
@@ -177,12 +188,25 @@ at_bail:
 .Lnot_locked:
 	movq	$0, S_ENTRY(%r10)
 .Lback:
+	movl	MASK(%rsp), %eax
+	andl	$RAISED, %eax
+	jz	.Lclosed
+	movq	%rax, MASK(%rsp)
+	movl	$SIG_BLOCK, %edi
+	movq	%rsp, %rsi
+	xorl	%edx, %edx
+	movl	$8, %r10d
+	movl	$NR_SIGPROCMASK, %eax
+	syscall
+.Lclosed:
 	restore
 	popq	%rax
 	leaq	OUTER - PLACE(%rsp), %rsp
 	jmp	*PLACE - OUTER(%rsp)
 
 	.balign	8
+.Lraised:
+	.quad	RAISED
 .Ltable:
 at_table:				/* address of the table in this process; 0: there is none */
 	.quad	0

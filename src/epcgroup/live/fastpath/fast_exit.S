@@ -5,7 +5,9 @@
  * jump to a stub near the enclave, which ends here: RAX is 4, RBX the target.
  * As after the instruction RCX will be the AEP; nothing else may change, flags
  * included, and there is no stack.  So R11 and RDX are parked in GS and FS base,
- * which are about to be replaced.
+ * which are about to be replaced.  Where
+ * signals have to be blocked again (see fast_enter.S), more is parked behind the
+ * table, in a place of this thread's own.
  *
  * No signal is ever delivered here: the supervisor steps a thread out.  A value
  * that is not canonical cannot be parked; the #GP at at_park is answered by
@@ -13,6 +15,10 @@
  * trap, or RBX is no address of user space.
  */
 	.set	SLOTS, 4096
+	.set	PARK, SLOTS * 64 + (16384 + 64) * 64	/* from a slot to its parking place */
+	.set	S_MASK, 48
+	.set	SIG_BLOCK, 0
+	.set	NR_SIGPROCMASK, 14
 	.set	NR_GETTID, 186
 
 	.text
@@ -46,6 +52,9 @@ at_parked:
 	movq	8(%r11), %rdx		/* its entry */
 	testq	%rdx, %rdx
 	jz	.Lslow
+	cmpq	$0, S_MASK(%r11)
+	jne	.Lmasked
+.Lopen:
 	addb	$0x7f, %al
 	sahf
 	movq	16(%r11), %rcx		/* AEP */
@@ -60,6 +69,29 @@ at_parked:
 	movq	%rax, %rdx
 	movl	$4, %eax
 	jmp	*%rbx
+
+.Lmasked:
+	movq	%r8, PARK(%r11)
+	movq	%r11, %r8
+	movq	%rdi, PARK + 8(%r8)
+	movq	%rsi, PARK + 16(%r8)
+	movq	%r10, PARK + 24(%r8)
+	movq	%rax, PARK + 32(%r8)
+	movl	$SIG_BLOCK, %edi
+	leaq	S_MASK(%r8), %rsi
+	xorl	%edx, %edx
+	movl	$8, %r10d
+	movl	$NR_SIGPROCMASK, %eax
+	syscall
+	movq	%r8, %r11
+	movq	$0, S_MASK(%r11)
+	movq	PARK + 32(%r11), %rax
+	movq	PARK + 24(%r11), %r10
+	movq	PARK + 16(%r11), %rsi
+	movq	PARK + 8(%r11), %rdi
+	movq	PARK(%r11), %r8
+	movq	8(%r11), %rdx
+	jmp	.Lopen
 
 .Lslow:
 	addb	$0x7f, %al

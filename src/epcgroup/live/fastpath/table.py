@@ -5,6 +5,7 @@ from one another by fork, so that a TCS has one lock for all of them:
 
     4096 slots    what a thread left outside, by the low bits of its id
     16384 entries the TCSs that may be entered, by a hash of their address
+    4096 places   where a thread parks registers on its way out, as its slot
 
 The code in a program (fast_enter.S, fast_exit.S) fills and empties them; only the
 supervisor makes an entry live or takes it out. An entry is for EENTER with the
@@ -20,7 +21,7 @@ slot                           entry
 24     FS base outside         24     address of URSP, URBP in the SSA frame
 32     GS base outside         32     FS base inside
 40     how often it entered    40     GS base inside
-                               48     1 once it was used, for the age of the TCS
+48     signals to block again  48     1 once it was used, for the age of the TCS
                                56     CSSA, which selects the SSA frame
 =====  ======================  =====  ==========================================
 
@@ -54,8 +55,9 @@ if TYPE_CHECKING:
 SLOTS, BUCKETS, PROBES = 4096, 16384, 4
 _ITEM = 64  # bytes of a slot or an entry
 _ENTRIES = SLOTS * _ITEM
-SIZE = _ENTRIES + (BUCKETS + 64) * _ITEM
-_TID, _ENTRY, _AEP, _FS, _GS, _STAYS = range(6)  # words of a slot
+_PARKED = _ENTRIES + (BUCKETS + 64) * _ITEM
+SIZE = _PARKED + SLOTS * _ITEM
+_TID, _ENTRY, _AEP, _FS, _GS, _STAYS, _BLOCKED = range(7)  # words of a slot
 _TCS, _OWNER, _TARGET, _URSP, _FS_IN, _GS_IN, _USED, _CSSA = range(8)  # words of an entry
 _FACTOR = 0x9E3779B1
 
@@ -123,6 +125,7 @@ class Outside:
     fs_base: int
     gs_base: int
     stay: int  # number of this stay among those of the thread
+    blocked: int  # signals that it blocks there, and not inside: a mask
 
 
 class Table:
@@ -201,7 +204,7 @@ class Table:
         entry = self._entries.get(bucket)
         if odd or entry is None or words[entry.word(_OWNER)] != tid:
             return None
-        return Outside(entry, words[at + _AEP], words[at + _FS], words[at + _GS], words[at + _STAYS])
+        return Outside(entry, *words[at + _AEP : at + _BLOCKED + 1])
 
     def forget(self, tid: int, *, ended: bool = False) -> None:
         """Thread ``tid`` is not inside any more, as far as the table knows."""

@@ -13,8 +13,8 @@ the table (`table`). Our part is that nobody can tell the difference:
 * No signal finds a thread half way (`caught`). It is stepped to one side, and what
   it had meanwhile is sent again. On the way in it can also go back: the
   ENCLU then traps, and raises the faults that the short way met.
-* A thread that blocks a signal that instructions raise never takes the short
-  way in (fast_enter.S looks at its mask): inside, we would have to unblock it.
+* A thread that blocks a signal that instructions raise has its mask changed on the way in, and back
+  on the way out. One that blocks SIGTRAP traps: it could not be stepped over the change.
 
 Needs the user-mode instructions for FS and GS base (AT_HWCAP2), and a vDSO.
 
@@ -115,6 +115,8 @@ def notice(world: World, task: Task) -> None:
                 aep = outside.aep.to_bytes(8, "little")
                 world.frames.write(device.file.enclave.id, entry.index, TCS_AEP_OFFSET, aep)
     task.inside = Inside(device, thread.Inside(entry.tcs, outside.aep, outside.fs_base, outside.gs_base))
+    if outside.blocked:
+        task.saved_mask = ptrace.getsigmask(task.tid) | outside.blocked
     device.threads += 1
 
 
@@ -199,8 +201,8 @@ def _step_out(tracer: Tracer, task: Task, regs: UserRegs, held: list[bytes]) -> 
         # A requested stop comes before the trap of a step that is done, which must not be left behind.
         if at_trap or (event != ptrace.EVENT_STOP and not half_way(task, regs)):
             break
-    if mask & _SIGTRAP_BIT:
-        ptrace.setsigmask(tid, mask)
+    if mask & _SIGTRAP_BIT:  # (others it may have changed itself)
+        ptrace.setsigmask(tid, ptrace.getsigmask(tid) | _SIGTRAP_BIT)
     if task.mm.ignored & _SIGTRAP_BIT:
         tracer.ignore_again(task, signal.SIGTRAP)
     if interrupted:
