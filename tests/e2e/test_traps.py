@@ -38,6 +38,9 @@ CASES = {
     "gramine": (
         "with_edmm", "lazily", "without_edmm", "raw_clone_threads", "own_aep", "local_attestation",
     ),
+    "gramine_host": (
+        "outer_stack", "profiler", "woken_by_sigcont", "late_threads", "not_accepted",
+    ),
     "sdk": (
         "start_up", "many_tcs", "many_mprotects", "edmm_library", "edmm_permissions", "segments",
     ),

@@ -17,7 +17,7 @@ from epcgroup.driver import Ioctl
 from epcgroup.errors import ERESTARTSYS, Interrupted
 from epcgroup.live import guests
 from epcgroup.live.devices import Kind
-from epcgroup.live.enclave import cpuid, threads
+from epcgroup.live.enclave import cpuid, debugmem, threads
 from epcgroup.live.enclave.user_memory import ProcessMemory
 from epcgroup.live.fastpath import programs as fastpath
 from epcgroup.live.fastpath import unpatched
@@ -114,6 +114,8 @@ def _created(tracer: Tracer, task: Task, device: Device, fd: int) -> None:
         tracer.world.frames.bind(device.file.enclave.id, device)
     mappings.adopt_early(tracer, task, device, fd)
     task.mm.ignored = int(procfs.status(task.tid)["SigIgn"], 16) & threads.FORCED
+    if not task.mm.trap_ranges:
+        debugmem.opened_before(tracer, task)
     filters.watch_range(tracer, task, device.base, device.size)
     with room.in_program(task.tid):
         fastpath.created(tracer, task, device)

@@ -6,8 +6,9 @@ bytes of a debug enclave whatever its permissions, EIO for any other. Without us
 the program would meet the holes that eviction leaves in a memfd, and TCS pages
 are never in there at all.
 
-Followed are opens by a process that owns an enclave, and of the memory of another
-process in the machine (a debugger or profiler beside the program). From then on a
+Followed are opens by a process that has had an enclave, what it had open when it made the
+first (a profiler begins early), and the memory of another process in the machine (a
+debugger or profiler beside the program). From then on a
 filter reports read, write, pread64 and pwrite64 on that descriptor *number*; what is
 behind it is looked up each time, so closing it or opening another file under the
 same number is no matter. Not followed: copies of the descriptor under another
@@ -49,7 +50,17 @@ def wanted(tracer: Tracer, task: Task, path: str) -> bool:
     if match is None:
         return False
     other = match[1].isdigit() and int(match[1]) != task.pid and int(match[1]) in tracer.tasks
-    return other or bool(task.mm.devices())
+    return other or bool(task.mm.trap_ranges or task.mm.devices())
+
+
+def opened_before(tracer: Tracer, task: Task) -> None:
+    """``task``, at a stop where calls can be run in it, makes its first enclave: follow what it has open."""
+    with os.scandir(f"/proc/{task.tid}/fd") as descriptors:
+        for entry in descriptors:
+            fd = int(entry.name)
+            target = _behind(tracer, task, fd)
+            if target is not None and target.mm is task.mm:
+                opened(tracer, task, fd)
 
 
 def opened(tracer: Tracer, task: Task, fd: int) -> None:
