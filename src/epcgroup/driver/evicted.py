@@ -152,6 +152,13 @@ class EvictedPages(MutableMapping[int, Evicted]):
             self._odd[index] = short
             rows[at + VERSION] = 0  # lanes shall not take what lies in the place
 
+    def allow(self, indices: Iterable[int], mosts: Iterable[int]) -> None:
+        """Of pages that are ready: the most that a mapping of each may allow. No lane loads others."""
+        for index, most in zip(indices, mosts, strict=True):
+            rows, at = self._row(index)
+            assert rows is not None
+            rows[at + REST] |= most << MOST_SHIFT
+
     def keep(self, indices: Iterable[int], slots: Iterable[int]) -> int:
         """Pages that are ready have arrived, with their VA slots; how many of them have a place."""
         groups, count, stored = self._groups, 0, 0

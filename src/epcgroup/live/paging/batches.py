@@ -26,7 +26,7 @@ from epcgroup.live.paging.age import PlainAge
 from epcgroup.units import PAGE_SHIFT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from types import ModuleType
 
     from epcgroup.driver import BackingStore
@@ -106,8 +106,14 @@ class LaneMover(PlainMover):
         space = device.only_space()
         hidden = device.hidden and not device.hidden.keys().isdisjoint(indices)
         if space is None or hidden or not self._short_enough(enclave, indices):
-            return super().out(enclave, base, indices, flags)
+            versions = super().out(enclave, base, indices, flags)
+            self._store.pages(enclave).allow(indices, self._mosts(enclave, indices))
+            return versions
         return self._evict(device, space, enclave, base, indices, flags)
+
+    def _mosts(self, enclave: int, indices: Sequence[int]) -> Iterator[int]:
+        """The most that a mapping of each page may allow."""
+        return map(self._memfds.file(enclave).maximum.get, indices, repeat(0))
 
     def _short_enough(self, enclave: int, indices: Sequence[int]) -> bool:
         return len(indices) <= self._code.LENGTH and self.directory(enclave) > 0
@@ -130,7 +136,7 @@ class LaneMover(PlainMover):
         _JOB.pack_into(job.words, 0, *head)
         job.put(code.PAGES, indices, count)
         job.put(code.WORDS, flags, count)
-        job.put(code.MOSTS, map(self._memfds.file(enclave).maximum.get, indices, repeat(0)), count)
+        job.put(code.MOSTS, self._mosts(enclave, indices), count)
         job.put(code.PLACES, places, count)
         parted = self._lock.part()
         try:
