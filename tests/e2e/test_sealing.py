@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.e2e.machine import NEEDS, Ended, run
+from tests.e2e.machine import NEEDS, Ended, programs, run
+from tests.e2e.served import NEEDS as NEEDS_OF_SERVERS
+from tests.e2e.served import served
 
 pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(240)]
 both_ways = pytest.mark.usefixtures("enclu")
@@ -38,6 +40,18 @@ def test_another_machine_derives_another_key(state: Path) -> None:
     first = seal().output
     (state / "epcgroup" / "root.key").unlink()
     assert seal().output != first
+
+
+@pytest.mark.needs(*NEEDS_OF_SERVERS)
+def test_a_server_derives_the_keys_of_the_runs_before_it(tmp_path: Path) -> None:
+    """So containers can open again what they sealed, after a restart and anywhere else on this machine."""
+    keys = str(programs() / "keys")
+    with served(tmp_path / "one") as server:
+        kept = server.exec("/", keys, "seal").stdout
+    with served(tmp_path / "two", "--seed", SEED) as server:
+        named = server.exec("/", keys, "seal").stdout
+    assert kept == seal().output
+    assert named == seal("--seed", SEED).output != kept
 
 
 def test_a_seed_overrides_the_kept_key_and_leaves_it_alone(state: Path, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="write the annotation or OCI entry that hands an EPC limit over",
         description="Print what hands a limit over, in the exact form that the client reads; "
         "sizes are rounded up to whole pages.",
-        epilog="; ".join(f"{form}: {what}" for form, what in _FORMS.items()),
+        epilog="; ".join(f"{form}: {what}" for form, what in _FORMS.items()) + ".",
     )
     parser.add_argument("size", metavar="SIZE", help="64M, 1G, 4096 or '16384 pages'")
     parser.add_argument("--as", dest="form", choices=tuple(_FORMS), default="nri", help="for which client")

@@ -63,7 +63,7 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
     """The options that say what machine it is, how it is limited, and what is told at the end."""
     add_epc(parser)
     parser.add_argument("--max", metavar="SIZE", help="limit of the cgroup (default none)")
-    parser.add_argument("--policy", default="standard", help="standard (default), v5, v17 …")
+    parser.add_argument("--policy", default="standard", help="standard (default), v5 or v17")
     parser.add_argument(
         "--report",
         choices=("table", "json", "none"),
@@ -72,6 +72,13 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--report-file", type=Path, metavar="FILE", help="write the report there")
     add_inject(parser)
+    add_ways(parser)
+    logs.add_options(parser)
+    add_enclu(parser)
+
+
+def add_ways(parser: argparse.ArgumentParser) -> None:
+    """What the machine's keys come from, who serves its page faults, and whether it watches itself."""
     parser.add_argument(
         "--seed",
         metavar="HEX|FILE",
@@ -90,8 +97,6 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="check all invariants after every operation (slow); the first violation ends the run, status 70",
     )
-    logs.add_options(parser)
-    add_enclu(parser)
 
 
 def add_inject(parser: argparse.ArgumentParser) -> None:
@@ -223,7 +228,7 @@ def machine_of(
         "page_service": args.page_service,
         "sections": to_sections(parsed),
     }
-    with Supervisor(0, args.policy, _root_key(args.seed), **extra) as machine:
+    with Supervisor(0, args.policy, root_key(args.seed), **extra) as machine:
         source = MachineSource(machine, "run")
         log.follow(source.journal)
         for path, limit in groups:
@@ -245,7 +250,7 @@ def machine_of(
     _report(args, report)
 
 
-def _root_key(seed: str | None) -> bytes | None:
+def root_key(seed: str | None) -> bytes | None:
     """The key of ``--seed`` or the kept one; None (a random one), with a warning, if none can be kept."""
     from epcgroup.live import rootkey
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from epcgroup.cli import exporter, logs, served, web
-from epcgroup.cli.run import add_enclu, add_inject
+from epcgroup.cli.run import add_enclu, add_inject, add_ways, root_key
 from epcgroup.cli.sections import add_epc, parse_sections, to_sections
 from epcgroup.errors import BadInput, MissingCapability, to_install
 from epcgroup.units import U64_MAX
@@ -26,7 +26,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     add_epc(parser)
     parser.add_argument("--mount", type=Path, metavar="DIR", help="mount point (default: cgroup below --dir)")
-    parser.add_argument("--policy", default="standard", help="standard (default), v5, v17 …")
+    parser.add_argument("--policy", default="standard", help="standard (default), v5 or v17")
     parser.add_argument(
         "--resource",
         action="append",
@@ -77,6 +77,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="ask for this token on the web page")
     exporter.add_options(parser)
     add_inject(parser)
+    add_ways(parser)
     add_enclu(parser)
     logs.add_options(parser)
     served.add_dir(parser)
@@ -141,6 +142,9 @@ def run(args: argparse.Namespace) -> int:
             auto_delegate=args.auto_delegate,
             extensions=args.extensions,
             memory=args.memory,
+            seed=root_key(args.seed),
+            page_service=args.page_service,
+            paranoid=args.paranoid,
             inject=tuple(args.inject),
             enclu=args.enclu,
             unpatched=tuple(args.unpatched),

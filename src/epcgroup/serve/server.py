@@ -92,9 +92,12 @@ class Options:
     auto_delegate: bool = False
     extensions: bool = False  # files beyond the kernel's
     memory: bool = False  # a memory controller for what enclaves evict
-    inject: tuple[str, ...] = ()  # faults to have, see Supervisor
-    enclu: str = "fast"  # or "trap", see Supervisor
-    unpatched: tuple[str, ...] = ()  # enclaves whose code is left as it is, see Supervisor
+    seed: bytes | None = None  # the machine's root key; a random one
+    page_service: str = "auto"  # this and the next four: see Supervisor
+    paranoid: bool = False
+    inject: tuple[str, ...] = ()
+    enclu: str = "fast"
+    unpatched: tuple[str, ...] = ()
     system: bool = False  # any process of this system that opens a device joins
     mirror: Path | None = None  # directory of a real cgroup2 that the tree lies over
     log: TextIO | None = None  # where plain words go; stderr
@@ -121,8 +124,9 @@ class Server:
         self._point = MountPoint(options.mount, ours=options.mount == options.places.mount)
         policy = policy_with(options.policy, options.resources, extensions=options.extensions)
         self._machine = Supervisor(
-            options.epc_pages, policy, resources=options.resources, log=options.log, enclu=options.enclu,
-            unpatched=options.unpatched, inject=options.inject, sections=options.sections,
+            options.epc_pages, policy, options.seed, resources=options.resources, log=options.log,
+            page_service=options.page_service, paranoid=options.paranoid, inject=options.inject,
+            enclu=options.enclu, unpatched=options.unpatched, sections=options.sections,
         )  # fmt: skip
         self._world = self._machine.world
         self._world.ended = deque(maxlen=_ENDED_KEPT)
