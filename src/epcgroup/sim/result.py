@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from epcgroup.errors import BadInput
+from epcgroup.errors import BadInput, words_of
 
 TENANT_COLUMNS = (
     "tenant cgroup kind status start_s build_s time_s ideal_s slowdown throughput "
@@ -50,5 +50,7 @@ class Result:
         except FileNotFoundError as error:
             name = error.filename or folder / "tenants.parquet"  # polars does not say
             raise BadInput(f"{folder}: no result of 'epcgroup sim' ({name} is missing)") from None
+        except OSError as error:  # polars tells no errno
+            raise BadInput(f"{folder}: no result of 'epcgroup sim' ({words_of(error)})") from None
         except (pl.exceptions.PolarsError, json.JSONDecodeError) as error:
             raise BadInput(f"{folder}: {error}") from None

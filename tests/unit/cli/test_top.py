@@ -46,6 +46,7 @@ def test_once_prints_a_table_of_a_kernels_files(root: Path, capsys: pytest.Captu
         (["--once", "--root", "/none", "--sim", "/none"], "give one of them"),
         (["--once", "--dir", "/none"], "no server answers at /none/control"),
         (["--once", "--sim", "/none"], "/none: no result of 'epcgroup sim'"),
+        (["--once", "--sim", "/dev/null"], "/dev/null: no result of 'epcgroup sim' (Not a directory"),
         (["--once", "--root", "/none"], "/none is no cgroup v2 directory"),
     ],
 )

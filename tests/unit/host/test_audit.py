@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 from pathlib import Path
 
@@ -243,6 +244,23 @@ def test_a_bundle_is_changed_in_place_and_nothing_else_in_it(tmp_path: Path) -> 
     assert json.loads(config.read_text()) == before
     assert stat.S_IMODE(config.stat().st_mode) == 0o600
     assert [each.name for each in tmp_path.iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("config.json", "", "config.json:1: no JSON"),
+        ("config.json", "[]", "config.json: no ociVersion"),
+        ("empty", "", "empty: no ociVersion"),
+        ("two.yaml", "ociVersion: 1\n---\nociVersion: 1\n", "two.yaml: no ociVersion"),
+        ("config.yaml", "ociVersion: 1\n", "config.yaml:1: no JSON, which is what OCI runtimes read"),
+    ],
+)
+def test_what_is_no_bundle_is_named_and_left_alone(tmp_path: Path, name: str, text: str, said: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(BadInput, match=re.escape(said)):
+        into_bundle(tmp_path / name, 4096)
+    assert (tmp_path / name).read_text() == text
 
 
 def test_the_floor_of_an_enclave_is_that_of_the_specification() -> None:

@@ -89,7 +89,10 @@ def into_bundle(config: Path, size: int) -> None:
     if config.is_dir():
         config = config / bundles.CONFIG
     bundles.read(config)  # says what is wrong with the file
-    document: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
+    try:
+        document: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:  # (an audit reads YAML too)
+        raise BadInput(f"{config}:{error.lineno}: no JSON, which is what OCI runtimes read") from error
     resources = document.setdefault("linux", {}).setdefault("resources", {})
     values = resources.setdefault("unified", {})
     others = [

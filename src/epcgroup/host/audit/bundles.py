@@ -19,10 +19,10 @@ def is_bundle(document: Any) -> bool:
 
 def read(config: Path) -> Workload:
     """The workload of a bundle's config.json. Raises BadInput."""
-    (document,) = documents(config)
-    if not is_bundle(document):
+    found = documents(config)
+    if len(found) != 1 or not is_bundle(found[0]):
         raise BadInput(f"{config}: no ociVersion; an OCI runtime configuration is expected")
-    return workload(str(config), document)
+    return workload(str(config), found[0])
 
 
 def workload(source: str, document: dict[str, Any]) -> Workload:
