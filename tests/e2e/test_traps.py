@@ -43,6 +43,7 @@ CASES = {
     ),
     "sdk": (
         "start_up", "many_tcs", "many_mprotects", "edmm_library", "edmm_permissions", "segments",
+        "reached_by_mappings",
     ),
     "handlers": (
         "ocalls", "exceptions", "what_the_handler_returns", "room_on_the_stack", "interrupted", "one_enclu",

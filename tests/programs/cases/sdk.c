@@ -75,7 +75,7 @@ static void many_mprotects(void)
 		      strerror(errno));
 	EXPECT_FAULT(c, ask(c, NULL, OP_PUT, e.heap + 7 * PAGE, 1, 0, 0), 14, 7, e.heap + 7 * PAGE);
 	call_unwind(&e, c, 0, 0);
-	EXPECT_FAULT(c, ask(c, NULL, OP_GET, e.heap, 0, 0, 0), 14, 5, e.heap);
+	EXPECT_FAULT(c, ask(c, NULL, OP_GET, e.heap, 0, 0, 0), 14, 4, e.heap);
 	for (u64 i = 0; i < 1600; i++)
 		CHECK(!mprotect((void *)(e.heap + i * PAGE), PAGE, PROT_READ | PROT_WRITE), "mprotect: %s", strerror(errno));
 	CHECK_EQ(call_enter(c, ERESUME), 0);
@@ -138,6 +138,7 @@ static void edmm_library(void)
 		must(c, OP_PUT, tcs + 16, tcs + PAGE - e.base, 0, 0);	/* OSSA */
 		must(c, OP_PUT, tcs + 24, 2UL << 32, 0, 0);		/* NSSA */
 		CHECK_EQ(modify_type(&e, tcs, PAGE, TYPE_TCS, &result), 0);
+		CHECK(!mprotect((void *)tcs, PAGE, PROT_READ | PROT_WRITE), "mprotect: %s", strerror(errno));
 		CHECK_EQ(must(c, OP_ACCEPT, tcs, TYPE_TCS << 8 | SECINFO_MODIFIED, 0, 0), 0);
 		CHECK(!pthread_create(&thread, NULL, enter_often, call_new(tcs, vdso_by_dynamic())), "pthread_create");
 		pthread_join(thread, NULL);
@@ -188,7 +189,7 @@ static void edmm_permissions(void)
 			if (to & R) {
 				CHECK_EQ(must(c, OP_GET, page, 0, 0, 0) & 0xff, 0xb8);
 			} else {
-				EXPECT_FAULT(c, ask(c, NULL, OP_GET, page, 0, 0, 0), 14, 5, page);
+				EXPECT_FAULT(c, ask(c, NULL, OP_GET, page, 0, 0, 0), 14, 4, page);
 				call_unwind(&e, c, 0, 0);
 			}
 			if (to & X)
@@ -196,7 +197,7 @@ static void edmm_permissions(void)
 			if (to & W) {
 				must(c, OP_PUT, page + 8, i, 0, 0);
 			} else {
-				EXPECT_FAULT(c, ask(c, NULL, OP_PUT, page + 8, 0, 0, 0), 14, 7, page);
+				EXPECT_FAULT(c, ask(c, NULL, OP_PUT, page + 8, 0, 0, 0), 14, to ? 7 : 6, page);
 				call_unwind(&e, c, 0, 0);
 			}
 		}
@@ -216,9 +217,9 @@ static void segments(void)
 	must(c, OP_FILL, e.heap, 300, 1, 0);
 	CHECK(mmap(guard, 100 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == guard, "mmap");
 	CHECK(!mprotect(heap, 300 * PAGE, PROT_NONE), "mprotect: %s", strerror(errno));
-	EXPECT_FAULT(c, ask(c, NULL, OP_GET, e.heap, 0, 0, 0), 14, 5, e.heap);
+	EXPECT_FAULT(c, ask(c, NULL, OP_GET, e.heap, 0, 0, 0), 14, 4, e.heap);
 	call_unwind(&e, c, 0, 0);
-	EXPECT_FAULT(c, ask(c, NULL, OP_GET, after, 0, 0, 0), 14, 5, after);
+	EXPECT_FAULT(c, ask(c, NULL, OP_GET, after, 0, 0, 0), 14, 4, after);
 	call_unwind(&e, c, 0, 0);
 	CHECK(!mprotect(heap, 300 * PAGE, PROT_READ | PROT_WRITE), "mprotect: %s", strerror(errno));
 	CHECK_EQ(must(c, OP_CHECK, e.heap, 100, 1, 0), 0);
@@ -242,6 +243,43 @@ static void segments(void)
 	CHECK_EQ(must(c, OP_GET, after, 0, 0, 0), 2);
 }
 
+/* EACCEPT, EMODPE and EENTER reach their page through the program's mapping: it has to permit something, and
+ * nothing that the page does not, as X of what is a TCS by now. */
+static void reached_by_mappings(void)
+{
+	struct enclave e = load((struct spec){ .threads = 2, .hole = 8, .heap = 200 });
+	struct call *c = by_vdso(&e, 0), *other = by_vdso(&e, 1);
+	u64 page = e.hole, result;
+
+	must(c, OP_FILL, e.heap, 200, 1, 0);
+	for (int i = 0; i < 2; i++) {
+		for (int n = 0; n < 5; n++)
+			CHECK_EQ(must(other, OP_NOP, 0, 0, 0, 0), 0);
+		CHECK(!mprotect((void *)e.tcs[1], PAGE, PROT_NONE), "mprotect: %s", strerror(errno));
+		no_way_in(e.tcs[1]);
+		CHECK(!mprotect((void *)e.tcs[1], PAGE, PROT_READ | PROT_WRITE), "mprotect: %s", strerror(errno));
+	}
+	CHECK(!mprotect((void *)page, PAGE, PROT_NONE), "mprotect: %s", strerror(errno));
+	EXPECT_FAULT(c, ask(c, NULL, OP_ACCEPT, page, NEW, 0, 0), 14, 4, page);
+	CHECK(!mprotect((void *)page, PAGE, PROT_READ | PROT_WRITE | PROT_EXEC), "mprotect: %s", strerror(errno));
+	CHECK_EQ(call_enter(c, ERESUME), 0);
+	CHECK(!mprotect((void *)page, PAGE, PROT_NONE), "mprotect: %s", strerror(errno));
+	EXPECT_FAULT(c, ask(c, NULL, OP_EXTEND, page, R | W | X | TYPE_REG << 8, 0, 0), 14, 4, page);
+	CHECK(!mprotect((void *)page, PAGE, PROT_READ | PROT_WRITE | PROT_EXEC), "mprotect: %s", strerror(errno));
+	CHECK_EQ(call_enter(c, ERESUME), 0);
+
+	page += PAGE;
+	CHECK_EQ(must(c, OP_ACCEPT, page, NEW, 0, 0), 0);
+	must(c, OP_PUT, page + 16, page + PAGE - e.base, 0, 0);	/* OSSA */
+	must(c, OP_PUT, page + 24, 2UL << 32, 0, 0);		/* NSSA */
+	CHECK_EQ(modify_type(&e, page, PAGE, TYPE_TCS, &result), 0);
+	EXPECT_FAULT(c, ask(c, NULL, OP_ACCEPT, page, TYPE_TCS << 8 | SECINFO_MODIFIED, 0, 0), 14, 4, page);
+	CHECK(!mprotect((void *)page, PAGE, PROT_READ | PROT_WRITE), "mprotect: %s", strerror(errno));
+	CHECK_EQ(call_enter(c, ERESUME), 0);
+	CHECK_EQ(c->asked.result, 0);
+	CHECK_EQ(must(c, OP_CHECK, e.heap, 200, 1, 0), 0);
+}
+
 int main(int argc, char **argv)
 {
 	static const struct test tests[] = {
@@ -251,6 +289,7 @@ int main(int argc, char **argv)
 		{ "edmm_library", edmm_library },
 		{ "edmm_permissions", edmm_permissions },
 		{ "segments", segments },
+		{ "reached_by_mappings", reached_by_mappings },
 	};
 
 	return RUN(argc, argv, tests);

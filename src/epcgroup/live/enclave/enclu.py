@@ -26,6 +26,7 @@ from epcgroup.live.tracing.task import Trap
 from epcgroup.sgx import thread
 from epcgroup.sgx.faults import PF_U, VECTOR_GP, GeneralProtection, LeafFault, PageFault
 from epcgroup.sgx.layouts import Enclu
+from epcgroup.units import PAGE_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from epcgroup.live.tracing.tracer import Job, Tracer
 
 _ZF = 0x40
+_OF_A_PAGE = (Enclu.EACCEPT, Enclu.EMODPE, Enclu.EACCEPTCOPY)  # which RCX names
 
 
 def trapped(tracer: Tracer, task: Task, regs: UserRegs, kind: Trap) -> None:
@@ -99,6 +101,7 @@ def _from_host(tracer: Tracer, task: Task, regs: UserRegs) -> Job:
         if leaf not in (Enclu.EENTER, Enclu.ERESUME):
             raise GeneralProtection(f"ENCLU leaf {leaf} outside an enclave")
         device = _device_of_tcs(task, values.rbx)
+        _reach(task, device, values.rbx)
         enter = _eenter if leaf == Enclu.EENTER else _eresume
         yield from enter(tracer, task, device, values)
     except Restart:
@@ -127,6 +130,19 @@ def _device_of_tcs(task: Task, tcs: int) -> Device:
     if vma is None or vma.device.file is None:
         raise PageFault(tcs, PF_U)
     return vma.device
+
+
+def _reach(task: Task, device: Device, addr: int) -> None:
+    """The processor reaches the page an ENCLU is about through the program's mapping of it.
+
+    Raises PageFault if that permits no access at all, BusError if it permits more than the page
+    (spec 6.3): a page that has become a TCS, in a mapping with X.
+    """
+    vma = task.mm.find(addr)
+    if vma is None or vma.device is not device or not vma.prot:
+        raise PageFault(addr, PF_U)
+    if vma.too_much(addr):
+        raise BusError(addr, "its mapping permits more than the page does")
 
 
 def _eenter(
@@ -163,6 +179,8 @@ def from_enclave(tracer: Tracer, task: Task, regs: UserRegs) -> Job:
             leave(task, tracer.injector)
             fastpath.offer(tracer.world, task, inside.device, inside.entry.tcs)
         else:
+            if leaf in _OF_A_PAGE and not values.rcx % PAGE_SIZE and exits.in_enclave(task, values.rcx):
+                _reach(task, inside.device, values.rcx)
             result = yield from execute(
                 tracer.world, task, inside.device, lambda access: access.leaf(leaf, values, inside.entry)
             )

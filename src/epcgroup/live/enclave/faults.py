@@ -200,7 +200,7 @@ def _mapping_fault(tracer: Tracer, task: Task, regs: UserRegs, addr: int) -> Job
         else:
             yield from exits.exception(tracer, task, regs, VECTOR_PF, fault.code, addr, fault is Fault.SIGBUS)
         return
-    present = PF_P if vma.index(addr) in file.maximum else 0
+    present = PF_P if vma.prot and vma.index(addr) in file.maximum else 0
     kind = PF_I if fetch else PF_W if vma.prot & PROT_READ else (yield from _store_bit(tracer, task, regs))
     yield from exits.exception(tracer, task, regs, VECTOR_PF, PF_U | present | kind, addr, False)
 

@@ -167,7 +167,7 @@ class LeafService(threading.Thread):
         for _ in range(_TRIES):
             with world.lock:
                 vma = mm.find(page)
-                if vma is None:
+                if vma is None or not vma.prot or vma.too_much(page):
                     return _EXECUTE_IT
                 device = vma.device
                 if device.file is None or device.file.held is None:

@@ -60,6 +60,9 @@ def offer(world: World, task: Task, device: Device, tcs: int) -> None:
         return
     table = fast.table
     with world.lock:
+        vma = task.mm.find(tcs)
+        if vma is None or not vma.prot or vma.too_much(tcs):
+            return
         index = state.index(tcs)
         word = state.epcm.get(index)
         if index in state.busy or word is None:
@@ -72,7 +75,7 @@ def offer(world: World, task: Task, device: Device, tcs: int) -> None:
         pages = range(first, first + size)
         if content.cssa >= content.nssa or not all(_usable(device, page) for page in pages):
             return
-        if any((vma := space.find(tcs)) is not None and vma.device is not device for space in table.spaces):
+        if any((same := space.find(tcs)) is not None and same.device is not device for space in table.spaces):
             return  # the address means another enclave to a relative
         base = device.base
         entry = table.put(

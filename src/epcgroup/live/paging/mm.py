@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from epcgroup.live.tracing.task import Trap
 
 PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
+_ANY = PROT_READ | PROT_WRITE | PROT_EXEC
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,11 @@ class EnclaveVma:
     def index(self, addr: int) -> int:
         """Index of the page at ``addr``; may lie outside the enclave."""
         return (addr - self.device.base + self.bias) >> PAGE_SHIFT
+
+    def too_much(self, addr: int) -> bool:
+        """Whether this permits more than the page at ``addr`` does: a touch is a SIGBUS then."""
+        file = self.device.file
+        return file is not None and bool(self.prot & ~file.maximum.get(self.index(addr), _ANY))
 
     def continued_by(self, other: EnclaveVma) -> bool:
         """Whether ``other`` begins where this ends and is like it in everything else."""
@@ -171,6 +177,8 @@ class AddressSpace:
 
     def protect(self, start: int, end: int, *, prot: int | None = None, real: int | None = None) -> None:
         """Change protections inside ``[start, end)``."""
+        if self.fast is not None and prot is not None:
+            self.fast.take_out(start, end)
         for vma in self._parts(start, end):
             self.map(
                 replace(
