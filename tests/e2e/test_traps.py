@@ -39,7 +39,8 @@ CASES = {
         "with_edmm", "lazily", "without_edmm", "raw_clone_threads", "own_aep", "local_attestation",
     ),
     "gramine_host": (
-        "outer_stack", "profiler", "woken_by_sigcont", "late_threads", "not_accepted",
+        "outer_stack", "profiler", "woken_by_sigcont", "late_threads", "not_accepted", "memory_behind",
+        "one_after_the_other",
     ),
     "sdk": (
         "start_up", "many_tcs", "many_mprotects", "edmm_library", "edmm_permissions", "segments",

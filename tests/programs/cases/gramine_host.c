@@ -297,6 +297,88 @@ static void not_accepted(void)
 	call_unwind(&e, c, 0, 0);
 }
 
+/* ---- memory at fixed places behind an enclave that has the first terabyte ---- */
+
+#define TERABYTE (1UL << 40)
+#define PLACED (MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE)
+
+static void load_below(u64 size)
+{
+	e = load((struct spec){ .base_zero = 1, .start = size - (1UL << 21), .size = size, .heap = 200, .hole = 50,
+				.ssa_pages = 4 });
+	c = by_enclu(&e, 0);
+}
+
+static void accept_and_fill(unsigned from, unsigned pages)
+{
+	for (unsigned p = from; p < from + pages; p++) {
+		CHECK_EQ(must(c, OP_ACCEPT, e.hole + p * PAGE, R | W | TYPE_REG << 8 | SECINFO_PENDING, 0, 0), 0);
+		must(c, OP_EXTEND, e.hole + p * PAGE, R | W | X, 0, 0);
+	}
+	must(c, OP_FILL, e.heap, 200, from, 0);
+	CHECK_EQ(must(c, OP_CHECK, e.heap, 200, from, 0), 0);
+}
+
+static void *place(u64 at, u64 size, int prot, int flags)
+{
+	u8 *there = mmap((void *)at, size, prot, PLACED | flags, -1, 0);
+
+	CHECK(there == (u8 *)at, "%#lx bytes at %#lx: %s", size, at, strerror(errno));
+	return there;
+}
+
+/* What the debugger reads lies right behind it, what is shared with others behind that: nothing else is there. */
+static void memory_behind(void)
+{
+	static const int flags[] = { MAP_FIXED_NOREPLACE, MAP_FIXED };
+
+	for (int i = 0; i < 2; i++) {
+		u8 *shared;
+
+		load_below(TERABYTE);
+		accept_and_fill(0, 20);
+		memset(place(TERABYTE, 13 * PAGE, PROT_READ | PROT_WRITE, MAP_FIXED_NOREPLACE), 1, 13 * PAGE);
+		shared = place(TERABYTE + 13 * PAGE, 4UL << 30, PROT_READ | PROT_WRITE, flags[i]);
+		accept_and_fill(20, 20);
+		for (u64 at = 0; at < 4UL << 30; at += 64UL << 20)
+			CHECK_EQ(shared[at]++, 0);
+		place(TERABYTE + 13 * PAGE, 4UL << 30, PROT_NONE, MAP_FIXED);
+		must(c, OP_NOP, 0, 0, 0, 0);
+		enclave_unload(&e);
+		CHECK(!munmap((void *)TERABYTE, (4UL << 30) + 13 * PAGE), "munmap: %s", strerror(errno));
+	}
+	load_below(TERABYTE);
+	accept_and_fill(0, 20);
+}
+
+static unsigned mappings(void)
+{
+	FILE *file = fopen("/proc/self/maps", "r");
+	unsigned lines = 0;
+
+	for (int letter; (letter = getc(file)) != EOF;)
+		lines += letter == '\n';
+	fclose(file);
+	return lines;
+}
+
+/* One enclave of a terabyte after the other leaves nothing behind. */
+static void one_after_the_other(void)
+{
+	unsigned at_first = 0;
+
+	for (int i = 0; i < 12; i++) {
+		load_below(i % 2 ? TERABYTE : TERABYTE / 2);
+		for (int k = 0; k < 3; k++)
+			must(c, OP_NOP, 0, 0, 0, 0);
+		call_free(c);
+		enclave_unload(&e);
+		if (i == 3)
+			at_first = mappings();
+	}
+	CHECK_EQ(mappings(), at_first);
+}
+
 int main(int argc, char **argv)
 {
 	static const struct test tests[] = {
@@ -305,6 +387,8 @@ int main(int argc, char **argv)
 		{ "woken_by_sigcont", woken_by_sigcont },
 		{ "late_threads", late_threads },
 		{ "not_accepted", not_accepted },
+		{ "memory_behind", memory_behind },
+		{ "one_after_the_other", one_after_the_other },
 	};
 
 	return RUN(argc, argv, tests);

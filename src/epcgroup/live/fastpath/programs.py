@@ -18,9 +18,9 @@ from epcgroup.live.enclave import leaves, vdso
 from epcgroup.live.fastpath import code as fastcode
 from epcgroup.live.fastpath import sites as fastsites
 from epcgroup.live.fastpath import unpatched
-from epcgroup.live.fastpath.space import WAY_OUT, ExitPage, Exits, FastSpace, StubPage, free_page
+from epcgroup.live.fastpath.space import WAY_OUT, ExitPage, Exits, FastSpace, StubPage, free_page, room_behind
 from epcgroup.live.fastpath.table import SIZE, Table
-from epcgroup.live.tracing import memory, procfs, scratch
+from epcgroup.live.tracing import filters, memory, procfs, scratch, seccomp
 from epcgroup.live.tracing.task import Trap
 from epcgroup.sgx.layouts import Enclu
 from epcgroup.units import PAGE_SIZE
@@ -93,9 +93,11 @@ def _stub_page(tracer: Tracer, task: Task, fast: FastSpace, place: int) -> StubP
     return fast.stubs[-1]
 
 
-def _map_code(tracer: Tracer, task: Task, start: int, end: int, size: int = PAGE_SIZE) -> int | None:
+def _map_code(
+    tracer: Tracer, task: Task, start: int, end: int, size: int = PAGE_SIZE, aside: int = 0
+) -> int | None:
     """Address of ``size`` new bytes near ``[start, end)``, outside of it: a page for code, then data."""
-    for address in free_page(task.tid, start, end):
+    for address in free_page(task.tid, start, end, aside):
         with contextlib.suppress(OSError):
             _map_at(tracer, task, address, size)
             return address
@@ -137,9 +139,12 @@ def _prepare(tracer: Tracer, task: Task, fast: FastSpace, device: Device) -> Non
     for low, high in edges:
         if (page := fast.spare_exit(task.tid, low, high)) is not None:
             pages.append(page)
-        elif (start := _map_code(tracer, task, low, high, WAY_OUT)) is not None:
+        elif (start := _map_code(tracer, task, low, high, WAY_OUT, room_behind(high))) is not None:
             pages.append(ExitPage(start))
             _add_exit(task, fast, pages[-1])
+            if room_behind(start) and start not in fast.watched:
+                filters.add(tracer, task, seccomp.place_filter(start, WAY_OUT))  # see `make_way`
+                fast.watched.add(start)
     asked = leaves.LEAVES if leaves.listen(tracer, task) else ()
     device.exits = Exits(fast.table, pages, [Enclu.EEXIT, *asked])
 

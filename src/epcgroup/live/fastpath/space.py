@@ -27,11 +27,16 @@ if TYPE_CHECKING:
 _LOWEST, _HIGHEST = 0x10000, (1 << 47) - PAGE_SIZE
 _REACH = 1 << 30  # bytes; a jump reaches twice as far
 _MARGIN = 16 * PAGE_SIZE  # left free beside what is mapped already
+_NOBODYS = 0x5000_0000_0000  # below it the kernel puts nothing of its own accord
+_ASIDE = 1 << 29  # bytes
 WAY_OUT = 2 * PAGE_SIZE  # bytes mapped for an ExitPage
 
 
-def free_page(pid: int, start: int, end: int) -> Iterator[int]:
-    """Unmapped pages of ``pid`` near ``[start, end)``: those above, nearest first, then those below."""
+def free_page(pid: int, start: int, end: int, aside: int = 0) -> Iterator[int]:
+    """Unmapped pages of ``pid`` near ``[start, end)``: those above, nearest first, then those below.
+
+    Those above leave ``aside`` bytes free below them, if there is much more, or a few pages.
+    """
     taken = sorted([*((m.start, m.end) for m in procfs.maps(pid)), (start, end), (_HIGHEST, _HIGHEST)])
     gaps = []
     reached = _LOWEST
@@ -39,8 +44,18 @@ def free_page(pid: int, start: int, end: int) -> Iterator[int]:
         if low - reached > 2 * _MARGIN:
             gaps.append((reached, low))
         reached = max(reached, high)
-    yield from (low + _MARGIN for low, _ in gaps if end <= low < end + _REACH)
+    for low, high in gaps:
+        if end <= low < end + _REACH - aside:
+            yield low + (aside if aside and high - low > 2 * aside else _MARGIN)
     yield from (high - _MARGIN for _, high in reversed(gaps) if start - _REACH < high <= start)
+
+
+def room_behind(end: int) -> int:
+    """Bytes to leave free behind an enclave.
+
+    Who has one where only who asks gets memory goes by a plan of addresses, and has more to put there.
+    """
+    return _ASIDE if end < _NOBODYS else 0
 
 
 class StubPage:
@@ -79,9 +94,12 @@ class ExitPage:
         self.sites: list[int] = []  # addresses of the ENCLUs that are served
 
     def reaches(self, start: int, end: int) -> bool:
-        """Whether it lies outside of ``[start, end)`` and near enough for jumps from either end."""
-        outside = not start - WAY_OUT < self.start < end
-        return outside and max(abs(self.start - start), abs(self.start - end)) < _REACH
+        """Whether it lies outside of ``[start, end)``, and near enough for jumps from the nearer end."""
+        return start - _REACH < self.start <= start - WAY_OUT or end <= self.start < end + _REACH
+
+    def overlaps(self, start: int, end: int) -> bool:
+        """Whether it, or its page of data, shares a byte with ``[start, end)``."""
+        return self.start < end and start < self.start + WAY_OUT
 
     @property
     def trap(self) -> int:
@@ -169,6 +187,7 @@ class FastSpace:
         self.table: Table | None = None
         self.stubs: list[StubPage] = []
         self.exits: list[ExitPage] = []
+        self.watched: set[int] = set()  # where exits are or were, so that mappings there come to us
         self.unpatched: frozenset[bytes] = frozenset()  # identities of enclaves (`unpatched`)
 
     def forked(self, child: AddressSpace) -> FastSpace:
@@ -176,7 +195,7 @@ class FastSpace:
         copy = object.__new__(FastSpace)
         copy.enter, copy.enter_end, copy.table = self.enter, self.enter_end, self.table
         copy.stubs, copy.exits = list(self.stubs), list(self.exits)
-        copy.unpatched = self.unpatched
+        copy.watched, copy.unpatched = set(self.watched), self.unpatched
         if self.table is not None:
             self.table.spaces.add(child)
         return copy
@@ -198,7 +217,8 @@ class FastSpace:
 
     def spare_exit(self, pid: int, start: int, end: int) -> ExitPage | None:
         """A page of an enclave that is gone, made ready for one at ``[start, end)``."""
-        page = next((page for page in self.exits if page.free and page.reaches(start, end)), None)
+        spare = (page for page in self.exits if page.free and page.reaches(start, end))
+        page = min(spare, key=lambda page: page.start < start, default=None)  # as free_page has it
         if page is not None and self.table is not None:
             page.clear()
             page.install(pid, self.table.address)
@@ -216,4 +236,4 @@ class FastSpace:
         return None
 
 
-__all__ = ["WAY_OUT", "ExitPage", "Exits", "FastSpace", "StubPage", "free_page"]
+__all__ = ["WAY_OUT", "ExitPage", "Exits", "FastSpace", "StubPage", "free_page", "room_behind"]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from epcgroup.live.devices import Device
     from epcgroup.live.enclave.processor import Processor
+    from epcgroup.live.fastpath.space import Exits
     from epcgroup.live.tracing.task import Task
     from epcgroup.live.tracing.tracer import Job
     from epcgroup.live.world import World
@@ -63,10 +64,15 @@ def initialised(world: World, task: Task, device: Device) -> Job:
     wanted = world.unpatched | (fast.unpatched if fast is not None else frozenset())
     if exits is None or not wanted & {secs.mrenclave, secs.mrsigner}:
         return
+    yield from put_back(world, task, device, exits)
+
+
+def put_back(world: World, task: Task, device: Device, exits: Exits) -> Job:
+    """Take all jumps out of the enclave's code, in which nobody is."""
     while exits.changed:
         address, code = exits.changed[-1]
-        put_back = functools.partial(_put_back, address, code)
-        yield from threads.execute(world, task, device, put_back, restartable=False)
+        change = functools.partial(_put_back, address, code)
+        yield from threads.execute(world, task, device, change, restartable=False)
         exits.changed.pop()
 
 
@@ -74,4 +80,4 @@ def _put_back(address: int, code: bytes, access: Processor) -> None:
     access.replace_code(address, code)
 
 
-__all__ = ["VARIABLE", "initialised", "of_program", "parse"]
+__all__ = ["VARIABLE", "initialised", "of_program", "parse", "put_back"]

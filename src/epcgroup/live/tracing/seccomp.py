@@ -265,6 +265,18 @@ def enclave_filter(base: int, size: int) -> bytes:
     return program.assemble()
 
 
+def place_filter(start: int, size: int) -> bytes:
+    """The filter to add for something of ours in a program that gives way: stops mmap of its addresses."""
+    program = _Program()
+    program.only_x86_64()
+    program.op(_LD, _NR)
+    program.jump(_JEQ, SYS["mmap"], no="allow")
+    _overlaps(program, "it", _args(0), _args(1), start, start + size)
+    program.label("not it")
+    program.close()
+    return program.assemble()
+
+
 def _overlaps(program: _Program, name: str, addr: int, length: int, base: int, end: int) -> None:
     """Go to "trace" if [addr, addr + length) meets [base, end), else on to "not NAME"."""
     program.if_at_least(addr, addr + 4, end, f"not {name}", f"{name} starts")

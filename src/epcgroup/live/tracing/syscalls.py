@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from epcgroup.live import ioctls
 from epcgroup.live.devices import PATHS, Device, Kind
 from epcgroup.live.enclave import cpuinfo, debugmem, enclu, exits, faults
+from epcgroup.live.fastpath import make_way
 from epcgroup.live.fastpath import threads as fastpath
 from epcgroup.live.paging import locked, mappings
 from epcgroup.live.tracing import answers, handover, memory, ptrace, room, sandbox
@@ -209,6 +210,11 @@ def _access(tracer: Tracer, task: Task, regs: UserRegs, path: int, mode: int) ->
         emulate(tracer, task, regs, -errno.EACCES if mode & os.X_OK else 0)
 
 
+def _mmap(tracer: Tracer, task: Task, regs: UserRegs) -> None:
+    if not make_way.asked(tracer, task, regs):
+        mappings.mmap(tracer, task, regs)
+
+
 def _sigaction(tracer: Tracer, task: Task, regs: UserRegs) -> None:
     """Note which signals an enclave's owner ignores (the kernel forgets when it forces one)."""
     with contextlib.suppress(OSError):
@@ -245,7 +251,7 @@ _HANDLERS: dict[int, Handler] = {
     17: debugmem.access,
     18: debugmem.access,
     16: ioctls.ioctl,
-    9: mappings.mmap,
+    9: _mmap,
     13: _sigaction,
     10: mappings.mprotect,
     329: mappings.mprotect,
