@@ -243,8 +243,8 @@ static void segments(void)
 	CHECK_EQ(must(c, OP_GET, after, 0, 0, 0), 2);
 }
 
-/* EACCEPT, EMODPE and EENTER reach their page through the program's mapping: it has to permit something, and
- * nothing that the page does not, as X of what is a TCS by now. */
+/* EACCEPT, EMODPE and EENTER reach their page through the program's mapping: it has to permit something (EENTER
+ * writes), and nothing that the page does not, as X of what is a TCS by now. */
 static void reached_by_mappings(void)
 {
 	struct enclave e = load((struct spec){ .threads = 2, .hole = 8, .heap = 200 });
@@ -256,6 +256,8 @@ static void reached_by_mappings(void)
 		for (int n = 0; n < 5; n++)
 			CHECK_EQ(must(other, OP_NOP, 0, 0, 0, 0), 0);
 		CHECK(!mprotect((void *)e.tcs[1], PAGE, PROT_NONE), "mprotect: %s", strerror(errno));
+		no_way_in(e.tcs[1]);
+		CHECK(!mprotect((void *)e.tcs[1], PAGE, PROT_READ), "mprotect: %s", strerror(errno));
 		no_way_in(e.tcs[1]);
 		CHECK(!mprotect((void *)e.tcs[1], PAGE, PROT_READ | PROT_WRITE), "mprotect: %s", strerror(errno));
 	}
@@ -274,7 +276,7 @@ static void reached_by_mappings(void)
 	must(c, OP_PUT, page + 24, 2UL << 32, 0, 0);		/* NSSA */
 	CHECK_EQ(modify_type(&e, page, PAGE, TYPE_TCS, &result), 0);
 	EXPECT_FAULT(c, ask(c, NULL, OP_ACCEPT, page, TYPE_TCS << 8 | SECINFO_MODIFIED, 0, 0), 14, 4, page);
-	CHECK(!mprotect((void *)page, PAGE, PROT_READ | PROT_WRITE), "mprotect: %s", strerror(errno));
+	CHECK(!mprotect((void *)page, PAGE, PROT_READ), "mprotect: %s", strerror(errno));
 	CHECK_EQ(call_enter(c, ERESUME), 0);
 	CHECK_EQ(c->asked.result, 0);
 	CHECK_EQ(must(c, OP_CHECK, e.heap, 200, 1, 0), 0);

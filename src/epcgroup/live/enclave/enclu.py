@@ -21,10 +21,11 @@ from epcgroup.driver import BusError
 from epcgroup.live.enclave import cpuid, exits, spin, traps
 from epcgroup.live.enclave.threads import Restart, enter, execute, from_registers, leave, to_registers
 from epcgroup.live.fastpath import threads as fastpath
+from epcgroup.live.paging.mm import PROT_WRITE
 from epcgroup.live.tracing import memory, ptrace
 from epcgroup.live.tracing.task import Trap
 from epcgroup.sgx import thread
-from epcgroup.sgx.faults import PF_U, VECTOR_GP, GeneralProtection, LeafFault, PageFault
+from epcgroup.sgx.faults import PF_P, PF_U, PF_W, VECTOR_GP, GeneralProtection, LeafFault, PageFault
 from epcgroup.sgx.layouts import Enclu
 from epcgroup.units import PAGE_SIZE
 
@@ -101,7 +102,7 @@ def _from_host(tracer: Tracer, task: Task, regs: UserRegs) -> Job:
         if leaf not in (Enclu.EENTER, Enclu.ERESUME):
             raise GeneralProtection(f"ENCLU leaf {leaf} outside an enclave")
         device = _device_of_tcs(task, values.rbx)
-        _reach(task, device, values.rbx)
+        _reach(task, device, values.rbx, writing=True)
         enter = _eenter if leaf == Enclu.EENTER else _eresume
         yield from enter(tracer, task, device, values)
     except Restart:
@@ -132,15 +133,17 @@ def _device_of_tcs(task: Task, tcs: int) -> Device:
     return vma.device
 
 
-def _reach(task: Task, device: Device, addr: int) -> None:
+def _reach(task: Task, device: Device, addr: int, *, writing: bool = False) -> None:
     """The processor reaches the page an ENCLU is about through the program's mapping of it.
 
-    Raises PageFault if that permits no access at all, BusError if it permits more than the page
+    Raises PageFault if that does not permit the access, BusError if it permits more than the page
     (spec 6.3): a page that has become a TCS, in a mapping with X.
     """
     vma = task.mm.find(addr)
     if vma is None or vma.device is not device or not vma.prot:
         raise PageFault(addr, PF_U)
+    if writing and not vma.prot & PROT_WRITE:  # a TCS
+        raise PageFault(addr, PF_U | PF_W | PF_P)
     if vma.too_much(addr):
         raise BusError(addr, "its mapping permits more than the page does")
 

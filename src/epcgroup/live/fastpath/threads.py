@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING
 
 from epcgroup.live.enclave import enclu
 from epcgroup.live.fastpath import code as fastcode
+from epcgroup.live.paging.mm import PROT_WRITE
 from epcgroup.live.tracing import ptrace, syscalls
 from epcgroup.live.tracing.task import Inside
 from epcgroup.sgx import thread
@@ -61,7 +62,7 @@ def offer(world: World, task: Task, device: Device, tcs: int) -> None:
     table = fast.table
     with world.lock:
         vma = task.mm.find(tcs)
-        if vma is None or not vma.prot or vma.too_much(tcs):
+        if vma is None or not vma.prot & PROT_WRITE or vma.too_much(tcs):
             return
         index = state.index(tcs)
         word = state.epcm.get(index)
