@@ -256,6 +256,7 @@ static void late_threads(void)
 		for (u64 w = 0; w < 9; w++)
 			must(c, OP_PUT, tcs + w * 8, image[w], 0, 0);
 		CHECK_EQ(modify_type(&e, tcs, PAGE, TYPE_TCS, &result), 0);
+		CHECK(!mprotect((void *)tcs, PAGE, PROT_READ | PROT_WRITE), "mprotect: %s", strerror(errno));
 		CHECK_EQ(must(c, OP_ACCEPT, tcs, TYPE_TCS << 8 | SECINFO_MODIFIED, 0, 0), 0);
 		CHECK(clone(on_new_tcs, stack + 65536,
 			    CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SYSVSEM | CLONE_THREAD | CLONE_SIGHAND, (void *)tcs) > 0,
