@@ -26,10 +26,15 @@ GDB = ("gdb", "-q", "-nx", "-batch", "-ex", "set pagination off", "-ex", "set co
 
 @pytest.fixture(scope="module")
 def debugged(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    built, target = programs(), tmp_path_factory.mktemp("gdb") / "debugged"
+    return compiled("debugged", tmp_path_factory.mktemp("gdb"))
+
+
+def compiled(name: str, where: Path) -> Path:
+    """A program of this directory with an enclave, and debug information."""
+    built, target = programs(), where / name
     objects = [path for path in built.glob("host_*.o") if path.name != "host_check.c.o"]
     include = f"-I{HERE.parents[1] / 'programs' / 'host'}"
-    command = ["gcc", "-g", "-O0", include, "-pthread", "-o", target, HERE / "debugged.c", *objects]
+    command = ["gcc", "-g", "-O0", include, "-pthread", "-o", target, HERE / f"{name}.c", *objects]
     subprocess.run([*command, built / "image.o", "-ldl"], check=True, timeout=SECONDS)
     return target
 
@@ -82,6 +87,41 @@ def test_a_program_is_started_stopped_looked_at_and_changed(debugged: Path) -> N
         r"sum 7, heap 0x77\n",
         r"exited with code 03\]",
     ]
+    assert re.search(".*?".join(expected), seen, re.DOTALL), seen
+
+
+def test_a_breakpoint_and_steps_inside_an_enclave(tmp_path: Path) -> None:
+    """With a library in gdb that shows it the registers in the SSA, as sgx-gdb of library OSes has one.
+
+    A step begins at ERESUME and is the enclave's next instruction; the code was evicted before.
+    """
+    program, library = compiled("inside", tmp_path), tmp_path / "preloaded.so"
+    gcc = [
+        "gcc",
+        "-shared",
+        "-fPIC",
+        "-O2",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-o",
+        library,
+        HERE / "preloaded.c",
+    ]
+    subprocess.run(gcc, check=True, timeout=SECONDS)
+    seen = output_of(
+        *MACHINE, "env", f"LD_PRELOAD={library}", *GDB,
+        *script(
+            "set exec-wrapper env -u LD_PRELOAD", "break ready", "run", "break *e.code", "continue",
+            "p $rip == e.code", "x/i $rip", "stepi", "p $rax", "p (long) $rip - e.code", "stepi", "p $rax",
+            "set var $rax = 100", "stepi", "p $rax", "p exits", "delete 2", "continue", "continue",
+        ),
+        program,
+    )  # fmt: skip
+    expected = [
+        r"Breakpoint 2, 0x\w+ in ", r"\$1 = 1\n", r"mov    \$0x7,%eax\n", r"\$2 = 7\n", r"\$3 = 5\n",
+        r"\$4 = 8\n", r"\$5 = 102\n", r"\$6 = 0\n", "answer 102\n", r"exited normally\]",
+    ]  # fmt: skip
     assert re.search(".*?".join(expected), seen, re.DOTALL), seen
 
 

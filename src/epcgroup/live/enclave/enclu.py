@@ -165,7 +165,7 @@ def _eresume(
         tracer.world, task, device, lambda access: thread.eresume(access.state, access, values, outside)
     )
     ptrace.set_xstate(task.tid, xstate)
-    enter(task, device, inside)
+    enter(task, device, inside, resumed=True)
 
 
 def from_enclave(tracer: Tracer, task: Task, regs: UserRegs) -> Job:

@@ -95,9 +95,9 @@ def execute(
     return attempt(world, task, lambda: action(world.processor(device, task.caller)), restartable=restartable)
 
 
-def enter(task: Task, device: Device, entry: thread.Inside) -> None:
+def enter(task: Task, device: Device, entry: thread.Inside, *, resumed: bool = False) -> None:
     """The thread is inside: the signals that instructions raise are let through."""
-    task.inside = Inside(device, entry)
+    task.inside = Inside(device, entry, resumed)
     device.threads += 1
     mask = ptrace.getsigmask(task.tid)
     if mask & FORCED:

@@ -52,6 +52,7 @@ class Inside:
 
     device: Device
     entry: thread.Inside
+    resumed: bool = False  # by ERESUME, and nothing of it has been seen since
 
 
 class Task:

@@ -241,10 +241,21 @@ def stepped(tracer: Tracer, task: Task, regs: UserRegs, code: int) -> bool:
             tracer.resume(task, signal.SIGTRAP)  # outside again: the step is over
         return True
     fastpath.notice(tracer.world, task)
-    if is_one_step(task):
+    if is_one_step(task) or (code == TRAP_BRKPT and _just_resumed(task)):
         tracer.resume(task)
         return True
     return False
+
+
+def _just_resumed(task: Task) -> bool:
+    """Whether this is the trap after an ERESUME: a step from there is the enclave's next instruction.
+
+    (ERESUME clears what is pending of debug exceptions, where EENTER pends one.)
+    """
+    if task.inside is None or not task.inside.resumed:
+        return False
+    task.inside.resumed = False
+    return True
 
 
 # ---- stops that were asked for -----------------------------------------------
