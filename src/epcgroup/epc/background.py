@@ -60,6 +60,8 @@ def settle(epc: Epc) -> None:
 
 
 def _begin_all(epc: Epc) -> None:
+    if not epc.works and not epc.ksgxd_woken:
+        return
     running = {job.group for job in epc.jobs}
     for _ in range(len(epc.works)):
         group = epc.works.popleft()
