@@ -1,6 +1,6 @@
 """Batches of pages in machine code: look at their ages, revoke and seal them.
 
-A round of reclaim does to 16 or 32 pages what Python would do to one after the other, and
+A round of reclaim does to 16 pages what Python would do to one after the other, and
 the interpreter costs more than the kernel does. So what is the same for each page is
 one call of `compiled`: both ways to the contents (`driver.mover`) and to the ages
 (`age`) of pages have a twin here. *Which* pages, and in what order, is the
