@@ -1,6 +1,6 @@
 """Entering and leaving enclaves without a trap: that it happens, that it can be refused, that nothing shows.
 
-What must not show is in tests/programs/cases/paths.c, and each case runs on both ways; so do the cases of
+What must not show is in tests/programs/cases/paths.c and paths_shared.c, and each case runs on both ways; so do the cases of
 test_traps, the lost updates and the kernel's selftest.
 """
 
@@ -17,9 +17,10 @@ from tests.e2e.machine import ENCLU, NEEDS, PAGE, ahead, all_cases, expect_case,
 pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(240)]
 
 EPC = 128
-CASES = re.findall(
-    r'^\t\t\{ "(\w+)",', (Path(__file__).parents[1] / "programs/cases/paths.c").read_text(), re.MULTILINE
-)
+PROGRAMS = ("paths", "paths_shared")
+SOURCES = Path(__file__).parents[1] / "programs/cases"
+LISTED = re.compile(r'^\t\t\{ "(\w+)",', re.MULTILINE)
+CASES = [(name, case) for name in PROGRAMS for case in LISTED.findall((SOURCES / f"{name}.c").read_text())]
 ROUNDS = 500
 HEAP = 100  # pages
 WAYS = ("vdso", "bare", "masked", "handler")
@@ -27,18 +28,19 @@ WAYS = ("vdso", "bare", "masked", "handler")
 
 @pytest.fixture(scope="module", autouse=True)
 def _two_at_a_time(request: pytest.FixtureRequest) -> Iterator[None]:
-    with ahead(request, {"test_case": lambda case, enclu: ("paths", EPC, (), enclu)}):  # noqa: ARG005
+    with ahead(request, {"test_case": lambda program, case, enclu: (program, EPC, (), enclu)}):  # noqa: ARG005
         yield
 
 
 @pytest.mark.parametrize("enclu", ENCLU)
-@pytest.mark.parametrize("case", CASES)
-def test_case(case: str, enclu: str) -> None:
-    expect_case("paths", case, EPC, enclu)
+@pytest.mark.parametrize(("program", "case"), CASES)
+def test_case(program: str, case: str, enclu: str) -> None:
+    expect_case(program, case, EPC, enclu)
 
 
 def test_the_list_of_cases_is_read_right() -> None:
-    assert set(all_cases("paths", EPC, enclu=ENCLU[0]).cases) == set(CASES)
+    found = {(name, case) for name in PROGRAMS for case in all_cases(name, EPC, enclu=ENCLU[0]).cases}
+    assert found == set(CASES)
 
 
 def stops(*command: str, options: tuple[str, ...] = ()) -> dict[str, int]:
@@ -123,6 +125,10 @@ def test_a_program_in_another_pid_namespace_is_served_alike() -> None:
     """What gettid says there is another number than ours."""
     if os.geteuid():
         pytest.xfail("only root may make a pid namespace")
-    cases = ("outer_stack", "signals_on_the_way", "busy_for_relatives", "forked_while_inside", "grown")
-    ended = run("unshare", "--fork", "--pid", "--mount-proc", str(programs() / "paths"), *cases, epc=EPC)
-    assert ended.cases == dict.fromkeys(cases, "ok"), ended.errors[-3000:]
+    cases = {
+        "paths": ("outer_stack", "signals_on_the_way", "grown"),
+        "paths_shared": ("busy_for_relatives", "forked_while_inside"),
+    }
+    for name, some in cases.items():
+        ended = run("unshare", "--fork", "--pid", "--mount-proc", str(programs() / name), *some, epc=EPC)
+        assert ended.cases == dict.fromkeys(some, "ok"), ended.errors[-3000:]

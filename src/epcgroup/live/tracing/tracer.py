@@ -15,6 +15,7 @@ are answered and background reclaim gets its turn.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import time
@@ -311,7 +312,7 @@ class Tracer:
             joining.equip_late(self, task)
         if sig in _GROUP_STOPS and not task.leaving:
             if task.tracee is None or task.tracee.orphaned:
-                ptrace.listen(task.tid)
+                self.stay(task)
             else:
                 stops.group_stop(self, task.tracee, sig)
         elif task.kick is not None:
@@ -323,6 +324,16 @@ class Tracer:
         elif task.tracee is not None:
             stops.arrived(self, task, task.tracee)
         else:
+            self.resume(task)
+
+    def stay(self, task: Task) -> None:
+        """Leave ``task`` in its group stop; it goes back into it if a call that was made in it has taken it out."""
+        try:
+            ptrace.listen(task.tid)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            ptrace.interrupt(task.tid)
             self.resume(task)
 
     def release_closed(self) -> None:

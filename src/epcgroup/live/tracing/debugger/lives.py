@@ -135,7 +135,7 @@ def release(tracer: Tracer, tracee: Tracee, sig: int) -> None:
     task.tracee = None
     if stop.group and not sig:
         with contextlib.suppress(OSError):
-            ptrace.listen(task.tid)  # it stays in its group stop, as without us
+            tracer.stay(task)  # in its group stop, as without us
             return
     if stop.event:
         sig = 0
