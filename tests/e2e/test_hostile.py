@@ -43,6 +43,21 @@ def test_wild_calls_signals_and_changes_under_us_harm_nobody(enclu: str, tmp_pat
     assert {group["current"] for group in ended.report["groups"]} == {0}
 
 
+@pytest.mark.parametrize("enclu", ENCLU)
+def test_debuggers_that_mean_harm_hurt_only_whom_they_may_debug(enclu: str, tmp_path: Path) -> None:
+    """Requests by chance, of each other too, while the debugged page, fork and die: all can be ended."""
+    said = tmp_path / "neighbour"
+    beside = ("bash", "-c", BESIDE, programs() / "load", programs() / "tracers", "1.5 1", said)
+    ended = run(*beside, epc=150, options=("--enclu", enclu))
+    assert ended.status == 0, f"{ended.output}\n{ended.errors[-3000:]}"
+    assert "neighbour: 143\n" in ended.output, f"{ended.output}\n{ended.errors[-3000:]}"
+    assert said.read_text() == "ready\n"
+    assert "internal error" not in ended.errors
+    assert "held up" not in ended.errors
+    assert ended.report is not None
+    assert {group["current"] for group in ended.report["groups"]} == {0}
+
+
 PLAIN, COMPILED = ("--enclu", "trap", "--page-service", "python"), ("--page-service", "compiled")
 BEHIND = (
     "no_seals", "immutable", "written", "holes_filled", "written_before", "punched_out",

@@ -6,6 +6,8 @@ import ctypes
 import errno
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -72,6 +74,18 @@ def test_a_call_is_emulated_in_one_stop() -> None:
         regs.orig_rax, regs.rax = ptrace.NO_SYSCALL, -errno.EACCES % 2**64
         ptrace.setregs(child.pid, regs)
         assert child.finish() == 1
+
+
+def test_a_first_thread_that_ended_before_the_others_is_not_waited_for() -> None:
+    """The kernel tells of its end after theirs, and they may be stopped until they are looked after."""
+    dies = "threading.Thread(target=time.sleep, args=(60,)).start(); ctypes.CDLL(None).syscall(60, 0)"
+    child = subprocess.Popen([sys.executable, "-c", f"import ctypes, threading, time; {dies}"])
+    try:
+        with pytest.raises(ProcessLookupError, match="has ended before others"):
+            ptrace.wait_for(child.pid, 60)
+    finally:
+        child.kill()
+        child.wait()
 
 
 def to_sleep(child: Traced, ours: int) -> None:

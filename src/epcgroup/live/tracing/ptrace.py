@@ -21,6 +21,8 @@ import signal
 import struct
 import time
 
+from epcgroup.live.tracing import procfs
+
 # Requests (linux/ptrace.h, asm/ptrace-abi.h).
 _CONT, _SINGLESTEP, _GETREGS, _SETREGS, _DETACH, _SYSCALL = 7, 9, 12, 13, 17, 24
 _SETOPTIONS, _GETEVENTMSG, _GETSIGINFO, _SETSIGINFO = 0x4200, 0x4201, 0x4202, 0x4203
@@ -51,6 +53,7 @@ OP_NONE, OP_ENTRY, OP_EXIT, OP_SECCOMP = 0, 1, 2, 3
 WALL = 0x40000000
 _STOPPED = {signal.SIGCHLD}
 _LOOK = 0.005  # s
+_ENDED = ("Z", "X")
 
 #: -1 as a register holds it: no system call is in progress.
 NO_SYSCALL = 2**64 - 1
@@ -347,11 +350,12 @@ def wait_any(*, block: bool = False) -> tuple[int, int] | None:
 def wait_for(tid: int, seconds: float = math.inf) -> int:
     """Sleep until ``tid`` changes state; its wait status.
 
-    ProcessLookupError if it is no child or tracee of ours (any more), TimeoutError
-    after ``seconds``. SIGCHLD had better be blocked: who does not hear of it looks
-    every few milliseconds.
+    ProcessLookupError if it is no child or tracee of ours (any more), or the first
+    thread of a process and has ended before the others, whose own stops are to be
+    answered first; TimeoutError after ``seconds``. SIGCHLD had better be blocked: who
+    does not hear of it looks every few milliseconds.
     """
-    end = 0.0
+    end, ended = 0.0, False
     while True:
         try:
             changed, status = os.waitpid(tid, WALL | os.WNOHANG)
@@ -359,6 +363,11 @@ def wait_for(tid: int, seconds: float = math.inf) -> int:
             raise ProcessLookupError(errno.ESRCH, f"thread {tid} is gone") from None
         if changed:
             return status
+        if ended:
+            raise ProcessLookupError(errno.ESRCH, f"thread {tid} has ended before others of its process")
+        if end and procfs.state(tid) in _ENDED:
+            ended = True  # unless its end is to be had just now
+            continue
         now = time.monotonic()
         end = end or now + seconds
         if now >= end:
