@@ -1,7 +1,7 @@
 """Entering and leaving enclaves without a trap: that it happens, that it can be refused, that nothing shows.
 
-What must not show is in tests/programs/cases/paths.c and paths_shared.c, and each case runs on both ways; so do
-the cases of test_traps, the lost updates and the kernel's selftest.
+What must not show is in tests/programs/cases/paths.c and paths_shared.c, and each case runs on both ways; so
+do the cases of test_traps, the lost updates and the kernel's selftest.
 """
 
 from __future__ import annotations

@@ -266,8 +266,12 @@ class Enterable:
             self.take_out(tcs)
 
     def occupied(self) -> bool:
-        """Whether a thread is inside by a table."""
-        return any(entry.table.words[entry.word(_OWNER)] for entry in self._entries.values())
+        """Whether a thread is inside by a table.
+
+        What programs may have written there counts for as long as there is one of them.
+        """
+        entries = self._entries.values()
+        return any(entry.table.spaces and entry.table.words[entry.word(_OWNER)] for entry in entries)
 
     def take_out_all_of(self, indices: Iterable[int]) -> None:
         """As take_out, for those of ``indices`` that are TCSs."""

@@ -57,7 +57,7 @@ class PlainAge:
         device.filled -= with_pte
         base, hidden = device.base, device.hidden
         unknown = [base + (i << PAGE_SHIFT) for i in indices - with_pte if i not in hidden]
-        spaces = [space for space in device.mms if space.uffd >= 0]
+        spaces = [space for space in list(device.mms) if space.uffd >= 0]
         for space in spaces:
             with contextlib.suppress(OSError):  # the mm is just going away
                 found = pagemap.young(space.open_pagemap(), unknown)
@@ -103,7 +103,7 @@ class PlainAge:
             contents = revoke.hide(device, (index,))[0]
             os.pwrite(device.memfd, contents, index << PAGE_SHIFT)
             word = device.state.epcm.get(index, 0) if device.state is not None else 0
-            for space in device.mms:
+            for space in list(device.mms):
                 revoke.writeprotect(space, addr, PAGE_SIZE, not epcm.allows(word, "w"))
 
 

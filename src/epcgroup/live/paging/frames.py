@@ -193,7 +193,7 @@ class MemfdFrames:
             self._show(device, index, bytes(hidden), writable)
             return
         addr = device.base + (index << PAGE_SHIFT)
-        for space in device.mms:
+        for space in list(device.mms):
             revoke.writeprotect(space, addr, PAGE_SIZE, not writable)
 
     def disable(self, enclave: int) -> None:
@@ -228,7 +228,7 @@ class MemfdFrames:
             os.pwrite(device.memfd, contents, index << PAGE_SHIFT)
             waiting = None
         if waiting is None or len(device.mms) > 1:
-            for space in device.mms:
+            for space in list(device.mms):
                 if space is not waiting:
                     # Also takes away the marker that an eviction left in the other mm.
                     revoke.writeprotect(space, addr, PAGE_SIZE, not writable)

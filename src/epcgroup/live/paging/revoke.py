@@ -49,7 +49,7 @@ def hide(device: Device, indices: Sequence[int]) -> list[bytes]:
     """Take shown pages out of the memfd; no store after the read is lost."""
     runs = _runs(indices)
     for first, count in runs:
-        for space in device.mms:
+        for space in list(device.mms):
             writeprotect(space, device.base + (first << PAGE_SHIFT), count << PAGE_SHIFT, True)
     contents = [os.pread(device.memfd, PAGE_SIZE, index << PAGE_SHIFT) for index in indices]
     for first, count in runs:

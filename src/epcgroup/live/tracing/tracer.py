@@ -327,7 +327,7 @@ class Tracer:
             self.resume(task)
 
     def stay(self, task: Task) -> None:
-        """Leave ``task`` in its group stop, or have it go back there if a call made in it has taken it out."""
+        """Leave ``task`` in its group stop, or back into it if a call made in it has taken it out."""
         try:
             ptrace.listen(task.tid)
         except OSError as error:
