@@ -65,6 +65,13 @@ BEHIND = (
 )  # fmt: skip
 
 
+@pytest.fixture
+def _unwatched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that watches itself ends where a program adds pages to its own device, and says so."""
+    monkeypatch.delenv("EPCGROUP_PARANOID", raising=False)
+
+
+@pytest.mark.usefixtures("_unwatched")
 @pytest.mark.parametrize("way", [PLAIN, COMPILED], ids=["plain", "compiled"])
 def test_pages_changed_behind_our_back_harm_nobody_else(way: tuple[str, ...], tmp_path: Path) -> None:
     """By the descriptor, which is a file here: written, punched out, sealed, made immutable, opened again."""
@@ -79,6 +86,7 @@ def test_pages_changed_behind_our_back_harm_nobody_else(way: tuple[str, ...], tm
     assert {group["current"] for group in ended.report["groups"]} == {0}
 
 
+@pytest.mark.usefixtures("_unwatched")
 def test_an_outsider_with_the_descriptor_harms_nobody_else(tmp_path: Path) -> None:
     """Opened by /proc/PID/fd, as if sent: no filter and no userfaultfd of ours sees what is done."""
     report = tmp_path / "report.json"

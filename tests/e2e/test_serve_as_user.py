@@ -17,7 +17,7 @@ pytestmark = pytest.mark.needs("x86-64", "ptrace", "fuse", "root", "inotifywait"
 SCRIPT = """
 import contextlib, ctypes, importlib, io, json, os, pkgutil, signal, subprocess, sys, time
 import mfusepy
-import epcgroup.cgroupfs.fuse, epcgroup.observe, epcgroup.serve.server
+import epcgroup.cgroupfs.fuse, epcgroup.live.rootkey, epcgroup.observe, epcgroup.serve.server
 from epcgroup.cli.main import main
 
 for package in (epcgroup.observe, epcgroup.serve):  # and what they load when it is needed
@@ -27,6 +27,7 @@ with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
     main(["serve", "--help"])  # every command is loaded
 directory = sys.argv[1]
 mount = directory + "/cgroup"
+os.environ["XDG_STATE_HOME"] = directory  # for the root key
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE: /proc/self is its own again
 server = os.fork()
