@@ -187,3 +187,32 @@ def test_a_stopped_command_goes_on_where_it_was() -> None:
 def cpu_ticks(pid: int) -> int:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12])
+
+
+#: A supervisor that is killed when its first child exists, before that has asked to end with it.
+KILLED_EARLY = """
+import ctypes, os, signal, sys, threading, time
+from epcgroup.live import Supervisor
+from epcgroup.live.tracing import loader
+
+class Late:
+    def CDLL(name):  # called by the child alone, first of all
+        os.write(1, b"%d\\n" % os.getpid())
+        while os.getppid() == supervisor:
+            time.sleep(0.01)
+        return ctypes.CDLL(name)
+
+supervisor, loader.ctypes = os.getpid(), Late
+with Supervisor(64) as machine:
+    threading.Timer(0.3, os.kill, (supervisor, signal.SIGKILL)).start()
+    machine.spawn(["true"])
+"""
+
+
+def test_a_supervisor_killed_before_it_traces_its_command_leaves_nothing_behind() -> None:
+    """The child waits, stopped, to be traced: nobody would ever let it go on."""
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED_EARLY], stdout=subprocess.PIPE, check=False, timeout=60
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert not wait_until_gone([int(done.stdout)])

@@ -54,8 +54,10 @@ def spawn(
     sys.stdout.flush()
     sys.stderr.flush()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)  # else our handlers take what is for the child
+    parent = os.getpid()
     pid = os.fork()
     if pid == 0:
+        _wait_to_be_traced(parent)
         _child(path, argv, env, (stdin, stdout, stderr), cwd, session, program, enter)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     os.waitpid(pid, os.WUNTRACED)
@@ -65,6 +67,16 @@ def spawn(
 def release(pid: int) -> None:
     """Let a seized child of `spawn` go on to its exec."""
     os.kill(pid, signal.SIGCONT)
+
+
+def _wait_to_be_traced(parent: int) -> None:
+    """Stop, until `release`; and end if we end before the child is ours."""
+    libc = ctypes.CDLL(None)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # killed before that
+        os._exit(126)
+    os.kill(os.getpid(), signal.SIGSTOP)
+    libc.prctl(_PR_SET_PDEATHSIG, 0)
 
 
 def _child(
@@ -79,10 +91,6 @@ def _child(
 ) -> NoReturn:
     what = path
     try:
-        libc = ctypes.CDLL(None)
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        os.kill(os.getpid(), signal.SIGSTOP)
-        libc.prctl(_PR_SET_PDEATHSIG, 0)
         # What the supervisor changed for itself is not the program's business.
         for sig in _HANDLED:
             signal.signal(sig, signal.SIG_IGN if sig in ignored else signal.SIG_DFL)
