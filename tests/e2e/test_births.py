@@ -6,6 +6,7 @@ the parent is killed as soon as the kernel has its report, and that is kept from
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import signal
@@ -16,7 +17,9 @@ import pytest
 from tests.e2e.machine import NEEDS
 
 from epcgroup.live import Supervisor
+from epcgroup.live.fastpath import programs
 from epcgroup.live.tracing import procfs, ptrace
+from epcgroup.live.tracing.task import Task
 
 pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(240)]
 
@@ -143,3 +146,33 @@ def test_a_process_ends_though_it_was_killed_before_its_thread_could_report_an_e
         "import _thread, os, time\n_thread.start_new_thread(os.execv, ('/bin/true', ['true']))\ntime.sleep(9)"
     )
     assert run(program, ExecOfThread(monkeypatch, seen=seen), tmp_path) == ""
+
+
+@pytest.mark.parametrize("error", [errno.ENOENT, errno.EFAULT, errno.ESRCH], ids=errno.errorcode.get)
+def test_a_program_killed_while_its_image_is_prepared_is_no_error_of_ours(
+    error: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """/proc and its memory say so in many ways."""
+
+    def replace(_tracer: object, task: Task, _places: object) -> None:
+        killed(task.tid)
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(programs, "replace", replace)
+    log = io.StringIO()
+    with Supervisor(16, log=log) as machine:
+        pid = machine.spawn(["true"])
+        assert machine.run()[pid] == signal.SIGKILL
+    assert log.getvalue() == ""
+
+
+def test_the_same_of_a_program_that_is_not_killed_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def replace(*_: object) -> None:
+        raise OSError(errno.EFAULT, "of our own making")
+
+    monkeypatch.setattr(programs, "replace", replace)
+    log = io.StringIO()
+    with Supervisor(16, log=log) as machine:
+        pid = machine.spawn(["true"])
+        assert machine.run()[pid] == signal.SIGKILL
+    assert "of our own making" in log.getvalue()

@@ -163,8 +163,15 @@ class Tracer:
             # else killed while we looked at it; its exit status follows
         except EpcgroupError as error:
             self._end(tid, words_of(error))
-        except Exception:
-            self._end(tid, f"internal error\n{traceback.format_exc()}")
+        except Exception as error:
+            # What /proc and the memory of a process say that is killed just then, they say in many ways.
+            if not isinstance(error, OSError) or not self._was_killed(tid):
+                self._end(tid, f"internal error\n{traceback.format_exc()}")
+
+    def _was_killed(self, tid: int) -> bool:
+        """Whether it was stopped, and is so no more or for the last time, without us."""
+        task = self.tasks.get(tid)
+        return task is not None and task.phase is Phase.STOPPED and not self._is_left_stopped(tid)
 
     def _is_left_stopped(self, tid: int) -> bool:
         """Whether it is alive, and nobody will resume it. At its last stop it is not alive any more."""
