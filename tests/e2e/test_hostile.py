@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.e2e.machine import ENCLU, NEEDS, command, expect_case, programs, run, started
+from tests.e2e.machine import ENCLU, NEEDS, Ended, command, expect_case, programs, run, started
 from tests.e2e.processes import state_of, tree, wait_until_gone
 
 pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(240)]
@@ -22,6 +22,15 @@ BESIDE = """
 kill $neighbour; wait $neighbour; echo "neighbour: $?"
 exit $status
 """
+
+
+def neighbour_is_unharmed(ended: Ended, said: Path) -> None:
+    """It checked its contents to the end, found nothing to say, and nothing stays charged."""
+    assert "neighbour: 143\n" in ended.output, f"{ended.output}\n{ended.errors[-3000:]}"
+    assert said.read_text() == "ready\n"
+    assert "internal error" not in ended.errors
+    assert ended.report is not None
+    assert {group["current"] for group in ended.report["groups"]} == {0}
 
 
 @pytest.mark.parametrize("enclu", ENCLU)
@@ -36,11 +45,7 @@ def test_wild_calls_signals_and_changes_under_us_harm_nobody(enclu: str, tmp_pat
     # Its writes reach nothing that it needs, and faults of its intruders are expected: 3 is wrong contents,
     # 9 a fault where none can come from, and any other end is ours as well.
     assert ended.status == 0, f"{ended.output}\n{ended.errors[-3000:]}"
-    assert "neighbour: 143\n" in ended.output, f"{ended.output}\n{ended.errors[-3000:]}"
-    assert said.read_text() == "ready\n"
-    assert "internal error" not in ended.errors
-    assert ended.report is not None
-    assert {group["current"] for group in ended.report["groups"]} == {0}
+    neighbour_is_unharmed(ended, said)
 
 
 @pytest.mark.parametrize("enclu", ENCLU)
@@ -50,12 +55,8 @@ def test_debuggers_that_mean_harm_hurt_only_whom_they_may_debug(enclu: str, tmp_
     beside = ("bash", "-c", BESIDE, programs() / "load", programs() / "tracers", "1.5 1", said)
     ended = run(*beside, epc=150, options=("--enclu", enclu))
     assert ended.status == 0, f"{ended.output}\n{ended.errors[-3000:]}"
-    assert "neighbour: 143\n" in ended.output, f"{ended.output}\n{ended.errors[-3000:]}"
-    assert said.read_text() == "ready\n"
-    assert "internal error" not in ended.errors
+    neighbour_is_unharmed(ended, said)
     assert "held up" not in ended.errors
-    assert ended.report is not None
-    assert {group["current"] for group in ended.report["groups"]} == {0}
 
 
 PLAIN, COMPILED = ("--enclu", "trap", "--page-service", "python"), ("--page-service", "compiled")
@@ -79,11 +80,7 @@ def test_pages_changed_behind_our_back_harm_nobody_else(way: tuple[str, ...], tm
     beside = ("bash", "-c", BESIDE, programs() / "load", programs() / "behind", "", said)
     ended = run(*beside, epc=200, options=way)
     assert ended.cases == dict.fromkeys(BEHIND, "ok"), ended.errors[-3000:]
-    assert "neighbour: 143\n" in ended.output, f"{ended.output}\n{ended.errors[-3000:]}"
-    assert said.read_text() == "ready\n"
-    assert "internal error" not in ended.errors
-    assert ended.report is not None
-    assert {group["current"] for group in ended.report["groups"]} == {0}
+    neighbour_is_unharmed(ended, said)
 
 
 @pytest.mark.usefixtures("_unwatched")

@@ -63,7 +63,7 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
     """The options that say what machine it is, how it is limited, and what is told at the end."""
     add_epc(parser)
     parser.add_argument("--max", metavar="SIZE", help="limit of the cgroup (default none)")
-    parser.add_argument("--policy", default="standard", help="standard (default), v5 or v17")
+    add_policy(parser)
     parser.add_argument(
         "--report",
         choices=("table", "json", "none"),
@@ -75,6 +75,11 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
     add_ways(parser)
     logs.add_options(parser)
     add_enclu(parser)
+
+
+def add_policy(parser: argparse.ArgumentParser) -> None:
+    """Which kernel's behaviour."""
+    parser.add_argument("--policy", default="standard", help="standard (default), v5 or v17")
 
 
 def add_ways(parser: argparse.ArgumentParser) -> None:

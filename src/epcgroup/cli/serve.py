@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from epcgroup.cli import exporter, logs, served, web
-from epcgroup.cli.run import add_enclu, add_inject, add_ways, root_key
+from epcgroup.cli.run import add_enclu, add_inject, add_policy, add_ways, root_key
 from epcgroup.cli.sections import add_epc, parse_sections, to_sections
 from epcgroup.errors import BadInput, MissingCapability, to_install
 from epcgroup.units import U64_MAX
@@ -26,7 +26,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     add_epc(parser)
     parser.add_argument("--mount", type=Path, metavar="DIR", help="mount point (default: cgroup below --dir)")
-    parser.add_argument("--policy", default="standard", help="standard (default), v5 or v17")
+    add_policy(parser)
     parser.add_argument(
         "--resource",
         action="append",
