@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from epcgroup.errors import BadInput
-from epcgroup.programs import ignored
 from epcgroup.units import format_size, page_ceil, parse_size
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ def stress(args: argparse.Namespace) -> int:
         finish, stop = threading.Event(), threading.Event()
         signal.signal(signal.SIGTERM, lambda *_: finish.set())
         interrupt = signal.getsignal(signal.SIGINT)
-        if signal.SIGINT not in ignored:
+        if interrupt != signal.SIG_IGN:
             signal.signal(signal.SIGINT, lambda *_: stop.set())
         outcome = load.run(enclave, plan, progress, finish, stop)
         to = report.to_json if args.report == "json" else report.to_text
