@@ -114,6 +114,7 @@ CASES = {
     ),
     "tracing_steps": (
         "breakpoints", "system_calls", "steps", "one_thread_of_two", "among_page_faults",
+        "among_traps",
     ),
     "vdso_ways": (
         "by_dynamic", "by_sections", "same_function", "clock_still_works", "bad_arguments",

@@ -240,6 +240,49 @@ static void among_page_faults(void)
 	end_counting(child);
 }
 
+static void *cross(void *unused)
+{
+	struct call *c = by_vdso(&s->e, 0);
+
+	s->seen[0] = syscall(SYS_gettid);
+	while (!s->stop) {
+		must(c, OP_NOP, 0, 0, 0, 0);
+		s->count++;
+	}
+	return unused;
+}
+
+/* A stop that is asked for comes before the #UD of an ENCLU that traps; nobody may see that one elsewhere. */
+static void among_traps(void)
+{
+	pid_t child, tid;
+
+	share();
+	child = fork();
+	if (!child) {
+		pthread_t thread;
+
+		s->e = load((struct spec){ .heap = 1, .threads = 1 });
+		CHECK(!pthread_create(&thread, NULL, cross, NULL), "pthread_create");
+		pthread_join(thread, NULL);
+		_exit(7);
+	}
+	until(&s->seen[0], 1);
+	tid = s->seen[0];
+	ASK(PTRACE_SEIZE, tid, 0, 0);
+	for (int i = 0; i < 400; i++) {
+		u64 before = s->count;
+
+		ASK(PTRACE_INTERRUPT, tid, 0, 0);
+		CHECK_EQ(WAIT(tid), STOPPED_FOR(PTRACE_EVENT_STOP));
+		ASK(PTRACE_CONT, tid, 0, 0);
+		for (int k = 0; s->count == before && k < (i & 255); k++)
+			__asm__ volatile("pause");
+	}
+	expect_running();
+	end_counting(child);
+}
+
 int main(int argc, char **argv)
 {
 	static const struct test tests[] = {
@@ -248,6 +291,7 @@ int main(int argc, char **argv)
 		{ "steps", steps },
 		{ "one_thread_of_two", one_thread_of_two },
 		{ "among_page_faults", among_page_faults },
+		{ "among_traps", among_traps },
 	};
 
 	return RUN(argc, argv, tests);

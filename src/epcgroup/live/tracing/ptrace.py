@@ -27,7 +27,7 @@ from epcgroup.live.tracing import procfs
 _CONT, _SINGLESTEP, _GETREGS, _SETREGS, _DETACH, _SYSCALL = 7, 9, 12, 13, 17, 24
 _SETOPTIONS, _GETEVENTMSG, _GETSIGINFO, _SETSIGINFO = 0x4200, 0x4201, 0x4202, 0x4203
 _GETREGSET, _SETREGSET, _SEIZE, _INTERRUPT, _LISTEN = 0x4204, 0x4205, 0x4206, 0x4207, 0x4208
-_GETSIGMASK, _SETSIGMASK, _GET_SYSCALL_INFO = 0x420A, 0x420B, 0x420E
+_PEEKSIGINFO, _GETSIGMASK, _SETSIGMASK, _GET_SYSCALL_INFO = 0x4209, 0x420A, 0x420B, 0x420E
 _NT_X86_XSTATE = 0x202
 
 O_TRACESYSGOOD, O_TRACEFORK, O_TRACEVFORK, O_TRACECLONE = 0x1, 0x2, 0x4, 0x8
@@ -68,7 +68,7 @@ _SI_CODE = struct.Struct("<8xi")  # siginfo_t
 _AUDIT_ARCH_X86_64 = 0xC000003E
 #: Bytes of the largest register set; AMX tiles included.
 XSTATE_MAX = 1 << 14
-_SIGINFO_SIZE = 128
+_SIGINFO_SIZE, _SIGINFOS = 128, 32
 
 
 class UserRegs(ctypes.Structure):
@@ -241,6 +241,16 @@ def setsiginfo(tid: int, info: bytes) -> None:
     ctypes.memmove(_scratch, info.ljust(_SIGINFO_SIZE, b"\0"), _SIGINFO_SIZE)
     if _ptrace(_SETSIGINFO, tid, None, _scratch_at) < 0:
         raise _fail(tid)
+
+
+def waiting_siginfo(tid: int) -> list[bytes]:
+    """siginfo_t of the signals that wait for this very stopped thread, at most 32."""
+    asked = ctypes.create_string_buffer(
+        struct.pack("<QIi", 0, 0, _SIGINFOS)
+    )  # struct ptrace_peeksiginfo_args
+    buffer = bytearray(_SIGINFOS * _SIGINFO_SIZE)
+    found = pass_on(tid, _PEEKSIGINFO, ctypes.addressof(asked), buffer)
+    return [bytes(buffer[at : at + _SIGINFO_SIZE]) for at in range(0, found * _SIGINFO_SIZE, _SIGINFO_SIZE)]
 
 
 def fault_siginfo(sig: int, code: int, addr: int) -> bytes:
