@@ -17,6 +17,19 @@ def tree(pid: int) -> Iterator[int]:
                 yield from tree(int(child))
 
 
+def programs_below(supervisor: int) -> list[int]:
+    """The processes that it runs: all below it but the one that outlives it for a moment."""
+    return [pid for pid in tree(supervisor) if pid != supervisor and "survivor" not in command_line(pid)]
+
+
+def command_line(pid: int) -> str:
+    """Its words, or "" when the process is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    except OSError:
+        return ""
+
+
 def state_of(pid: int) -> str:
     """R, S, T, t, Z … or "" when the process is gone."""
     try:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from tests.e2e.machine import NEEDS, command, programs, run, started
-from tests.e2e.processes import state_of, tree, wait_until_gone
+from tests.e2e.processes import programs_below, state_of, tree, wait_until_gone
 from tests.e2e.served import eventually
 
 pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(240)]
@@ -168,7 +168,7 @@ def test_a_stopped_command_goes_on_where_it_was() -> None:
     with started(command("load", "hold", 300, epc=150)) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        (target,) = [pid for pid in tree(process.pid) if pid != process.pid]
+        (target,) = programs_below(process.pid)
         for _ in range(3):
             os.kill(target, signal.SIGSTOP)
             deadline = time.monotonic() + 60

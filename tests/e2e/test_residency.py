@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from tests.e2e.machine import NEEDS, PAGE, command, run, started
-from tests.e2e.processes import tree
+from tests.e2e.processes import programs_below, tree
 
 pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.usefixtures("enclu"), pytest.mark.timeout(240)]
 
@@ -115,7 +115,7 @@ def test_usage_is_zero_after_kill_9_of_the_target(tmp_path: Path) -> None:
     with started(command("load", "hold", 300, epc=200, options=options)) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        (target,) = [pid for pid in tree(process.pid) if pid != process.pid]
+        (target,) = programs_below(process.pid)
         os.kill(target, signal.SIGKILL)
         assert process.wait(60) == -signal.SIGKILL
         expect_all_given_back(final_report(file))

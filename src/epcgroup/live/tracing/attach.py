@@ -40,7 +40,7 @@ from epcgroup.live.enclave import traps, vdso
 from epcgroup.live.fastpath import programs as fastpath
 from epcgroup.live.paging import locked
 from epcgroup.live.paging.mm import AddressSpace
-from epcgroup.live.tracing import filters, guard, loader, memory, procfs, ptrace, room, seccomp
+from epcgroup.live.tracing import filters, loader, memory, procfs, ptrace, room, seccomp, survivor
 from epcgroup.live.tracing.task import Phase, Task, Trap
 
 if TYPE_CHECKING:
@@ -353,7 +353,7 @@ def leave(task: Task) -> None:
     if not task.leaving:
         task.leaving, task.on_stop = True, None
         with contextlib.suppress(OSError):
-            guard.restore(task.mm.pid, [a for a, kind in task.mm.traps.items() if kind is Trap.CPUID])
+            survivor.restore(task.mm.pid, [a for a, kind in task.mm.traps.items() if kind is Trap.CPUID])
     with contextlib.suppress(OSError):
         ptrace.interrupt(task.tid)
 

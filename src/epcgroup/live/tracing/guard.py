@@ -1,104 +1,126 @@
-"""A small process that outlives the supervisor, to take our traps out of programs that outlive it too.
+"""Our end of the line to a small process that outlives us (`survivor`).
 
-A process that we joined and that owns no enclave goes on without us (`attach`). Where
-its CPUID instructions stood there are UD2s then, which nobody would answer. If we end
-in good order we put them back; if we are killed, the guard does, a few milliseconds
-later. It reads lines from a pipe: ``keep PID START SITE…``, ``drop PID``; the end of
-the pipe is our end. It imports nothing of ours: it is a script of its own, as small
-and independent as can be.
+It does the two things that only somebody else can do when we are killed: it takes our
+traps out of the programs that go on without us, and it keeps the userfaultfds open until
+the others have ended. It is started when there is first something to guard. One that was
+killed or stopped is replaced, and told everything anew.
 """
 
 from __future__ import annotations
 
 import contextlib
-import signal
+import os
+import socket
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from epcgroup.live.tracing import survivor
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from epcgroup.live.paging.mm import AddressSpace
 
-CPUID, UD2 = b"\x0f\xa2", b"\x0f\x0b"
+_PATIENCE = 2.0  # s for a process that does not listen; it has nothing else to do
 
 
 class Guard:
-    """Our end of the pipe; the process is started when there is something to guard."""
+    """What is to be done after us; all calls come from the tracer's thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, say: Callable[[str], None]) -> None:
+        """``say`` is told if there can be no such process."""
+        self._say = say
         self._process: subprocess.Popen[bytes] | None = None
-        self._kept: set[int] = set()
+        self._line: socket.socket | None = None
+        self._kept: dict[int, str] = {}  # by process: what was said of it
+        self._held: set[int] = set()  # descriptors
 
     def keep(self, space: AddressSpace) -> None:
         """Take the traps of ``space``, as they are now, out of it if we are killed."""
         if not space.traps and space.pid not in self._kept:
             return
-        if self._process is None:
-            command = [sys.executable, "-I", "-S", __file__]
-            nothing = subprocess.DEVNULL
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=nothing, stderr=nothing, start_new_session=True
-            )
         with contextlib.suppress(OSError):  # it is gone already
-            start = started(space.pid)
-            self._kept.add(space.pid)
-            self._tell(f"keep {space.pid} {start} {' '.join(map(str, space.traps))}")
+            start = survivor.started(space.pid)
+            self._kept[space.pid] = f"keep {space.pid} {start} {' '.join(map(str, space.traps))}"
+            self._tell(self._kept[space.pid])
 
     def drop(self, space: AddressSpace) -> None:
         """The address space is gone, or bound to us for its life."""
-        if space.pid in self._kept:
-            self._kept.discard(space.pid)
+        if self._kept.pop(space.pid, None) is not None:
             self._tell(f"drop {space.pid}")
+
+    def hold(self, fd: int) -> None:
+        """Keep a duplicate of ``fd`` open until the kernel has killed what we trace."""
+        self._held.add(fd)
+        self._tell(f"hold {fd}", fd)
+
+    def release(self, fd: int) -> None:
+        """``fd`` is about to be closed, and means nothing any more."""
+        if fd in self._held:
+            self._held.discard(fd)
+            self._tell(f"free {fd}")
 
     def end(self) -> None:
         """Nothing is left to guard."""
-        if self._process is not None and self._process.stdin is not None:
-            with contextlib.suppress(OSError):
-                self._process.stdin.close()
-            self._process.wait()
-            self._process = None
-
-    def _tell(self, line: str) -> None:
-        assert self._process is not None
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(line.encode() + b"\n")
-            self._process.stdin.flush()
-
-
-def started(pid: int) -> str:
-    """When the process began, in ticks since boot: tells it from a later one of the same number."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-
-
-def restore(pid: int, sites: list[int]) -> None:
-    """Put CPUID back where a UD2 of ours stands. The second byte differs: no half-written one is ever run."""
-    with Path(f"/proc/{pid}/mem").open("r+b", buffering=0) as memory:
-        for site in sites:
-            with contextlib.suppress(OSError):
-                memory.seek(site)
-                if memory.read(2) == UD2:
-                    memory.seek(site + 1)
-                    memory.write(CPUID[1:])
-
-
-def main() -> None:
-    """Listen until the supervisor is gone, then mend what it left."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    kept: dict[int, tuple[str, list[int]]] = {}
-    for line in sys.stdin:
-        word, pid, *rest = line.split()
-        if word == "keep":
-            kept[int(pid)] = rest[0], [int(site) for site in rest[1:]]
-        else:
-            kept.pop(int(pid), None)
-    for process, (start, sites) in kept.items():
+        if self._process is None or self._line is None:
+            return
         with contextlib.suppress(OSError):
-            if started(process) == start:
-                restore(process, sites)
+            _send(self._line, "end")
+        self._line.close()
+        try:
+            self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:  # somebody has stopped it
+            self._process.kill()
+            self._process.wait()
+        self._process = self._line = None
+
+    def _tell(self, words: str, *fds: int) -> None:
+        if self._line is not None:
+            with contextlib.suppress(OSError):
+                _send(self._line, words, *fds)
+                return
+        try:
+            self._start()
+        except OSError as error:
+            self._say(
+                f"no process can be started that outlives this one ({error}): if it is killed, programs may "
+                "see zeros in their last moment, or CPUIDs that raise SIGILL afterwards"
+            )
+
+    def _start(self) -> None:
+        """A process that knows all that is to be known."""
+        if self._process is not None and self._line is not None:
+            self._line.close()
+            self._process.kill()
+            self._process.wait()
+            self._process = self._line = None
+        line, theirs = socket.socketpair()
+        line.settimeout(_PATIENCE)
+        ours = os.pidfd_open(os.getpid())
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", survivor.__file__, str(ours)],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=(ours,),
+                start_new_session=True,
+            )
+        except OSError:
+            line.close()
+            raise
+        finally:
+            os.close(ours)
+            theirs.close()
+        self._line = line
+        for words in self._kept.values():
+            _send(line, words)
+        for fd in self._held:
+            _send(line, f"hold {fd}", fd)
 
 
-if __name__ == "__main__":
-    main()
+def _send(line: socket.socket, words: str, *fds: int) -> None:
+    rest = memoryview(words.encode() + b"\n")
+    rest = rest[socket.send_fds(line, [rest], fds) :] if fds else rest
+    line.sendall(rest)

@@ -170,6 +170,7 @@ class Lifecycle:
                 space.uffd = -1
                 raise
             space.service = service
+            self._tracer.guard.hold(space.uffd)
 
     def execed(self, task: Task) -> None:
         """A new image: the old mm is left, the new one prepared at the exit of the execve."""
@@ -251,6 +252,7 @@ class Lifecycle:
         space.users.discard(task.tid)
         if not space.users:
             self._tracer.guard.drop(space)
+            self._tracer.guard.release(space.uffd)
             with self._world.lock:
                 space.close()
             if space.service is not None:

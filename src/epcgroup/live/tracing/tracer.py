@@ -61,7 +61,7 @@ class Tracer:
         self.tasks = world.tasks
         self.injector = Injector(world.log)
         self.life = Lifecycle(self)
-        self.guard = Guard()
+        self.guard = Guard(world.say_once)
         self.watch = spin.Watch(world.log)
         self.debuggers: dict[int, Debugger] = {}  # by process
         #: Told of each signal that a process is about to get: pid, number, siginfo.
