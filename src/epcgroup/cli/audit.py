@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from epcgroup.cli import hierarchy
 from epcgroup.errors import BadInput, Refused
-from epcgroup.units import format_limit, format_size, parse_size
+from epcgroup.units import format_size, parse_size
 
 if TYPE_CHECKING:
     from epcgroup.host.audit import Gap, Workload
@@ -66,10 +66,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _print(workloads: list[Workload], gaps: list[Gap], tree: str) -> None:
     asking = [each for each in workloads if each.asked or each.limits]
-    print(f"{len(workloads)} containers, {len(asking)} of them ask for EPC; {hierarchy.printable(tree)}")
+    count = f"{len(workloads)} container{'s' * (len(workloads) != 1)}"
+    print(
+        f"{count}, {len(asking)} of them ask{'s' * (len(asking) == 1)} for EPC; {hierarchy.printable(tree)}"
+    )
     for each in asking:
         name = hierarchy.printable(each.name)
-        asked = format_limit(each.asks) if each.asked else "-"
+        asked = "-" if not each.asked else "not readable" if each.asks is None else format_size(each.asks)
         limit = "not readable" if any(one.problem for one in each.limits) else "none"
         limit = format_size(each.limit) if each.limit else limit if each.limits else "-"
         print(f"  {name}: asked {asked}, limit handed over {limit}")

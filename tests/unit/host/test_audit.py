@@ -286,3 +286,71 @@ def test_hostile_names_do_not_reach_the_terminal(tmp_path: Path, capsys: pytest.
     file.write_text(json.dumps({"kind": "Pod", "spec": {"containers": [container]}}))
     main.main(["audit", str(file), "--no-tree"])
     assert "\x1b" not in capsys.readouterr().out
+
+
+POD_OF = '{"kind": "Pod", "spec": %s}'
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"kind": "Pod", "spec": "foo"}', 'spec is "foo"; want names with their values'),
+        ('{"kind": "Pod", "metadata": "w", "spec": {}}', 'metadata is "w"'),
+        (POD_OF % '{"containers": {"a": 1}}', 'containers is {"a": 1}; want a list'),
+        (POD_OF % '{"containers": ["a"]}', 'an entry of containers is "a"'),
+        (POD_OF % '{"containers": [{"name": "a", "resources": 5}]}', "resources of container a is 5"),
+        (
+            POD_OF % '{"containers": [{"name": "a", "resources": {"limits": "1Mi"}}]}',
+            "limits of container a is",
+        ),
+        (
+            '{"kind": "Pod", "spec": {}, "status": {"containerStatuses": [1]}}',
+            "an entry of containerStatuses is 1",
+        ),
+        ('{"kind": "Job", "spec": {"template": 1}}', "template is 1"),
+        ('{"kind": "CronJob", "spec": {"jobTemplate": 1}}', "jobTemplate is 1"),
+        ('{"items": 5}', "items is 5; want a list"),
+        ('{"ociVersion": "1", "annotations": [1]}', "annotations is [1]"),
+        ('{"ociVersion": "1", "linux": {"resources": []}}', "linux.resources is []"),
+    ],
+)
+def test_what_has_another_shape_is_named_with_what_it_should_be(tmp_path: Path, text: str, said: str) -> None:
+    """A file that was cut short, or set in wrongly, is still YAML; it ended in a traceback."""
+    file = tmp_path / "pod.json"
+    file.write_text(text)
+    with pytest.raises(BadInput, match=re.escape(f"{file}: {said}")):
+        read(file)
+
+
+def test_files_of_windows_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_bytes(b'\xef\xbb\xbf{"ociVersion": "1.0"}\r\n')
+    into_bundle(file, 4096)
+    (workload,) = read(file)
+    assert workload.limit == 4096
+
+
+def test_an_amount_that_cannot_be_read_is_not_shown_as_no_limit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main.main(["audit", str(pod(tmp_path, epc="1Mi ")), "--no-tree"])
+    text = capsys.readouterr().out
+    assert "asked not readable" in text
+    assert "asks for EPC, and nothing hands a limit over" in text
+
+
+def test_a_container_s_cgroup_is_not_that_of_its_monitor(tmp_path: Path) -> None:
+    """CRI-O may keep crio-conmon-ID.scope beside crio-ID.scope."""
+    live = tree(tmp_path, "1048576")
+    place = live.root / "kubepods" / f"cri-containerd-{CONTAINER}.scope"
+    (monitor := place.with_name(f"crio-conmon-{CONTAINER}.scope")).mkdir()
+    for file in ("cgroup.controllers", "misc.max"):
+        (monitor / file).write_text("sgx_epc max\n")
+    place.rename(place.with_name(f"crio-{CONTAINER}.scope"))
+    assert [gap.kind for gap in compare(read(pod(tmp_path, LIMITED)), live) if gap.level == "error"] == []
+
+
+@pytest.mark.parametrize("name", ["a: b", "A", "-a", "a" * 64, "a\n"])
+def test_what_kubernetes_takes_for_no_name_is_not_written(name: str) -> None:
+    with pytest.raises(BadInput, match="is no container's name"):
+        annotation("pod", 4096, name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from epcgroup.errors import BadInput
 from epcgroup.host.audit import handover
 from epcgroup.host.cgroup import SGX_EPC
 from epcgroup.units import PAGE_SIZE
+
+_NAME = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
 
 
 def rounded(size: int) -> int:
@@ -65,7 +68,9 @@ FORMS: dict[str, Callable[[int, str], str]] = {
 
 
 def annotation(form: str, size: int, container: str = "") -> str:
-    """The text of one form for ``size`` bytes. Raises BadInput."""
+    """The text of one form for ``size`` bytes. Raises BadInput, also for no name."""
+    if container and not _NAME.fullmatch(container):
+        raise BadInput(f"--container {container!r} is no container's name: a to z, 0 to 9 and -, at most 63")
     return FORMS[form](size, container)
 
 
@@ -90,11 +95,13 @@ def into_bundle(config: Path, size: int) -> None:
         config = config / bundles.CONFIG
     bundles.read(config)  # says what is wrong with the file
     try:
-        document: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
+        document: dict[str, Any] = json.loads(config.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:  # (an audit reads YAML too)
         raise BadInput(f"{config}:{error.lineno}: no JSON, which is what OCI runtimes read") from error
-    resources = document.setdefault("linux", {}).setdefault("resources", {})
-    values = resources.setdefault("unified", {})
+    values = document
+    for name in ("linux", "resources", "unified"):
+        values[name] = values.get(name) or {}  # null is nothing, as for who reads it
+        values = values[name]
     others = [
         line for line in str(values.get(handover.MISC_MAX, "")).splitlines() if line.split(" ")[0] != SGX_EPC
     ]

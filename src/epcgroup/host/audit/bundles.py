@@ -7,7 +7,7 @@ from typing import Any
 
 from epcgroup.errors import BadInput
 from epcgroup.host.audit import handover
-from epcgroup.host.audit.workloads import Workload, documents, state
+from epcgroup.host.audit.workloads import Workload, documents, mapping, state
 
 CONFIG = "config.json"
 
@@ -26,12 +26,13 @@ def read(config: Path) -> Workload:
 
 
 def workload(source: str, document: dict[str, Any]) -> Workload:
-    """What a configuration asks, by its unified entry or by annotations that CRI-O would read."""
-    annotations = document.get("annotations") or {}
+    """What a configuration asks, by its unified entry. Raises BadInput for what is none."""
+    annotations = mapping(source, "annotations", document.get("annotations"))
     name = str(annotations.get("io.kubernetes.container.name") or Path(source).parent.name or source)
     made = Workload(source, name, container=name)
-    linux = document.get("linux") or {}
-    unified = (linux.get("resources") or {}).get("unified") or {}
+    linux = mapping(source, "linux", document.get("linux"))
+    resources = mapping(source, "linux.resources", linux.get("resources"))
+    unified = mapping(source, "linux.resources.unified", resources.get("unified"))
     if handover.MISC_MAX in unified:
         where = f'linux.resources.unified["{handover.MISC_MAX}"]'
         made.limits.append(state(where, unified[handover.MISC_MAX], handover.misc_max))

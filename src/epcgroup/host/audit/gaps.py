@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,9 +11,10 @@ from epcgroup.errors import Refused
 from epcgroup.host.audit.annotate import nri_line
 from epcgroup.host.audit.workloads import Workload
 from epcgroup.host.cgroup import Hierarchy, View, unusable_part
-from epcgroup.units import PAGE_SIZE, format_limit, format_size, page_ceil
+from epcgroup.units import PAGE_SIZE, format_size, page_ceil
 
 VERSION_SLOTS = 512  # a VA page holds the versions of that many pages (spec 2.7)
+_ID = re.compile(r"[0-9a-zA-Z]{12,}")
 LOOSE = 2  # a peak below limit/LOOSE is worth a note
 
 
@@ -41,13 +43,14 @@ def compare(workloads: list[Workload], tree: Hierarchy | None, enclave_size: int
     """
     found: list[Gap] = []
     views = {view.path: view for view in tree.views()} if tree is not None else {}
+    named = _by_id(views)
     matched: set[str] = set()
     for each in workloads:
         for kind, level, text, fix in _stated(each, enclave_size):
             found.append(Gap(each.name, each.source, kind, level, text, fix))
         if tree is None or (not each.asked and not each.limits):
             continue
-        view = _locate(each, tree, views)
+        view = _locate(each, tree, views, named)
         if view is None:
             continue
         matched.add(view.path)
@@ -86,10 +89,11 @@ def _stated(each: Workload, enclave_size: int | None) -> Iterator[_Row]:
                 "whole pages are charged", "",
             )  # fmt: skip
     if each.asked and not each.limits:
+        of_epc = "EPC" if each.asks is None else f"{format_size(each.asks)} of EPC"
         yield (
             "not limited", "error",
-            f"asks for {format_limit(each.asks)} of EPC, and nothing hands a limit over: the resource is "
-            "book-keeping only, the container may use all EPC",
+            f"asks for {of_epc}, and nothing hands a limit over: the resource is book-keeping only, the "
+            "container may use all EPC",
             _right(each),
         )  # fmt: skip
     if each.limits and not each.limit and not any(statement.problem for statement in each.limits):
@@ -119,14 +123,24 @@ def _right(each: Workload) -> str:
     return nri_line(each.asks, each.container) if each.asks else ""
 
 
-def _locate(each: Workload, tree: Hierarchy, views: dict[str, View]) -> View | None:
+def _by_id(views: dict[str, View]) -> dict[str, View]:
+    """Cgroups by every part of their name that may be a container's id (``crio-ID.scope``, ``ID`` …)."""
+    found: dict[str, View] = {}
+    for path, view in views.items():
+        name = path.rpartition("/")[2]
+        if "-conmon-" not in name:  # CRI-O's monitor of that container, beside it
+            for part in _ID.findall(name):
+                found.setdefault(part, view)
+    return found
+
+
+def _locate(each: Workload, tree: Hierarchy, views: dict[str, View], named: dict[str, View]) -> View | None:
     """The cgroup of a workload, by its path or by the container's id in a name."""
     if each.cgroup is not None and each.cgroup in views:
         return views[each.cgroup]
-    for path, view in views.items():
-        name = path.rpartition("/")[2]
-        if any(len(id_) >= 12 and id_ in name for id_ in each.ids):
-            return view
+    for id_ in each.ids:
+        if id_ in named:
+            return named[id_]
     if each.cgroup is not None:
         try:
             return tree.view(each.cgroup)
@@ -183,9 +197,9 @@ def _used(view: View) -> Iterator[_Row]:
 
 def _strangers(tree: Hierarchy, views: dict[str, View], matched: set[str]) -> Iterator[Gap]:
     """Cgroups that use EPC without any limit on the way to the root, and are nobody's above."""
+    inner = {path.rpartition("/")[0] for path in views}
     for path, view in views.items():
-        inner = any(other != path and other.startswith(f"{path.rstrip('/')}/") for other in views)
-        if path in matched or inner or not view.current or view.effective is not None or path == "/":
+        if path in matched or path in inner or not view.current or view.effective is not None or path == "/":
             continue
         yield Gap(
             path, str(tree.root), "not limited", "warning",

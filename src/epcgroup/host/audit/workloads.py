@@ -66,6 +66,26 @@ def state(where: str, text: object, parse: Callable[[str], int | None]) -> State
         return Statement(where, written, None, str(error))
 
 
+def mapping(source: str, where: str, value: Any) -> dict[str, Any]:
+    """What a document has at ``where``, where names and their values belong; nothing there is none of them.
+
+    Raises BadInput.
+    """
+    _check(source, where, value, dict, "names with their values")
+    return value or {}
+
+
+def sequence(source: str, where: str, value: Any) -> list[Any]:
+    """As mapping, where a list belongs."""
+    _check(source, where, value, list, "a list")
+    return value or []
+
+
+def _check(source: str, where: str, value: object, kind: type, want: str) -> None:
+    if value is not None and not isinstance(value, kind):
+        raise BadInput(f"{source}: {where} is {json.dumps(value, default=str)[:60]}; want {want}")
+
+
 def read(path: Path) -> list[Workload]:
     """The workloads of a YAML or JSON file, an OCI bundle or its config.json, or a directory of such.
 
@@ -90,7 +110,7 @@ def read(path: Path) -> list[Workload]:
 def documents(path: Path) -> list[Any]:
     """What a file holds, parsed. Raises BadInput, MissingCapability."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
         raise BadInput(f"{path}: {why}") from error
@@ -115,49 +135,51 @@ def _of(source: str, document: Any) -> Iterator[Workload]:
     """The containers of one Kubernetes object; none of a kind that runs no pods."""
     if not isinstance(document, dict):
         raise BadInput(f"{source}: no Kubernetes object and no OCI configuration")
-    if isinstance(document.get("items"), list):
-        for item in document["items"]:
+    if "items" in document:
+        for item in sequence(source, "items", document["items"]):
             yield from _of(source, item)
         return
-    pod = _template(document)
+    pod = _template(source, document)
     if pod is None:
         return
-    metadata = document.get("metadata") or {}
-    own = pod.get("metadata") or {}
+    metadata = mapping(source, "metadata", document.get("metadata"))
+    own = mapping(source, "metadata of the pod", pod.get("metadata"))
     where = f"{metadata.get('namespace', 'default')}/{metadata.get('name') or own.get('name', '?')}"
-    spec, status = pod.get("spec") or {}, document.get("status") or {}
-    containers = [*(spec.get("initContainers") or []), *(spec.get("containers") or [])]
-    made = [_container(source, where, own, container, len(containers), status) for container in containers]
-    _webhook(made, own.get("annotations") or {})
+    spec = mapping(source, "spec", pod.get("spec"))
+    containers = [
+        mapping(source, f"an entry of {name}", each)
+        for name in ("initContainers", "containers")
+        for each in sequence(source, name, spec.get(name))
+    ]
+    annotations = mapping(source, "annotations", own.get("annotations"))
+    made = [_container(source, where, annotations, container, len(containers)) for container in containers]
+    if document is pod:
+        _identify(made, source, mapping(source, "status", document.get("status")))
+    _webhook(made, annotations)
     yield from made
 
 
-def _template(document: dict[str, Any]) -> dict[str, Any] | None:
+def _template(source: str, document: dict[str, Any]) -> dict[str, Any] | None:
     """The pod of a Pod, the template of what makes pods."""
     if document.get("kind") == "Pod":
         return document
     spec = document.get("spec")
     while isinstance(spec, dict):
-        if isinstance(spec.get("template"), dict):
-            template: dict[str, Any] = spec["template"]
-            return template
-        spec = (spec.get("jobTemplate") or {}).get("spec")
+        if "template" in spec:
+            return mapping(source, "template", spec["template"])
+        spec = mapping(source, "jobTemplate", spec.get("jobTemplate")).get("spec")
     return None
 
 
 def _container(
-    source: str,
-    where: str,
-    metadata: dict[str, Any],
-    container: dict[str, Any],
-    siblings: int,
-    status: dict[str, Any],
+    source: str, where: str, annotations: dict[str, Any], container: dict[str, Any], siblings: int
 ) -> Workload:
     name = str(container.get("name", "?"))
     made = Workload(source, f"{where}/{name}", container=name)
-    resources = container.get("resources") or {}
-    limits = {**(resources.get("requests") or {}), **(resources.get("limits") or {})}
-    annotations = metadata.get("annotations") or {}
+    resources = mapping(source, f"resources of container {name}", container.get("resources"))
+    limits: dict[str, Any] = {}
+    for kind in ("requests", "limits"):
+        limits |= mapping(source, f"{kind} of container {name}", resources.get(kind))
     if handover.RESOURCE in limits:
         made.asked.append(state(f'resource "{handover.RESOURCE}"', limits[handover.RESOURCE], quantity))
         if handover.ENCLAVE not in limits:
@@ -170,10 +192,20 @@ def _container(
             made.asked.append(state(f'resource "{key}"', limits[key], partial(times, unit)))
     _nri(made, annotations, name, siblings)
     _crio(made, annotations, name)
-    for each in [*(status.get("containerStatuses") or []), *(status.get("initContainerStatuses") or [])]:
-        if each.get("name") == name and each.get("containerID"):
-            made.ids.append(str(each["containerID"]).rpartition("/")[2])
     return made
+
+
+def _identify(made: list[Workload], source: str, status: dict[str, Any]) -> None:
+    """The ids of the containers that run."""
+    ids: dict[str, list[str]] = {}
+    for kind in ("containerStatuses", "initContainerStatuses"):
+        for entry in sequence(source, kind, status.get(kind)):
+            each = mapping(source, f"an entry of {kind}", entry)
+            if each.get("containerID"):
+                found = str(each["containerID"]).rpartition("/")[2]
+                ids.setdefault(str(each.get("name")), []).append(found)
+    for workload in made:
+        workload.ids += ids.get(workload.container, [])
 
 
 def _webhook(made: list[Workload], annotations: dict[str, Any]) -> None:
