@@ -139,6 +139,15 @@ def test_a_profile_of_ones_own_is_read_and_its_faults_are_named(tmp_path: Path) 
     own.write_text("cost = 3")
     with pytest.raises(BadInput, match=r"mine.toml: want the tables \[machine\] and \[cost\]"):
         costs.load(str(own))
+    for machine, said in (
+        ('epc = "lots"', r"\[machine\] epc: 'lots' is not a size"),
+        ('epc = "4095"', r"\[machine\] epc is '4095'; want at least a page"),
+        ('epc = "1G"\nsgx2 = "no"', r"\[machine\] sgx2 is 'no'; want true or false"),
+        ('epc = "1G"\nclock = 3', r"\[machine\] has clock; there are epc, clock_ghz"),
+    ):
+        own.write_text(f"[machine]\n{machine}\n{text[text.index('[cost]') :]}")
+        with pytest.raises(BadInput, match=f"mine.toml: {said}"):
+            costs.load(str(own))
     own.write_bytes(b"\xff")
     with pytest.raises(BadInput, match=r"mine.toml: it is no UTF-8 text"):
         costs.load(str(own))

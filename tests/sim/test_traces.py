@@ -66,7 +66,7 @@ def test_an_access_across_a_page_boundary_is_two(tmp_path: Path) -> None:
         ("csv", "enclave,size\n1,2\n", r":1: columns is 'enclave, size'; want page or address"),
         ("lackey", " L 1000,4\n L 1", r":2: access is ' L 1'"),
         ("lackey", " L 12345678901234567,4\n", r":1: access is ' L 12345678901234567,4'"),
-        ("csv", "enclave,page\n1\n", r":2: page is None"),
+        ("csv", "enclave,page\n1\n", r":2: page is missing; want a number"),
         ("csv", "enclave,page\n-1,2\n", r":2: enclave is '-1'"),
         ("csv", "page\n\xff\n", r":2: page is '.'; want a number"),
         ("perf", "12 1.5: 7f00\nnonsense\n", r":2: sample is 'nonsense'"),
@@ -177,6 +177,13 @@ def test_streams_of_one_trace_give_each_enclave_its_pages_however_they_are_asked
             wanted = pages[enclaves == number].tolist()
             assert [page for part in found for page in part.tolist()] == wanted, (room, number)
         assert streams.rows == 0
+
+
+def test_a_csv_of_a_spreadsheet_is_read_by_its_columns(tmp_path: Path) -> None:
+    """Its byte order mark made the first column another one: all enclaves were taken for one."""
+    (tmp_path / "in").write_bytes(b"\xef\xbb\xbfenclave,page\r\n1,5\r\n2,5\r\n")
+    convert(tmp_path / "in", "csv", tmp_path / "out")
+    assert [name for name, _ in Trace(tmp_path / "out").info.enclaves.values()] == ["1", "2"]
 
 
 def test_csv_perf_and_oracle_general_are_read(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from epcgroup.cli.main import main
 from epcgroup.epc import V17, Policy
 from epcgroup.errors import BadInput, to_install
 from epcgroup.sim.record import SAMPLES
-from epcgroup.sim.scenario import parse
+from epcgroup.sim.scenario import parse, read
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples" / "sim").glob("*.toml"))
 
@@ -159,6 +159,25 @@ def test_there_are_five_examples() -> None:
         ),
         (('epc = "64M"', 'epc = "0"'), r"scenario:4: machine\.epc is '0'; want at least a page"),
         (('"scan"', '"mixture", parts = [3]'), r"scenario:14: .*workload: parts: want a list of patterns"),
+        (('max = "9M"', "max = 9437184"), r"scenario:7: .*max is 9437184; want string \(as a size, or max\)"),
+        (('path = "/a"', 'path = "/a/"'), r"scenario:6: .*path is '/a/'; want a path like /pods/a"),
+        (('path = "/a"', 'path = "//a"'), r"scenario:6: .*path is '//a'; want a path"),
+        (('path = "/a"', 'path = "/.."'), r"scenario:6: .*path is '/\.\.'; want a path"),
+        (('name = "t"', 'name = " "'), r"scenario:9: tenant\[1\]\.name is ' '; want a name"),
+        (("[[tenant]]", "[tenant]"), r"scenario:8: tenant is one table; .* write \[\[tenant\]\]"),
+        (('"icelake"', '"icelake"\nseed = -1'), r"scenario:4: machine\.seed is -1; want at least 0"),
+        (('"icelake"', '"icelake"\nduration = 0'), r"scenario:4: machine\.duration is 0; want more than 0"),
+        (
+            ("[[tenant]]", '[[event]]\nat = 1\nmax = "1M"\n[[tenant]]'),
+            r"scenario:8: event\[1\] has max; want",
+        ),
+        (
+            (
+                "[[tenant]]",
+                '[[event]]\nat = 1\ncgroup = "/a"\nmax = "1M"\nexit = true\ntenant = "t"\n[[tenant]]',
+            ),
+            r"event\[1\] has cgroup, exit, max, tenant; want cgroup and max, or tenant and one of",
+        ),
     ],
 )
 def test_a_fault_in_a_scenario_names_its_line(change: tuple[str, str], said: str) -> None:
@@ -166,6 +185,43 @@ def test_a_fault_in_a_scenario_names_its_line(change: tuple[str, str], said: str
     assert change[0] in text
     with pytest.raises(BadInput, match=said):
         parse(text.replace(*change))
+
+
+def test_a_copy_has_no_other_s_name() -> None:
+    text = ONE.format(limit="9M", pattern="scan")
+    copies = '[[tenant]]\nname = "c"\ncopies = 2\nsize = "4K"\n'
+    with pytest.raises(BadInput, match=r"tenant\[2\]\.name is 'c-2' a second time"):
+        parse(text.replace("[[tenant]]", copies + "[[tenant]]").replace('name = "t"', 'name = "c-2"'))
+
+
+def test_a_scenario_without_a_tenant_is_none() -> None:
+    """It was simulated, and its table could not be shown."""
+    text = ONE.format(limit="9M", pattern="scan")
+    with pytest.raises(
+        BadInput, match=r"scenario:1: scenario has no tenant; want at least one \[\[tenant\]\]"
+    ):
+        parse(text[: text.index("[[tenant]]")])
+
+
+def test_a_scenario_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    (file := tmp_path / "s.toml").write_bytes(
+        b"\xef\xbb\xbf" + ONE.format(limit="9M", pattern="scan").encode()
+    )
+    assert read(file).tenants
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ('name = "t"', 'name = "t"\nstart = "5s"'),
+        ("[machine]", '[machine]\nquantum = "1h"'),
+        ("[[tenant]]", '[[event]]\nat = "5s"\ncgroup = "/a"\nmax = "4M"\n[[tenant]]'),
+    ],
+)
+def test_a_run_never_lasts_longer_than_its_duration(change: tuple[str, str]) -> None:
+    """Not to the next start, event or quantum."""
+    text = ONE.format(limit="4M", pattern="uniform").replace("[machine]", "[machine]\nduration = 0.00001")
+    assert sim.run(text.replace(*change)).summary["virtual_s"] == 0.00001
 
 
 def test_the_schema_is_printed_as_json(capsys: pytest.CaptureFixture[str]) -> None:

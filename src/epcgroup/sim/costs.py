@@ -8,6 +8,7 @@ names one of the user's own.
 
 from __future__ import annotations
 
+import math
 import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -107,7 +108,7 @@ def load(name: str) -> Profile:
     if name == "azure" or not path.exists():
         raise BadInput(f"no cost profile {name!r}; there are {', '.join(names())}, or give a path to a .toml")
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -125,20 +126,36 @@ def _profile(path: Path, data: dict[str, Any]) -> Profile:
     if missing:
         raise BadInput(f"{path}: [cost] lacks {', '.join(missing)}")
     figures = {name: _figure(path, name, what) for name, what in cost.items()}
+    unknown = machine.keys() - {"epc", "clock_ghz", "sgx2", "ram"}
+    if unknown:
+        names = ", ".join(sorted(unknown))
+        raise BadInput(f"{path}: [machine] has {names}; there are epc, clock_ghz, sgx2, ram")
     if "epc" not in machine:
         raise BadInput(f"{path}: [machine] lacks epc")
-    clock = machine.get("clock_ghz", 0)
+    clock, sgx2 = machine.get("clock_ghz", 0), machine.get("sgx2", False)
     if not isinstance(clock, int | float):
         raise BadInput(f"{path}: [machine] clock_ghz is {clock!r}; want a number")
+    if not isinstance(sgx2, bool):
+        raise BadInput(f"{path}: [machine] sgx2 is {sgx2!r}; want true or false")
     return Profile(
         name=str(data.get("name", path.stem)),
         title=str(data.get("title", path.stem)),
-        epc_pages=pages(parse_size(str(machine["epc"]))),
+        epc_pages=_pages(path, machine, "epc"),
         clock_ghz=float(clock),
-        sgx2=bool(machine.get("sgx2", False)),
-        ram=pages(parse_size(str(machine["ram"]))) if "ram" in machine else 0,
+        sgx2=sgx2,
+        ram=_pages(path, machine, "ram") if "ram" in machine else 0,
         cost=figures,
     )
+
+
+def _pages(path: Path, machine: dict[str, Any], name: str) -> int:
+    try:
+        found = pages(parse_size(str(machine[name])))
+    except BadInput as error:
+        raise BadInput(f"{path}: [machine] {name}: {error}") from None
+    if not found:
+        raise BadInput(f"{path}: [machine] {name} is {machine[name]!r}; want at least a page (4K)")
+    return found
 
 
 def _figure(path: Path, name: str, what: Any) -> Figure:
@@ -147,7 +164,7 @@ def _figure(path: Path, name: str, what: Any) -> Figure:
         raise BadInput(f"{path}: cost {name} has {sorted(what)}; want {', '.join(sorted(wanted))}")
     if not all(isinstance(what[key], int | float) for key in ("low", "ns", "high")):
         raise BadInput(f"{path}: cost {name}: want numbers for low, ns and high, got {what}")
-    if not 0 <= what["low"] <= what["ns"] <= what["high"]:
+    if not 0 <= what["low"] <= what["ns"] <= what["high"] < math.inf:
         raise BadInput(f"{path}: cost {name}: want 0 <= low <= ns <= high, got {what}")
     if what["mark"] not in MARKS or not what["source"]:
         marks = ", ".join(MARKS)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,8 @@ class Scenario:
 
 def parse_time(value: float | str) -> float:
     """Nanoseconds in ``"250ms"``, ``"1.5s"``, ``2`` (seconds)."""
+    if isinstance(value, int | float) and value >= 0:
+        return float(value) * _TIMES["s"]
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(value))
     if match is None or match[2] not in _TIMES:
         raise BadInput(f"{value!r} is not a time; write 250ms, 1.5s, 2min or seconds")
@@ -88,7 +91,7 @@ def parse_time(value: float | str) -> float:
 def read(path: Path) -> Scenario:
     """A scenario from a file; raises BadInput with file, line and key."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -117,15 +120,16 @@ def _build(data: dict[str, Any], folder: Path) -> Scenario:
     profile = _at((*where, "profile"), load_profile, str(local) if named.endswith(".toml") else named)
     epc = pages(_at((*where, "epc"), parse_size, machine["epc"])) if "epc" in machine else profile.epc_pages
     if not 0 < epc <= MOST_PAGES:
-        raise Fault((*where, "epc"), f"is {machine['epc']!r}; want {_SIZES}")
+        raise Fault((*where, "epc"), f"is {machine.get('epc', profile.name)!r}; want {_SIZES}")
     chosen = _at((*where, "policy"), by_name, machine.get("policy", "standard"))
     times = {
         key: _at((*where, key), parse_time, machine[key])
         for key in ("duration", "quantum", "sample")
         if key in machine
     }
-    if not times.get("quantum", 1):
-        raise Fault((*where, "quantum"), f"is {machine['quantum']!r}; want more than 0")
+    for key in ("duration", "quantum"):
+        if not times.get(key, 1):
+            raise Fault((*where, key), f"is {machine[key]!r}; want more than 0")
     seed = machine.get("seed", 1)
     known = {"/"}
     cgroups: list[tuple[str, int | None]] = []
@@ -139,12 +143,16 @@ def _build(data: dict[str, Any], folder: Path) -> Scenario:
             known.add(path)
             cgroups.append((path, limit))
     tenants: list[Tenant] = []
+    taken: dict[str, None] = {}  # names, in their order
     for number, one in enumerate(data.get("tenant", [])):
-        tenants += _tenants(one, ("tenant", number), folder, known, np.random.default_rng([seed, number]))
-    taken = [tenant.name for tenant in tenants]
-    for number, one in enumerate(data.get("tenant", [])):
-        if one["name"] in [other["name"] for other in data["tenant"][:number]]:
-            raise Fault(("tenant", number, "name"), f"is {one['name']!r} a second time")
+        rng = np.random.default_rng([seed, number])
+        for tenant in _tenants(one, ("tenant", number), folder, known, rng):
+            if tenant.name in taken:
+                raise Fault(("tenant", number, "name"), f"is {tenant.name!r} a second time")
+            taken[tenant.name] = None
+            tenants.append(tenant)
+    if not tenants:
+        raise Fault((), "has no tenant; want at least one [[tenant]]")
     events = [
         _event(one, ("event", number), known, taken) for number, one in enumerate(data.get("event", []))
     ]
@@ -175,7 +183,7 @@ def _tenants(
     homes = [one.get("cgroup", "/").replace("{n}", str(number + 1)) for number in range(count)]
     for home in homes:
         if home not in known:
-            raise Fault((*where, "cgroup"), f"is {home!r}; there are {', '.join(sorted(known)[:20])}")
+            raise Fault((*where, "cgroup"), f"is {home!r}; there are {_some(known)}")
     found = [_tenant(one, where, folder, info, number) for number in chosen]
     if count == 1:
         return [replace(found[0], cgroup=homes[0])]
@@ -251,24 +259,31 @@ def _traced(one: dict[str, Any], where: tuple[str, int], info: Info) -> list[int
     return there
 
 
+def _some(known: set[str]) -> str:
+    return ", ".join(sorted(known)[:20])
+
+
 def _copies(path: str, count: int, where: tuple[str | int, ...]) -> list[str]:
     if count > 1 and "{n}" not in path:
         raise Fault(where, f"is {path!r}; of several copies each needs its own path, as in /pods/p{{n}}")
     return [path.replace("{n}", str(number + 1)) for number in range(count)]
 
 
-def _event(one: dict[str, Any], where: tuple[str, int], known: set[str], tenants: list[str]) -> Event:
+def _event(one: dict[str, Any], where: tuple[str, int], known: set[str], tenants: Collection[str]) -> Event:
     at = _at((*where, "at"), parse_time, one["at"])
-    if "cgroup" in one and "max" in one:
+    said = sorted(key for key in one if key != "at" and one[key] is not False)
+    if said not in (["cgroup", "max"], ["move", "tenant"], ["remove", "tenant"], ["exit", "tenant"]):
+        raise Fault(
+            where, f"has {', '.join(said)}; want cgroup and max, or tenant and one of move, remove, exit"
+        )
+    if "cgroup" in one:
         if one["cgroup"] not in known:
-            raise Fault((*where, "cgroup"), f"is {one['cgroup']!r}; there are {', '.join(sorted(known))}")
+            raise Fault((*where, "cgroup"), f"is {one['cgroup']!r}; there are {_some(known)}")
         return Event(at, cgroup=one["cgroup"], limit=_at((*where, "max"), parse_limit, one["max"]))
-    if "tenant" not in one or not ("move" in one or "remove" in one or one.get("exit")):
-        raise Fault(where, "wants cgroup and max, or tenant and one of move, remove and exit = true")
     if one["tenant"] not in tenants:
-        raise Fault((*where, "tenant"), f"is {one['tenant']!r}; there are {', '.join(tenants[:20])}")
+        raise Fault((*where, "tenant"), f"is {one['tenant']!r}; there are {', '.join(list(tenants)[:20])}")
     if "move" in one and one["move"] not in known:
-        raise Fault((*where, "move"), f"is {one['move']!r}; there are {', '.join(sorted(known))}")
+        raise Fault((*where, "move"), f"is {one['move']!r}; there are {_some(known)}")
     removed = page_ceil(_at((*where, "remove"), parse_size, one["remove"])) if "remove" in one else 0
     return Event(at, tenant=one["tenant"], move=one.get("move"), remove=removed, exit=one.get("exit", False))
 

@@ -17,7 +17,8 @@ from epcgroup.errors import BadInput
 _SIZE = {"type": "string", "description": "bytes: 64M, 4096, '16384 pages'"}
 _LIMIT = {"type": "string", "description": "as a size, or max"}
 _TIME = {"type": ["string", "number"], "description": "seconds, or 250ms, 1.5s, 2min"}
-_PATH = {"type": "string", "pattern": "^/"}
+_PATH = {"type": "string", "pattern": r"^/\Z|^(?:/(?!\.{1,2}(?:/|\Z))[^/\n]+)+\Z"}
+_NAME = {"type": "string", "pattern": r"\S", "description": "a name"}
 _COPIES = {"type": "integer", "minimum": 1, "maximum": 100_000}
 _WORKLOAD = {
     "type": "object",
@@ -53,7 +54,7 @@ SCHEMA: dict[str, Any] = {
                 "profile": {"type": "string", "description": "cost profile: a name, or a path to a .toml"},
                 "epc": _SIZE,
                 "policy": {"type": "string"},
-                "seed": {"type": "integer"},
+                "seed": {"type": "integer", "minimum": 0},
                 "duration": _TIME,
                 "quantum": _TIME,
                 "sample": _TIME,
@@ -74,7 +75,7 @@ SCHEMA: dict[str, Any] = {
             "items": {
                 "type": "object",
                 "properties": {
-                    "name": {"type": "string"},
+                    "name": _NAME,
                     "cgroup": _PATH,
                     "size": _SIZE,
                     "kind": {"type": "string", "enum": ["enclave", "guest"]},
@@ -137,7 +138,10 @@ def validate(data: Any, schema: dict[str, Any] = SCHEMA, where: tuple[str | int,
     kinds = schema.get("type", [])
     wanted = [kinds] if isinstance(kinds, str) else kinds
     if not any(_is(data, kind) for kind in wanted):
-        raise Fault(where, f"is {data!r}; want {' or '.join(wanted)}")
+        if wanted == ["array"] and isinstance(data, dict):
+            raise Fault(where, f"is one table; there may be several: write [[{where[-1]}]]")
+        meant = f" ({schema['description']})" if "description" in schema else ""
+        raise Fault(where, f"is {data!r}; want {' or '.join(wanted)}{meant}")
     if isinstance(data, float) and not math.isfinite(data):
         raise Fault(where, f"is {data!r}; want a number that is finite")
     if "enum" in schema and data not in schema["enum"]:
@@ -147,7 +151,7 @@ def validate(data: Any, schema: dict[str, Any] = SCHEMA, where: tuple[str | int,
     if "maximum" in schema and data > schema["maximum"]:
         raise Fault(where, f"is {data!r}; want at most {schema['maximum']}")
     if "pattern" in schema and not re.search(schema["pattern"], data):
-        raise Fault(where, f"is {data!r}; want a path like /pods/a")
+        raise Fault(where, f"is {data!r}; want {schema.get('description', 'a path like /pods/a')}")
     if isinstance(data, dict):
         known = schema["properties"]
         for key, value in data.items():

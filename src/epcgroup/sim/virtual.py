@@ -151,19 +151,21 @@ class Simulation:
             self._report()
         active = self._crew.active()
         coming = [entry[1].start for entry in self._waiting[:1]] + [e.at for e in self._events[:1]]
+        last = self.scenario.duration
         if not len(active):
             if not coming:
                 return False
-            self.now = max(self.now, min(coming))
+            self.now = min(max(self.now, min(coming)), last)
             return True
         quantum = self.scenario.quantum
         first = float(self._crew.times[active, c.CLOCK].min())
-        idle = (min([first, self._next_sample, *coming]) - self.now) // quantum
+        idle = (min([first, self._next_sample, last, *coming]) - self.now) // quantum
         if idle > 1:  # all are busy building
             self.now += idle * quantum
             return True
-        self._crew.quantum(active, self.now + quantum, self._ended)
-        self.now += quantum
+        end = min(self.now + quantum, last)
+        self._crew.quantum(active, end, self._ended)
+        self.now = end
         return True
 
     def _ended(self, thread: Thread, k: int) -> None:

@@ -5,6 +5,7 @@ A malformed record is a BadInput with file, line, field and value.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import re
 from collections.abc import Callable, Iterator
@@ -43,7 +44,8 @@ class Source:
     def fault(self, line: int, field: str, value: bytes | str | None, want: str) -> BadInput:
         """A field of a line is not as it should be."""
         shown = value[:60].decode("utf-8", "replace").rstrip("\n") if isinstance(value, bytes) else value
-        return BadInput(f"{self.path}:{line}: {field} is {shown!r}; want {want}")
+        said = "missing" if value is None else repr(shown)
+        return BadInput(f"{self.path}:{line}: {field} is {said}; want {want}")
 
 
 def lackey(source: Source) -> Iterator[Access]:
@@ -82,7 +84,7 @@ def perf_script(source: Source) -> Iterator[Access]:
 
 def comma_separated(source: Source) -> Iterator[Access]:
     """A table with the columns ``enclave`` (optional) and ``page`` or ``address``."""
-    rows = csv.reader(line.decode("utf-8", "replace") for line in source.file)
+    rows = csv.reader(_lines(source))
     names = [name.strip() for name in next(rows, [])]
     column = next((name for name in ("page", "address") if name in names), None)
     if column is None:
@@ -123,6 +125,12 @@ FORMATS: dict[str, tuple[Callable[[Source], Iterator[Access]], str]] = {
 """Reader, and what one of its accesses stands for."""
 
 
+def _lines(source: Source) -> Iterator[str]:
+    """The lines of a text; a byte order mark, as spreadsheets write it, is no part of the first name."""
+    for number, line in enumerate(source.file):
+        yield (line if number else line.removeprefix(codecs.BOM_UTF8)).decode("utf-8", "replace")
+
+
 def _number(source: Source, line: int, column: str, row: list[str], at: int) -> int:
     text = row[at] if at < len(row) else None
     try:
@@ -130,5 +138,5 @@ def _number(source: Source, line: int, column: str, row: list[str], at: int) -> 
     except ValueError:
         value = -1
     if not 0 <= value < 2**64:
-        raise source.fault(line, column, text, "a number from 0 to 2^64-1")
+        raise source.fault(line, column, text, "a number from 0 to 2^64-1: 31, 0x1f")
     return value
