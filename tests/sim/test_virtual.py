@@ -122,6 +122,38 @@ def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert again.summary == result.summary
 
 
+def test_a_result_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed after the first of its three files it was a part of two runs."""
+    first = one("4M")
+    first.write(tmp_path)
+
+    def killed(_file: Path, _to: Path) -> None:
+        raise KeyboardInterrupt
+
+    second = one("8M")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            second.write(tmp_path)
+    with pytest.raises(BadInput, match="no result"):
+        sim.Result.read(tmp_path)
+    first.write(tmp_path)
+    assert sim.Result.read(tmp_path).summary == first.summary
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "groups.parquet",
+        "summary.json",
+        "tenants.parquet",
+    ]
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "\xff"])
+def test_a_summary_of_something_else_is_named(tmp_path: Path, text: str) -> None:
+    one("4M").write(tmp_path)
+    (tmp_path / "summary.json").write_text(text, encoding="latin-1")
+    with pytest.raises(BadInput, match=str(tmp_path)):
+        sim.Result.read(tmp_path)
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_examples_run_and_can_be_shown(
     path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

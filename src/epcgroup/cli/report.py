@@ -107,14 +107,16 @@ def _study(path: Path, last: float | None) -> Study:
         raise BadInput(
             f"{path}: neither a simulation's result, nor a server's directory, nor a report in JSON"
         )
-    if history.read_bytes()[:6] == b"SQLite":
+    with history.open("rb") as file:
+        is_history = file.read(6) == b"SQLite"
+    if is_history:
         with contextlib.closing(Store(history, read_only=True)) as store:
             kept = store.span()
             begin = 0.0 if last is None or kept is None else kept[1] - last
             return of_store(str(path), store, begin)
     try:
         return of_snapshots(
-            str(path), [codec.snapshot_from_json(json.loads(history.read_text(encoding="utf-8")))]
+            str(path), [codec.snapshot_from_json(json.loads(history.read_text(encoding="utf-8-sig")))]
         )
     except (ValueError, OSError) as error:
         raise BadInput(f"{path}: no report in JSON: {error}") from error

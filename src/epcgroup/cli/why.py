@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from epcgroup.observe.why import PointsOf
 
 _MOST_EVENTS = 100_000
+_SOME = 10  # cgroups that are named
 _BEHIND_S = 60.0  # the clock may be ahead of the newest sample: this minute is not yesterday's
 
 
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the answer."""
     from epcgroup.observe import why
 
-    if args.span <= 0:
+    if not 0 < args.span < math.inf:
         raise BadInput(f"--span {args.span:g}: a number of seconds above 0")
     if sum(value is not None for value in (args.log, args.sim, args.dir)) > 1:
         raise BadInput("--log, --sim and --dir each name a past; give one of them")
@@ -68,7 +69,9 @@ def run(args: argparse.Namespace) -> int:
         any(question.group in why.ancestors(event.group) for event in events if event.group)
         or points_of(question.group, 0.0, math.inf)
     ):
-        raise BadInput(f"nothing is known of cgroup {question.group}")
+        known = sorted({event.group for event in events if event.group})
+        some = f"; events were in {', '.join(known[:_SOME])}" if known else ""
+        raise BadInput(f"nothing is known of cgroup {hierarchy.printable(question.group + some)}")
     for line in why.explain(question, events, points_of):
         print(hierarchy.printable(line))
     return 0

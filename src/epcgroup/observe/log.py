@@ -77,5 +77,7 @@ def read(path: Path) -> Iterator[Event]:
                     yield codec.event_from_json(data)
                 except (ValueError, AttributeError) as error:
                     raise BadInput(f"{path}:{number}: no event of `--log json`: {error}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: cannot be read: {error}") from None
+    except OSError as error:
+        raise BadInput(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise BadInput(f"{path}: it is no UTF-8 text; want a log of `--log json`") from None

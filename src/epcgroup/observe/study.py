@@ -17,7 +17,7 @@ from epcgroup.errors import BadInput
 from epcgroup.observe.history import Series
 from epcgroup.observe.model import EnclaveView, GroupView, Snapshot
 from epcgroup.observe.store import Point
-from epcgroup.units import format_size
+from epcgroup.units import PAGE_SIZE, format_size, page_ceil
 
 if TYPE_CHECKING:
     from epcgroup.observe.store import Store
@@ -100,7 +100,9 @@ class Course:
         if hits and (self.waiting >= _SLOW or not self.seconds):
             return Advice(MORE, f"its limit of {format_size(last.limit)} was hit {hits:,} times{waited}")
         if self.peak * _LOOSE < last.limit:
-            enough = int(self.peak * _ROOM) // 4096 * 4096 + 4096
+            if not self.peak:
+                return Advice(FITS, f"nothing of {format_size(last.limit)} was used")
+            enough = page_ceil(int(self.peak * _ROOM) + 1) * PAGE_SIZE
             return Advice(LESS, f"never more than {format_size(self.peak)}: {format_size(enough)} would do")
         if hits:
             return Advice(FITS, f"hit {hits:,} times without a wait that counts")
@@ -166,7 +168,7 @@ def of_snapshots(name: str, snapshots: Iterable[Snapshot]) -> Study:
     if last is None:
         raise BadInput(f"{name}: it has no samples")
     found = tuple(Course(path, tuple(points)) for path, points in courses.items())
-    return Study(name, last.policy, last.epc_pages * 4096, found, last.enclaves, last.started)
+    return Study(name, last.policy, last.epc_pages * PAGE_SIZE, found, last.enclaves, last.started)
 
 
 def of_store(

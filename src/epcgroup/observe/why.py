@@ -9,6 +9,8 @@ log or the history; where they are silent, so are we.
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -259,10 +261,9 @@ def moment(text: str, now: float) -> float:
         today = datetime.datetime.fromtimestamp(now)
         at = datetime.datetime.combine(today, clock).timestamp()
         return at if at <= now else at - 24 * 3600
-    try:
-        return float(text)
-    except ValueError:
-        pass
+    with contextlib.suppress(ValueError):
+        if math.isfinite(at := float(text)):
+            return at
     try:
         return datetime.datetime.fromisoformat(text).timestamp()
     except ValueError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,18 @@ import polars as pl
 
 from epcgroup.errors import BadInput, words_of
 
-TENANT_COLUMNS = (
-    "tenant cgroup kind status start_s build_s time_s ideal_s slowdown throughput "
-    "pressure stall_s accesses faults retried loads evictions"
-)
+_FILES = ("tenants.parquet", "groups.parquet", "summary.json")  # with the last one the result is whole
+_SUMMARY = {
+    "title",
+    "profile",
+    "policy",
+    "epc_pages",
+    "virtual_s",
+    "accesses",
+    "loads",
+    "evictions",
+    "interrupted",
+}
 
 
 @dataclass(frozen=True)
@@ -29,28 +38,39 @@ class Result:
     summary: dict[str, Any]
 
     def write(self, folder: Path) -> None:
-        """Write tenants.parquet, groups.parquet and summary.json into a folder."""
+        """Write tenants.parquet, groups.parquet and summary.json into a folder.
+
+        Killed on the way it leaves the result that was there, or none: never a part of each.
+        """
+        tenants, groups, summary = new = [folder / f".{name}.new" for name in _FILES]
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self.tenants.write_parquet(folder / "tenants.parquet")
-            self.groups.write_parquet(folder / "groups.parquet")
-            (folder / "summary.json").write_text(json.dumps(self.summary, indent=2) + "\n")
+            self.tenants.write_parquet(tenants)
+            self.groups.write_parquet(groups)
+            summary.write_text(json.dumps(self.summary, indent=2) + "\n")
+            (folder / _FILES[-1]).unlink(missing_ok=True)
+            for file, name in zip(new, _FILES, strict=True):
+                file.replace(folder / name)
         except OSError as error:
             raise BadInput(f"{folder}: cannot be written: {error.strerror}") from None
+        finally:
+            with contextlib.suppress(OSError):
+                for file in new:
+                    file.unlink(missing_ok=True)
 
     @classmethod
     def read(cls, folder: Path) -> Result:
         """What ``write`` wrote. Raises BadInput for a folder without a result."""
         try:
-            return cls(
-                pl.read_parquet(folder / "tenants.parquet"),
-                pl.read_parquet(folder / "groups.parquet"),
-                json.loads((folder / "summary.json").read_text()),
-            )
+            tenants, groups = (pl.read_parquet(folder / name) for name in _FILES[:2])
+            summary = json.loads((folder / _FILES[2]).read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             name = error.filename or folder / "tenants.parquet"  # polars does not say
             raise BadInput(f"{folder}: no result of 'epcgroup sim' ({name} is missing)") from None
         except OSError as error:  # polars tells no errno
             raise BadInput(f"{folder}: no result of 'epcgroup sim' ({words_of(error)})") from None
-        except (pl.exceptions.PolarsError, json.JSONDecodeError) as error:
+        except (pl.exceptions.PolarsError, ValueError) as error:
             raise BadInput(f"{folder}: {error}") from None
+        if not isinstance(summary, dict) or not summary.keys() >= _SUMMARY:
+            raise BadInput(f"{folder / _FILES[2]}: want at least {', '.join(sorted(_SUMMARY))}")
+        return cls(tenants, groups, summary)

@@ -109,6 +109,14 @@ def test_who_paid_most_is_said_in_the_sentence() -> None:
     )
 
 
+def test_a_limit_under_which_nothing_ran_is_not_called_loose() -> None:
+    """4K would do, it said: too little for any enclave."""
+    unused = Course(
+        "/a", tuple(Point(at, 1 << 20, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, 0.0) for at in (1.0, 2.0))
+    )
+    assert (unused.advice().kind, unused.advice().why) == (FITS, "nothing of 1M was used")
+
+
 def test_a_report_of_one_moment_has_advice_too() -> None:
     assert advice(of_snapshots("one", [moment(10.0)]))["/tight"] == MORE
 

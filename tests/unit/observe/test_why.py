@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
+from epcgroup.cli import main
 from epcgroup.errors import BadInput
 from epcgroup.observe import why
 from epcgroup.observe.model import Event
@@ -130,5 +132,21 @@ def test_times_are_read_as_people_write_them() -> None:
     assert time.localtime(why.moment("14:00:05", now))[:6] == (2026, 11, 25, 14, 0, 5)
     assert why.moment("1800000000", now) == 1.8e9
     assert time.localtime(why.moment("2026-11-20T01:02", now))[:5] == (2026, 11, 20, 1, 2)
-    with pytest.raises(BadInput, match="--at 'noon': write a time as"):
-        why.moment("noon", now)
+    for text in ("noon", "nan", "inf"):
+        with pytest.raises(BadInput, match=f"--at '{text}': write a time as"):
+            why.moment(text, now)
+
+
+@pytest.mark.parametrize("span", ["nan", "inf", "-1", "0"])
+def test_a_span_is_a_number_of_seconds(span: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["why", "/a", "--span", span]) == 2
+    assert f"--span {span}: a number of seconds above 0" in capsys.readouterr().err
+
+
+def test_an_unknown_cgroup_is_refused_with_those_that_are_known(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    event = '{"version": 1, "number": 1, "at": 1.0, "kind": "limit", "group": "/a/b"}\n'
+    (log := tmp_path / "log").write_text(event)
+    assert main.main(["why", "c", "--log", str(log)]) == 2
+    assert "nothing is known of cgroup /c; events were in /a/b\n" in capsys.readouterr().err
