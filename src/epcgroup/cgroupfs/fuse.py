@@ -95,6 +95,7 @@ class CgroupFs(mfusepy.Operations):  # type: ignore[misc]  # mfusepy has no type
         self._written = written
         self._removed = removed
         self._files: dict[int, _File] = {}
+        self._polled: dict[str, set[_File]] = {}  # by path, those with a poll handle
         self._next = 1
         self._changes: dict[str, dict[str, int]] = {}  # by path and file: how often it was announced
         self._waiting = threading.Lock()  # of poll handles and change numbers
@@ -332,7 +333,9 @@ class CgroupFs(mfusepy.Operations):  # type: ignore[misc]  # mfusepy has no type
                 changed = pressure or file.seen != self._changed(file) or not self._there(file)
                 reventsp[0] = _ALWAYS | _CHANGED if changed else _ALWAYS
             self._drop_handle(file)
-            file.handle = ph or None
+            if ph:
+                file.handle = ph
+                self._polled.setdefault(file.path, set()).add(file)
 
     def wake(self, path: str, name: str) -> None:
         """The file changed, or its cgroup is gone (no name): wake who polls.
@@ -343,8 +346,8 @@ class CgroupFs(mfusepy.Operations):  # type: ignore[misc]  # mfusepy has no type
             if name:
                 names = self._changes.setdefault(path, {})
                 names[name] = names.get(name, 0) + 1
-            for file in list(self._files.values()):
-                if file.path == path and (not name or file.name == name):
+            for file in list(self._polled.get(path, ())):
+                if not name or file.name == name:
                     self._notify(file)
 
     def _changed(self, file: _File) -> int:
@@ -360,6 +363,10 @@ class CgroupFs(mfusepy.Operations):  # type: ignore[misc]  # mfusepy has no type
         if file.handle is not None:
             _libfuse.fuse_pollhandle_destroy(file.handle)
             file.handle = None
+            waiting = self._polled[file.path]
+            waiting.discard(file)
+            if not waiting:
+                del self._polled[file.path]
 
 
 def _groups(tid: int) -> frozenset[int]:

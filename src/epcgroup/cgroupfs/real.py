@@ -134,7 +134,7 @@ class RealCgroups:
     def where(self, pid: int) -> str | None:
         """The cgroup of a process, if it is one of these."""
         with contextlib.suppress(OSError):
-            for line in Path(f"/proc/{pid}/cgroup").read_text(errors="surrogateescape").splitlines():
+            for line in os.fsdecode(Path(f"/proc/{pid}/cgroup").read_bytes()).split("\n"):
                 if line.startswith("0::"):
                     path = line[3:].removesuffix(" (deleted)")
                     if path == self._name or path.startswith(f"{self._name}/"):

@@ -10,9 +10,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from epcgroup.cli import sources
 from epcgroup.errors import BadInput, MissingCapability, Refused, to_install
@@ -151,6 +152,8 @@ class WebPage:
         if " at http" not in said:
             raise Refused(said.removeprefix("epcgroup: ") or "the web page did not start")
         self.url = said.rpartition(" at ")[2]
+        # Nobody would read it else, and a full pipe would hold the page up.
+        threading.Thread(target=_pass_on, args=(self._process.stderr,), daemon=True, name="web").start()
 
     def close(self) -> None:
         """End it."""
@@ -161,3 +164,10 @@ class WebPage:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
+
+
+def _pass_on(said: IO[str]) -> None:
+    """What the page says of itself later is our server's to say."""
+    with said:
+        for line in said:
+            sys.stderr.write(line)

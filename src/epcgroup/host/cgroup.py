@@ -21,6 +21,10 @@ SGX_EPC = "sgx_epc"
 _PIECE = 4 << 20  # bytes of one reclaim; some 50 ms
 
 
+Effective = tuple[int | None, str | None]
+"""The smallest limit on the way to the root, None for none; and whose it is."""
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """One cgroup and one resource, in the resource's unit (bytes for sgx_epc).
@@ -105,16 +109,21 @@ class Hierarchy:
 
     def view(self, path: str) -> View:
         """What the files of one cgroup say. Raises Refused (ENOENT)."""
-        self.directory(path)
         path = normal(path)
+        return self._view(path, self.effective(path.rpartition("/")[0]))
+
+    def _view(self, path: str, above: Effective) -> View:
+        """The same, with the parent's effective limit."""
+        self.directory(path)
         limits = self.keyed(path, "misc.max")
-        effective, whose = self.effective(path)
+        own = self._limit(limits) if path != "/" else None
+        effective = (own, path) if own is not None and (above[0] is None or own <= above[0]) else above
         return View(
             path=path,
             enabled=limits is not None or path == "/",
             max=self._limit(limits),
-            effective=effective,
-            effective_of=whose,
+            effective=effective[0],
+            effective_of=effective[1],
             current=self._number(path, "misc.current"),
             peak=self._number(path, "misc.peak"),
             events=self._number(path, "misc.events", ".max"),
@@ -124,19 +133,25 @@ class Hierarchy:
 
     def views(self, path: str = "/") -> list[View]:
         """A cgroup and all below; those removed meanwhile are left out."""
-        found = []
+        found: list[View] = []
         self.directory(path)
+        path = normal(path)
+        effective = {path.rpartition("/")[0] or "/": self.effective(path.rpartition("/")[0])}
         for each in self.walk(path):
+            above = effective.get(each.rpartition("/")[0] or "/", (None, None))  # it may be gone just now
             try:
-                found.append(self.view(each))
+                view = self._view(each, above)
             except Refused as error:
                 if error.errno != errno.ENOENT:
                     raise
+                continue
+            found.append(view)
+            effective[each] = view.effective, view.effective_of
         return found
 
-    def effective(self, path: str) -> tuple[int | None, str | None]:
+    def effective(self, path: str) -> Effective:
         """The smallest limit on the way to the root, and whose it is; the nearest of equals."""
-        best: tuple[int | None, str | None] = (None, None)
+        best: Effective = (None, None)
         level = normal(path)
         while level != "/":
             limit = self._limit(self.keyed(level, "misc.max"))

@@ -295,6 +295,7 @@ def _version(tool: str) -> str:
             [tool, "--version"],
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=5,
             check=False,
             stdin=subprocess.DEVNULL,

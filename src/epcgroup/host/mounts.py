@@ -37,9 +37,9 @@ def mounts(text: str | None = None) -> list[Mount]:
     [Mount(point='/mnt/a b', type='fuse.epcgroup', root='/')]
     """
     if text is None:
-        text = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
+        text = os.fsdecode(Path("/proc/self/mountinfo").read_bytes())
     found = []
-    for line in text.splitlines():
+    for line in text.split("\n"):  # a name may have any other line end
         before, _, after = line.partition(" - ")
         fields, kind = before.split(" "), after.split(" ")
         if len(fields) > 4 and kind:

@@ -72,10 +72,11 @@ class Exporter:
         self._thread.start()
 
     def close(self) -> None:
-        """No more."""
-        self._server.shutdown()
+        """No more, also where it never began."""
+        if self._thread.is_alive():
+            self._server.shutdown()  # waits for who serves: for ever, where nobody does
+            self._thread.join(10)
         self._server.server_close()
-        self._thread.join(10)
 
     def exposition(self, *, openmetrics: bool) -> bytes:
         """What a scrape gets. Raises EpcgroupError when the machine is gone."""

@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 from epcgroup.errors import BadInput, Refused
+from epcgroup.host.cgroup import normal
 from epcgroup.programs import find_program, ignored
 from epcgroup.serve import wire
 from epcgroup.serve.places import Places
@@ -62,6 +63,7 @@ def execute(
     machine's; ``rlimits``: a resource limit that may not be raised counts as raised.
     Raises BadInput, Refused when it cannot be started.
     """
+    group = normal(group)
     program = find_program(argv[0])
     try:
         here = os.getcwd()  # noqa: PTH109 - a str, whatever bytes are in it
@@ -69,7 +71,7 @@ def execute(
         raise BadInput("the current directory is gone; change to one that is there") from None
     request = {
         "do": "exec",
-        "group": "/" + "/".join(part for part in group.split("/") if part),
+        "group": group,
         "create": create,
         "host_cgroup": host_cgroup,
         "rlimits": rlimits,
@@ -91,16 +93,16 @@ def execute(
 def attach(places: Places, pid: int, group: str | None, *, create: bool = False) -> list[int]:
     """Have a running process, its threads and children join the machine; the processes that did.
 
-    ``group`` None: where its cgroup.procs says, else the root. Raises Refused.
+    ``group`` None: where its cgroup.procs says, else the root. Raises BadInput, Refused.
     """
+    group = None if group is None else normal(group)
     try:
         pidfd = os.pidfd_open(pid)
     except OSError as error:
         raise Refused(f"process {pid}: {error.strerror}", error.errno) from None
-    where = None if group is None else "/" + "/".join(part for part in group.split("/") if part)
     try:
         with connect(places) as sock:
-            wire.send(sock, {"do": "attach", "group": where, "create": create}, [pidfd])
+            wire.send(sock, {"do": "attach", "group": group, "create": create}, [pidfd])
             answer = _answer(sock)
     finally:
         os.close(pidfd)

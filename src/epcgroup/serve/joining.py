@@ -10,6 +10,7 @@ one that joins by itself is not moved there.
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,7 +101,7 @@ def _line(pid: int) -> Iterator[int]:
 def _kernels_path(pid: int) -> str:
     """The process's cgroup v2 path as the kernel has it; "/" where it has none."""
     with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+        for line in os.fsdecode(Path(f"/proc/{pid}/cgroup").read_bytes()).split("\n"):
             if line.startswith("0::/"):
                 return line[3:]
     return "/"

@@ -101,13 +101,14 @@ class Outsiders(threading.Thread):
         self._poll = select.poll()
         self._poll.register(self._wake, select.POLLIN)
         self._watched: dict[int, int] = {}  # pidfd -> pid
+        self._pids: set[int] = set()  # that are watched
         self._gone: list[int] = []
         self.tree: CgroupTree[Group] | None = None
         self._ending = False
 
     def watch(self, pid: int) -> None:
         """Tell the tree when ``pid`` ends; the lock is held."""
-        if pid in self._watched.values():
+        if pid in self._pids:
             return
         try:
             pidfd = os.pidfd_open(pid)
@@ -115,6 +116,7 @@ class Outsiders(threading.Thread):
             self._gone.append(pid)
         else:
             self._watched[pidfd] = pid
+            self._pids.add(pid)
             self._poll.register(pidfd, select.POLLIN)
         os.eventfd_write(self._wake, 1)
 
@@ -134,7 +136,9 @@ class Outsiders(threading.Thread):
                     continue
                 with self._lock:
                     self._poll.unregister(fd)
-                    self._gone.append(self._watched.pop(fd))
+                    pid = self._watched.pop(fd)
+                    self._pids.discard(pid)
+                    self._gone.append(pid)
                     os.close(fd)
             with self._lock:
                 while self._gone and self.tree is not None:

@@ -34,7 +34,7 @@ def send(sock: socket.socket, message: dict[str, Any], fds: Sequence[int] = ()) 
 def receive(sock: socket.socket, longest: int = LONGEST) -> tuple[dict[str, Any], list[int]] | None:
     """The next message and its descriptors (CLOEXEC), None at the end.
 
-    Raises BadInput for what is no message; then nothing is left open.
+    Raises BadInput for what is no message, OSError when nobody is there any more; then nothing is left open.
     """
     head, fds = _head(sock)
     try:
@@ -46,9 +46,11 @@ def receive(sock: socket.socket, longest: int = LONGEST) -> tuple[dict[str, Any]
         message = json.loads(_exactly(sock, length))
         if not isinstance(message, dict):
             raise BadInput("a message that is no object")
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, OSError) as error:
         for fd in fds:
             os.close(fd)
+        if isinstance(error, OSError):
+            raise
         raise BadInput(f"no message: {error}") from error
     return message, fds
 

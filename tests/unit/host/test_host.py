@@ -199,6 +199,12 @@ def test_a_large_reclaim_is_written_piece_by_piece(root: Path, monkeypatch: pyte
     assert lines == ["sgx_epc 4194304", "sgx_epc 4194304", "sgx_epc 1052672"]
 
 
+def test_a_mount_point_may_have_any_line_end_but_the_one() -> None:
+    r"""The kernel escapes \n, and neither \r nor what Unicode knows."""
+    line = "36 35 98:0 / /a\rb\x85c\u2028d rw - tmpfs none rw\n"
+    assert mounts.mounts(line) == [Mount("/a\rb\x85c\u2028d", "tmpfs")]
+
+
 def test_mount_points_are_unescaped() -> None:
     line = "36 35 98:0 /a /mnt\\040x rw,noatime shared:1 - cgroup2 cgroup2 rw\n"
     assert mounts.mounts(line) == [Mount("/mnt x", "cgroup2", "/a")]

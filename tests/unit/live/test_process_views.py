@@ -61,16 +61,18 @@ MOUNTS = r"""21 1 254:1 / / rw,relatime - ext4 /dev/vda rw
 24 21 0:7 / /d rw,noexec - tmpfs none rw
 25 21 0:8 / /d rw - tmpfs none rw
 """
+MOUNTS += "26 21 0:9 / /e\rf rw,noexec - tmpfs none rw\n"
 
 
 @pytest.mark.parametrize(
-    ("path", "noexec"), [("/x", 0), ("/a b/x", 1), ("/a b/c/x", 0), ("/a by/x", 0), ("/d/x", 0)]
+    ("path", "noexec"),
+    [("/x", 0), ("/a b/x", 1), ("/a b/c/x", 0), ("/a by/x", 0), ("/d/x", 0), ("/e\rf/x", 1)],
 )
 def test_whether_a_mount_is_noexec_is_known_without_its_file_system(
     path: str, noexec: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The mount is the deepest above the path; of several at one place, the last."""
-    monkeypatch.setattr(Path, "read_text", lambda *_, **__: MOUNTS)
+    monkeypatch.setattr(Path, "read_bytes", lambda *_: MOUNTS.encode())
     assert procfs.is_noexec(1, path) == noexec
 
 

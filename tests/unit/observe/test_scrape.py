@@ -64,6 +64,13 @@ def get(url: str, **headers: str) -> tuple[int, str, str]:
             return error.code, error.headers["Content-Type"], error.read().decode()
 
 
+def test_an_exporter_that_never_began_ends_at_once(machine: Machine) -> None:
+    """A server that could not begin waited for it, for ever."""
+    exporter = Exporter(machine, Metrics(), ("127.0.0.1", 0))
+    exporter.close()
+    exporter.close()
+
+
 def test_a_scrape_gets_the_form_it_asks_for(exporter: Exporter) -> None:
     status, kind, body = get(exporter.url)
     assert (status, kind) == (200, TEXT)

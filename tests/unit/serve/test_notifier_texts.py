@@ -67,6 +67,14 @@ def test_mounts_says_the_same() -> None:
     assert texts.mounts(lines, b"epcgroup-9", b"") is None
 
 
+def test_a_mount_point_with_a_carriage_return_is_one_line() -> None:
+    """Two to splitlines: whoever read a mount table was ended as by a bug of ours."""
+    odd = b"54 48 0:50 / /a\rb rw - tmpfs none rw\n"
+    assert mountinfo(odd + TREE) == odd + (mountinfo(TREE) or b"")
+    told = texts.mounts(b"none /a\rb tmpfs rw 0 0\nepcgroup-7 /x fuse.epcgroup rw 0 0\n", b"epcgroup-7", b"")
+    assert told == b"none /a\rb tmpfs rw 0 0\ncgroup2 /x cgroup2 rw 0 0\n"
+
+
 def test_a_path_is_escaped_as_mount_tables_do() -> None:
     assert texts.escaped("/a b\\c\td\udcff") == b"/a\\040b\\134c\\011d\xff"
 

@@ -101,7 +101,7 @@ def mappings_of_inode(pid: int, inode: int) -> list[Mapping]:
 def is_noexec(pid: int, path: str) -> bool:
     """Whether ``path`` lies on a noexec mount of ``pid``; the file system is not asked (see `fd_inode`)."""
     longest, options = -1, ""
-    for line in Path(f"/proc/{pid}/mountinfo").read_text(errors="surrogateescape").splitlines():
+    for line in os.fsdecode(Path(f"/proc/{pid}/mountinfo").read_bytes()).split("\n")[:-1]:
         fields = line.split(" ", 6)
         point = _ESCAPED.sub(lambda match: chr(int(match[1], 8)), fields[4]).rstrip("/")
         if len(point) >= longest and path.startswith(f"{point}/"):  # of equals the last one is on top

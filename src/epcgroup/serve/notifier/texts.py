@@ -45,7 +45,7 @@ def mountinfo(text: bytes, source: bytes, hidden: bytes, root: str = "/") -> byt
     the server mounts the tree for the host. ``root`` of the reader's cgroup namespace.
     """
     lines, found = [], False
-    for line in text.splitlines(keepends=True):
+    for line in _lines(text):
         before, dash, after = line.partition(b" - ")
         kind, _, rest = after.partition(b" ")
         if kind in _KERNELS:
@@ -66,7 +66,7 @@ def mountinfo(text: bytes, source: bytes, hidden: bytes, root: str = "/") -> byt
 def mounts(text: bytes, source: bytes, hidden: bytes) -> bytes | None:
     """/proc/PID/mounts, likewise."""
     lines, found = [], False
-    for line in text.splitlines(keepends=True):
+    for line in _lines(text):
         name, point, kind, options, *rest = line.split(b" ")
         if kind in _KERNELS:
             continue
@@ -77,6 +77,11 @@ def mounts(text: bytes, source: bytes, hidden: bytes) -> bytes | None:
             line = b" ".join((b"cgroup2", point, b"cgroup2", _options(options), *rest))
         lines.append(line)
     return b"".join(lines) if found else None
+
+
+def _lines(text: bytes) -> list[bytes]:
+    """Its lines, with their ends; a mount point may have a carriage return in its name."""
+    return [line + b"\n" for line in text.split(b"\n") if line]
 
 
 def _options(options: bytes) -> bytes:

@@ -71,7 +71,7 @@ class Places:
 
     def _mounts(self, task: Task) -> Iterator[tuple[str, str, str]]:
         """(mount id, its root in the tree, mount point) of each mount of the tree."""
-        for line in Path(f"/proc/{task.tid}/mountinfo").read_bytes().splitlines():
+        for line in Path(f"/proc/{task.tid}/mountinfo").read_bytes().split(b"\n"):
             before, _, after = line.partition(b" - ")
             if after.startswith(texts.OURS + b" " + self._source + b" "):
                 fields = before.split(b" ")
