@@ -191,20 +191,21 @@ def cpu_ticks(pid: int) -> int:
 
 #: A supervisor that is killed when its first child exists, before that has asked to end with it.
 KILLED_EARLY = """
-import ctypes, os, signal, sys, threading, time
+import ctypes, os, signal, time
 from epcgroup.live import Supervisor
 from epcgroup.live.tracing import loader
 
 class Late:
     def CDLL(name):  # called by the child alone, first of all
         os.write(1, b"%d\\n" % os.getpid())
+        time.sleep(0.3)  # until the supervisor waits for us to stop
+        os.kill(supervisor, signal.SIGKILL)
         while os.getppid() == supervisor:
             time.sleep(0.01)
         return ctypes.CDLL(name)
 
 supervisor, loader.ctypes = os.getpid(), Late
 with Supervisor(64) as machine:
-    threading.Timer(0.3, os.kill, (supervisor, signal.SIGKILL)).start()
     machine.spawn(["true"])
 """
 

@@ -120,11 +120,15 @@ def test_what_somebody_sends_to_the_whole_group_reaches_the_command_once() -> No
 
 
 def test_timeout_in_front_of_us_ends_the_command_once() -> None:
-    """timeout(1) signals us, and then its whole group."""
-    script = "trap 'echo counted' TERM; for i in $(seq 200); do sleep 0.02; done"
+    """timeout(1) signals us, and then its whole group. That its time is over it learns by SIGALRM."""
+    script = "trap 'echo counted' TERM; echo ready; for i in $(seq 100); do sleep 0.02; done"
     words = command("bash", "-c", script, epc=64, options=("--report", "none"))
-    with started(["timeout", "2", *words]) as process:
+    with started(["timeout", "600", *words]) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        os.kill(process.pid, signal.SIGALRM)
         assert process.communicate(timeout=60)[0] == "counted\n"
+        assert process.returncode == 124
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -1,4 +1,4 @@
-/* Sleeps so many seconds; prints what signals brought (si_code, value), and how the sleep ended. */
+/* Sleeps so many seconds; prints what signals brought (si_code, value), and how the sleep ended and its milliseconds. */
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,13 +18,15 @@ static void handler(int sig, siginfo_t *info, void *context)
 int main(int argc, char **argv)
 {
 	struct sigaction action = { .sa_sigaction = handler, .sa_flags = SA_SIGINFO | SA_RESTART };
-	struct timespec time = { .tv_sec = argc > 1 ? atoi(argv[1]) : 1 };
+	struct timespec time = { .tv_sec = argc > 1 ? atoi(argv[1]) : 1 }, from, to;
 	int result;
 
 	sigaction(SIGUSR1, &action, NULL);
 	if (write(1, "ready\n", 6) != 6)
 		return 3;
+	clock_gettime(CLOCK_MONOTONIC, &from);
 	result = clock_nanosleep(CLOCK_MONOTONIC, 0, &time, NULL);
-	printf("slept %d\n", result);
+	clock_gettime(CLOCK_MONOTONIC, &to);
+	printf("slept %d %ld\n", result, (to.tv_sec - from.tv_sec) * 1000 + (to.tv_nsec - from.tv_nsec) / 1000000);
 	return 0;
 }
