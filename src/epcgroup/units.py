@@ -1,7 +1,7 @@
 """Bytes and pages: what a person writes, what the engine counts.
 
 A size on the command line is a whole number of bytes with an optional binary
-unit (``64M``, ``16 MiB``), a number of EPC pages (``16384 pages``), or the word
+unit (``64M``, ``16 MiB``, ``64Mi``), a number of EPC pages (``16384 pages``), or the word
 ``max`` where a limit may be absent.
 """
 
@@ -16,7 +16,7 @@ PAGE_SHIFT = 12
 U64_MAX = 2**64 - 1
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-_SIZE = re.compile(r"\s*(\d+)\s*(?:([kmgt]?)(?:i?b)?|(p(?:ages?)?))\s*\Z", re.IGNORECASE)
+_SIZE = re.compile(r"\s*(\d+)\s*(?:([kmgt]?)b?|([kmgt])ib?|(p(?:ages?)?))\s*\Z", re.IGNORECASE)
 
 
 def parse_size(text: str, option: str = "") -> int:
@@ -31,8 +31,8 @@ def parse_size(text: str, option: str = "") -> int:
     shown = f"{option} {text!r}" if option else repr(text)
     if match is None:
         raise BadInput(f"{shown} is not a size; write 64M, 1G, 4096 or '16384 pages'")
-    number, unit, pages = match.groups()
-    factor = PAGE_SIZE if pages else _UNITS[unit.lower()]
+    number, short, binary, pages = match.groups()
+    factor = PAGE_SIZE if pages else _UNITS[(binary or short).lower()]
     size = int(number) * factor
     if size > U64_MAX:
         raise BadInput(f"{shown} is larger than 2^64-1 bytes")

@@ -21,6 +21,7 @@ from epcgroup.units import PAGE_SIZE, U64_MAX, format_limit, format_size, pages,
         ("64M", 64 << 20),
         ("64 MiB", 64 << 20),
         ("64mb", 64 << 20),
+        ("64Mi", 64 << 20),  # as Kubernetes has it
         ("2G", 2 << 30),
         ("1T", 1 << 40),
         ("1p", PAGE_SIZE),
@@ -34,7 +35,9 @@ def test_a_size_is_bytes_with_a_binary_unit_or_pages(text: str, size: int) -> No
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "M", "-1", "1.5M", "64X", "64 M B", "0x10", "1e6", "max", "8 pages p"])
+@pytest.mark.parametrize(
+    "text", ["", "M", "-1", "1.5M", "64X", "64i", "64iB", "64 M B", "0x10", "1e6", "max", "8 pages p"]
+)
 def test_what_is_no_size_is_refused_with_the_text_and_the_right_forms(text: str) -> None:
     with pytest.raises(BadInput) as refusal:
         parse_size(text)

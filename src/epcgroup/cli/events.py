@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from pathlib import Path
 
 from epcgroup.cli import hierarchy
 from epcgroup.cli.watch import clock
-from epcgroup.errors import Refused
+from epcgroup.errors import BadInput, Refused
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -36,6 +37,8 @@ def run(args: argparse.Namespace) -> int:
     from epcgroup.host import watch
     from epcgroup.host.cgroup import normal
 
+    if args.timeout is not None and not 0 <= args.timeout < math.inf:
+        raise BadInput(f"--timeout {args.timeout:g}: write seconds, 0 or more")
     tree = hierarchy.hierarchy(args)
     name = "misc.events.local" if args.local else "misc.events"
     paths = [normal(path) for path in args.group] or [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import signal
 import sys
 import threading
@@ -34,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     from epcgroup.serve.sources import SocketSource
     from epcgroup.serve.tape import Tape
 
-    if args.seconds is not None and args.seconds <= 0:
+    if args.seconds is not None and not 0 < args.seconds < math.inf:
         raise BadInput(f"--seconds {args.seconds:g}: more than 0")
     recorded.check(args.file)
     places = places_of(args)

@@ -10,6 +10,7 @@ works as fast as it can. The services are told to finish when batch has ended.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ def cast(epc: int, seconds: float) -> tuple[Tenant, Tenant, Tenant]:
     """
     if epc < SMALLEST_EPC:
         raise BadInput(f"--epc {format_size(epc)}: the demo needs {format_size(SMALLEST_EPC)} or more")
-    if seconds < SHORTEST_S:
+    if not SHORTEST_S <= seconds < math.inf:
         raise BadInput(f"--seconds {seconds:g}: the demo needs {SHORTEST_S:g} or more")
     limit = _whole(epc / 4)
     longest = 60 + 10 * seconds  # a stop gap: they are told when to end

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from dataclasses import asdict
 
@@ -28,7 +29,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Look, print what changed, wait."""
-    if args.interval <= 0:
+    if not 0 < args.interval < math.inf:
         raise BadInput(f"--interval {args.interval}: write seconds, more than 0")
     tree = hierarchy.hierarchy(args)
     last: dict[str, object] = {}

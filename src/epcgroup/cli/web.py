@@ -78,7 +78,8 @@ def token_of(file: Path | None) -> str | None:
     try:
         mode, token = file.stat().st_mode, file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{file}: {error}") from error
+        why = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        raise BadInput(f"{file}: {why}") from error
     if mode & 0o077:
         raise BadInput(f"{file} may be read by others; a token is secret: chmod 600 {file}")
     if len(token) < 16 or not token.isascii() or not token.isprintable() or " " in token:

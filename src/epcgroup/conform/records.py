@@ -43,7 +43,7 @@ class EpcTrace:
 def read_records(path: Path) -> Iterator[MiscRecord | EpcTrace]:
     """Every record of a file. Raises BadInput naming file and line."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
         raise BadInput(f"{path}: cannot be read: {why}") from None

@@ -9,9 +9,16 @@ from pathlib import Path
 from epcgroup.errors import BadInput, Refused
 from epcgroup.host import mounts
 
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+def _is_cgroups(path: Path) -> bool:
+    """Whether the kernel's own cgroups are there, over which a tree may be laid."""
+    return path.is_relative_to(_CGROUPS) or (path / "cgroup.controllers").exists()
+
 
 class MountPoint:
-    """An empty directory at ``path``, freed of a mount whose server is gone.
+    """An empty directory at ``path``, or one of the kernel's cgroups; freed of a mount whose server is gone.
 
     ``ours``: nobody else has a use for it, so it goes at the end even if it was there before (a
     killed server leaves it). Raises Refused where another server is, BadInput where none can be made.
@@ -24,8 +31,11 @@ class MountPoint:
             ways = (path, *path.parents)
             self._made = [part for part in ways if not part.exists() or (ours and part == path)]
             path.mkdir(parents=True, exist_ok=True)
+            hidden = None if _is_cgroups(path) else next(path.iterdir(), None)
         except OSError as error:
             raise BadInput(f"{path}: {error.strerror}; name another --mount") from error
+        if hidden is not None:
+            raise BadInput(f"{path} is not empty: {hidden.name} would be hidden; name another --mount")
 
     def unmount(self) -> None:
         """Whoever still uses the tree keeps it until they end."""

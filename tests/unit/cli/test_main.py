@@ -174,3 +174,15 @@ def test_reader_that_goes_away_is_no_error_message() -> None:
         ["sh", "-c", f'"{sys.executable}" -c "{code}" | true'], capture_output=True, text=True, check=True
     )
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-1"])
+@pytest.mark.parametrize(
+    "words", [("watch", "/", "--interval"), ("events", "--timeout"), ("record", "t.parquet", "--seconds")]
+)
+def test_what_is_no_time_is_refused_before_anything_else(
+    words: tuple[str, ...], number: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not a number lasts neither long nor short: it never ended, or ended in a traceback."""
+    assert frame.main([*words, number]) == 2
+    assert f"{words[-1]} {number}" in capsys.readouterr().err

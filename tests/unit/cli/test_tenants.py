@@ -48,7 +48,7 @@ def test_machine_is_never_full_so_whoever_pages_pages_against_itself() -> None:
     assert next(t for t in tenants if t.name == "batch").heap == 48 * MIB
 
 
-@pytest.mark.parametrize(("epc", "seconds"), [(MIB, 16), (64 * MIB, 1)])
+@pytest.mark.parametrize(("epc", "seconds"), [(MIB, 16), (64 * MIB, 1), (64 * MIB, float("nan"))])
 def test_too_small_a_demo_is_refused(epc: int, seconds: float) -> None:
     with pytest.raises(BadInput, match="the demo needs"):
         cast(epc, seconds)

@@ -33,6 +33,17 @@ def test_what_somebody_put_there_meanwhile_stays(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["file"]
 
 
+def test_a_directory_with_something_in_it_is_not_hidden(tmp_path: Path) -> None:
+    """/etc was, and whoever looked up a user in it found none."""
+    (tmp_path / "passwd").touch()
+    with pytest.raises(
+        BadInput, match=f"{tmp_path} is not empty: passwd would be hidden; name another --mount"
+    ):
+        MountPoint(tmp_path, ours=False)
+    (tmp_path / "cgroup.controllers").touch()
+    MountPoint(tmp_path, ours=False)
+
+
 def test_a_place_where_no_directory_can_be_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(BadInput, match="file/b: Not a directory; name another --mount"):
