@@ -30,12 +30,27 @@ def command_line(pid: int) -> str:
         return ""
 
 
+def opened(pid: int) -> list[str]:
+    """What the descriptors of a process are."""
+    targets = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            targets.append(str(link.readlink()))
+    return targets
+
+
 def state_of(pid: int) -> str:
     """R, S, T, t, Z … or "" when the process is gone."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return ""
+
+
+def cpu_ticks(pid: int) -> int:
+    """What it has used of processors, in 1/100 s."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
 
 
 def wait_until_gone(pids: list[int], seconds: float = 60) -> dict[int, str]:

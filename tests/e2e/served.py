@@ -99,9 +99,11 @@ def served(directory: Path, *options: str, epc: str = "16M") -> Iterator[Served]
 
 
 @contextmanager
-def stressed(machine: Served, group: str, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+def stressed(
+    machine: Served, group: str, *options: str, wrap: tuple[str, ...] = ()
+) -> Iterator[subprocess.Popen[bytes]]:
     """`epcgroup stress` in a cgroup for as long as the block takes; it must end well."""
-    command = machine.argv(group, EPCGROUP, "stress", "--seconds", "600", *options)
+    command = machine.argv(group, *wrap, EPCGROUP, "stress", "--seconds", "600", *options)
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         try:
             yield process

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -11,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.e2e.processes import opened
 from tests.e2e.served import EPCGROUP, NEEDS, Served, eventually, served, stressed
 
 pytestmark = pytest.mark.needs(*NEEDS)
@@ -55,15 +55,6 @@ def test_events_waits_for_the_limit_to_be_hit_anywhere(machine: Served) -> None:
 
 def test_events_says_by_its_status_that_nothing_came(machine: Served) -> None:
     assert run(machine, "events", "--timeout", "0.1").returncode == 1
-
-
-def opened(pid: int) -> list[str]:
-    """What the descriptors of a process are."""
-    targets = []
-    for link in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(OSError):
-            targets.append(str(link.readlink()))
-    return targets
 
 
 def test_events_ends_when_its_cgroup_is_removed(machine: Served) -> None:

@@ -41,10 +41,8 @@ os.mkdir(mount + "/a")
 file = mount + "/a/cgroup.events"
 words = ["inotifywait", "-q", "-t", "60", "-e", "modify", file]
 watch = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-inotify = "anon_inode:inotify"
-while not any(inotify in os.readlink(link.path) for link in os.scandir(f"/proc/{watch.pid}/fd")):
+while not any("inotify wd:" in open(info.path).read() for info in os.scandir(f"/proc/{watch.pid}/fdinfo")):
     time.sleep(0.02)
-time.sleep(0.3)  # the watch itself
 told = {}
 with open(mount + "/a/misc.max", "w") as limit:
     limit.write("sgx_epc 8192")

@@ -121,7 +121,8 @@ def test_what_somebody_sends_to_the_whole_group_reaches_the_command_once() -> No
 
 def test_timeout_in_front_of_us_ends_the_command_once() -> None:
     """timeout(1) signals us, and then its whole group. That its time is over it learns by SIGALRM."""
-    script = "trap 'echo counted' TERM; echo ready; for i in $(seq 100); do sleep 0.02; done"
+    script = "trap 'echo counted; n=0' TERM; n=-99999; echo ready; "
+    script += "while [ $((n++)) -lt 20 ]; do sleep 0.02; done"  # a while longer, for one too many to come
     words = command("bash", "-c", script, epc=64, options=("--report", "none"))
     with started(["timeout", "600", *words]) as process:
         assert process.stdout is not None

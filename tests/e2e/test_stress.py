@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 from tests.e2e.machine import EPCGROUP, NEEDS, Ended, command, run, started
+from tests.e2e.processes import cpu_ticks
+from tests.e2e.served import eventually
 
 pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(240)]
 
@@ -52,7 +54,8 @@ def wait_for_load(session: int) -> None:
         for pid in clients:
             status = Path(f"/proc/{pid}/status").read_text()
             if int(status.split("SigCgt:")[1].split()[0], 16) & caught:
-                time.sleep(1)
+                ticks = cpu_ticks(int(pid))
+                eventually(lambda pid=int(pid), ticks=ticks: cpu_ticks(pid) > ticks + 10)
                 return
         time.sleep(0.1)
     pytest.fail("the client did not get its enclave loaded within a minute")

@@ -7,6 +7,7 @@ import itertools
 import json
 import re
 import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -28,6 +29,14 @@ def run(plan: Plan, threads: int = 1, pages: int = 64, stop: threading.Event | N
     return load.run(PlainEnclave(Image(threads, pages)), plan, stop=stop)  # type: ignore[arg-type]
 
 
+def undisturbed(wanted: Callable[[Outcome], bool], plan: Plan, threads: int = 1) -> Outcome:
+    """A run with the machine to itself: others spoil what is counted by the clock, but not ten times."""
+    for _ in range(10):
+        if wanted(outcome := run(plan, threads)):
+            return outcome
+    pytest.fail(f"the last of ten runs: {outcome}")
+
+
 @pytest.mark.parametrize("pattern", ["seq", "random", "zipf", "scan-loop"])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_passes_are_done_and_verified(pattern: str, threads: int) -> None:
@@ -45,19 +54,24 @@ def test_a_part_of_the_heap_can_be_left_alone() -> None:
 
 
 def test_time_ends_a_load() -> None:
-    outcome = run(Plan("seq", seconds=0.1))
-    assert 0.1 <= outcome.seconds < 2
-    assert outcome.touches > 64
+    outcome = undisturbed(
+        lambda outcome: outcome.touches > 64 and outcome.seconds < 2, Plan("seq", seconds=0.1)
+    )
+    assert outcome.seconds >= 0.1
     assert outcome.good
 
 
 def test_rate_holds_the_load_back() -> None:
-    outcome = run(Plan("seq", seconds=0.5, rate=1000), threads=2)
-    assert 300 <= outcome.touches <= 600
+    outcome = undisturbed(
+        lambda outcome: outcome.touches >= 300, Plan("seq", seconds=0.5, rate=1000), threads=2
+    )
+    assert outcome.touches <= 600
 
 
 def test_samples_rise_to_the_total() -> None:
-    outcome = run(Plan("seq", seconds=0.6, rate=2000))
+    outcome = undisturbed(
+        lambda outcome: bool(outcome.samples and outcome.samples[-1][1]), Plan("seq", seconds=0.6, rate=2000)
+    )
     times, touches = zip(*outcome.samples, strict=True)
     assert list(times) == sorted(times)
     assert list(touches) == sorted(touches)
