@@ -53,7 +53,7 @@ CASES = {
     "t1_sigill": (
         "blocked_bare", "blocked_vdso", "all_blocked", "blocked_before_load", "ignored", "handled",
         "pending", "masked_on_the_way", "in_handler", "in_handler_all_blocked", "in_handler_four_threads",
-        "disposition_race", "real_sigill_kills",
+        "disposition_race", "real_sigill_kills", "exceptions_kill",
     ),
     "t2_epcm": (
         "pending_read", "pending_write", "accept_first", "restricted_write", "trimmed", "mapping_refuses",

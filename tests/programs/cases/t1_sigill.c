@@ -3,6 +3,7 @@
  * kernel force the signal and reset the disposition.) */
 #define _GNU_SOURCE
 #include <pthread.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/wait.h>
@@ -284,6 +285,35 @@ static void real_sigill_kills(void)
 	CHECK_EQ(info.si_status, SIGILL);
 }
 
+/* Exceptions inside that nobody handles kill, as the kernel forces them: also who blocks or ignores the signal. */
+static void exceptions_kill(void)
+{
+	static const struct { enum raise raise; int signal; } all[] = {
+		{ RAISE_UD2, SIGILL }, { RAISE_DIV0, SIGFPE }, { RAISE_HLT, SIGSEGV }, { RAISE_INT3, SIGTRAP },
+	};
+	enum { DEFAULT, IGNORED, BLOCKED, WAYS };
+
+	for (int i = 0; i < 4 * WAYS; i++) {
+		int signal_ = all[i / WAYS].signal, way = i % WAYS, status;
+		pid_t child = fork();
+
+		if (!child) {
+			setrlimit(RLIMIT_CORE, &(struct rlimit){ 0, 0 });
+			alarm(20);
+			e = load((struct spec){ 0 });
+			if (way == IGNORED)
+				signal(signal_, SIG_IGN);
+			if (way == BLOCKED)
+				block(signal_);
+			ask(by_enclu(&e, 0), NULL, OP_RAISE, all[i / WAYS].raise, 0, 0, 0);
+			_exit(99);
+		}
+		CHECK_EQ(waitpid(child, &status, 0), child);
+		CHECK(WIFSIGNALED(status) && WTERMSIG(status) == signal_, "signal %d, way %d: status %#x", signal_, way,
+		      status);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	static const struct test tests[] = {
@@ -300,6 +330,7 @@ int main(int argc, char **argv)
 		{ "in_handler_four_threads", in_handler_four_threads },
 		{ "disposition_race", disposition_race },
 		{ "real_sigill_kills", real_sigill_kills },
+		{ "exceptions_kill", exceptions_kill },
 	};
 
 	return RUN(argc, argv, tests);

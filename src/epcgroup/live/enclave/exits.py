@@ -152,7 +152,10 @@ def host_fault(
 
 
 def force(tracer: Tracer, task: Task, vector: int, code: int, addr: int, sigbus: bool, at: int = 0) -> None:
-    """Deliver the signal of ``vector`` as the kernel forces it: blocked or not."""
+    """Deliver the signal of ``vector`` as the kernel forces it: who ignores it dies of it.
+
+    Who blocks it gets it in its handler; the kernel would end that one too.
+    """
     if vector == VECTOR_PF:
         sig, si_code = (
             (signal.SIGBUS, _BUS_ADRERR)
@@ -163,9 +166,16 @@ def force(tracer: Tracer, task: Task, vector: int, code: int, addr: int, sigbus:
     else:
         sig, si_code = _SIGNALS[vector]
         where = 0 if si_code == SI_KERNEL or vector == VECTOR_AC else at
-    mask = ptrace.getsigmask(task.tid)
-    if mask >> (sig - 1) & 1:
-        ptrace.setsigmask(task.tid, mask & ~(1 << (sig - 1)))
-    task.forced = (sig, ptrace.fault_siginfo(sig, si_code, where))
+    bit, mask = 1 << (sig - 1), ptrace.getsigmask(task.tid)
+    if task.mm.ignored & bit:
+        tracer.set_action(task, sig, signal.SIG_DFL)
+    if mask & bit:
+        ptrace.setsigmask(task.tid, mask & ~bit)
+    info = ptrace.fault_siginfo(sig, si_code, where)
+    if ptrace.signal_at(task.tid):  # (with what the kernel raised for the program's exception)
+        ptrace.setsiginfo(task.tid, info)
+        tracer.resume(task, sig)
+        return
+    task.forced = sig, info
     threads.send(task, sig)
     tracer.resume(task)

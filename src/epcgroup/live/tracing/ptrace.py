@@ -65,6 +65,7 @@ _REGISTERS = (
 )  # fmt: skip
 _ENTRY = struct.Struct("<B3xI16xQ")  # struct ptrace_syscall_info: op, arch, entry.nr
 _SI_CODE = struct.Struct("<8xi")  # siginfo_t
+_PEEK = struct.Struct("<QIi")  # struct ptrace_peeksiginfo_args: off, flags, nr
 _AUDIT_ARCH_X86_64 = 0xC000003E
 #: Bytes of the largest register set; AMX tiles included.
 XSTATE_MAX = 1 << 14
@@ -245,9 +246,7 @@ def setsiginfo(tid: int, info: bytes) -> None:
 
 def waiting_siginfo(tid: int) -> list[bytes]:
     """siginfo_t of the signals that wait for this very stopped thread, at most 32."""
-    asked = ctypes.create_string_buffer(
-        struct.pack("<QIi", 0, 0, _SIGINFOS)
-    )  # struct ptrace_peeksiginfo_args
+    asked = ctypes.create_string_buffer(_PEEK.pack(0, 0, _SIGINFOS))
     buffer = bytearray(_SIGINFOS * _SIGINFO_SIZE)
     found = pass_on(tid, _PEEKSIGINFO, ctypes.addressof(asked), buffer)
     return [bytes(buffer[at : at + _SIGINFO_SIZE]) for at in range(0, found * _SIGINFO_SIZE, _SIGINFO_SIZE)]
@@ -320,6 +319,13 @@ def pass_set(tid: int, request: int, kind: int, buffer: bytearray) -> None:
 def event_at(tid: int) -> int:
     """The EVENT_* that a thread is stopped at; 0 or less at a stop of another kind."""
     return int(_SI_CODE.unpack_from(getsiginfo(tid))[0] >> 8)
+
+
+def signal_at(tid: int) -> int:
+    """The signal that a thread is about to be given; 0 at a stop of another kind."""
+    info = getsiginfo(tid)
+    sig, (code,) = info[0], _SI_CODE.unpack_from(info)
+    return 0 if code >> 8 > 0 or (sig == signal.SIGTRAP and code == SYSCALL_STOP) else sig
 
 
 def syscall_op(tid: int) -> int:

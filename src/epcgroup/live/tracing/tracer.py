@@ -49,7 +49,7 @@ _POLL = 0.05  # s; how late the close of an enclave file may be noticed
 _BLOCKED_PAUSE = 0.0005
 _TURN = 64  # slices; 4 MiB of ADD_PAGES, some 30 ms
 _SYS_SIGACTION = 13
-_SIG_IGN_ACTION = (1).to_bytes(8, "little") + bytes(24)  # struct sigaction of the kernel
+_SIGACTION_SIZE = 32  # struct sigaction of the kernel; the handler comes first
 _SCRATCH = 64  # bytes of the last page of our part of the vDSO, by thread
 
 
@@ -374,7 +374,11 @@ class Tracer:
 
     def ignore_again(self, task: Task, sig: int) -> None:
         """The kernel forced ``sig`` and thereby forgot that the program ignores it."""
-        action = self.scratch(task, _SIG_IGN_ACTION)
+        self.set_action(task, sig, signal.SIG_IGN)
+
+    def set_action(self, task: Task, sig: int, handler: signal.Handlers) -> None:
+        """Set the disposition of ``sig`` to SIG_DFL or SIG_IGN."""
+        action = self.scratch(task, handler.to_bytes(8, "little").ljust(_SIGACTION_SIZE, b"\0"))
         with contextlib.suppress(OSError):
             self.inject(task, _SYS_SIGACTION, sig, action, 0, 8)
 
