@@ -5,6 +5,7 @@
 #     epcgroup serve --epc 64M &
 #     epcgroup exec --ignore-rlimits -- examples/containers/limited.sh 16777216 ./my-sgx-program ARG ...
 set -eu
+[ $# -ge 2 ] || { echo "usage: limited.sh BYTES PROGRAM [ARG ...]" >&2; exit 2; }
 limit=$1 program=$2
 shift 2
 bundle=$(mktemp -d)
