@@ -92,6 +92,26 @@ class ChildFirst(Reports):
         return self._wait()
 
 
+class ParentLast(Reports):
+    """The child has stopped, and waits to be known, before its parent's report is seen."""
+
+    late: Stop = None
+
+    def next(self) -> Stop:
+        if self.late is not None:
+            stop, self.late = self.late, None
+            if not self._seen:
+                killed(stop[0])
+            return stop
+        return super().next()
+
+    def birth(self, stop: tuple[int, int]) -> Stop:
+        child, self.late = ptrace.geteventmsg(stop[0]), stop
+        while (first := self._wait()) is None or first[0] != child:
+            pass
+        return first
+
+
 class ExecOfThread(Reports):
     """The one that is killed has become another program, not in its first thread."""
 
@@ -135,6 +155,22 @@ def test_a_parent_goes_on_though_its_child_was_killed_before_it_reported_it(
 ) -> None:
     program = "import os\nos.wait() if os.fork() else 0\nos.write(1, b'on')"
     assert run(program, ChildFirst(monkeypatch), tmp_path) == "on"
+
+
+@SEEN
+def test_a_parent_goes_on_or_ends_though_its_child_is_killed_while_that_is_prepared(
+    seen: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It was ended for our internal error; or, killed itself, it stayed at its last stop for ever."""
+
+    def first_stop(_tracer: object, task: Task) -> None:
+        monkeypatch.undo()  # once
+        killed(task.tid)
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+
+    monkeypatch.setattr(programs, "first_stop", first_stop)
+    program = "import os\nos.wait() if os.fork() else 0\nos.write(1, b'on')"
+    assert run(program, ParentLast(monkeypatch, seen=seen), tmp_path) == ("on" if seen else "")
 
 
 @SEEN

@@ -129,10 +129,12 @@ class Lifecycle:
             waits.has_child(self._tracer, parent.pid)
         if tid in self.early:
             self.early.discard(tid)
-            self.first_stop(task)
+            with self._tracer.guarded(tid):  # it may be killed meanwhile, which is not its parent's fault
+                self.first_stop(task)
 
     def first_stop(self, task: Task) -> None:
         """A new task has run nothing yet: serve what its mm inherited."""
+        task.phase = Phase.STOPPED
         if not task.watched:
             ptrace.setoptions(task.tid, ptrace.OPTIONS)  # its parent may have had fewer, see `attach`
             fastpath.first_stop(self._tracer, task)

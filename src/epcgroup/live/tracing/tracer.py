@@ -141,7 +141,7 @@ class Tracer:
                 again[tid] = status  # a stop that we left unanswered is void: killed, or exec took its place
                 continue
             answered.add(tid)
-            with self._guarded(tid):
+            with self.guarded(tid):
                 self._answer(tid, status)
         self.injector.events.extendleft(reversed(again.items()))
         self._deliver_kicks()
@@ -153,8 +153,8 @@ class Tracer:
         return ptrace.wait_any()
 
     @contextlib.contextmanager
-    def _guarded(self, tid: int) -> Iterator[None]:
-        """An error here is one program's end at most, and never a hang."""
+    def guarded(self, tid: int) -> Iterator[None]:
+        """An error here is the end of ``tid``'s program at most, and never a hang."""
         try:
             yield
         except ProcessLookupError:
@@ -219,7 +219,7 @@ class Tracer:
         if task.tid not in self.tasks:
             job.close()  # killed meanwhile
             return None
-        with self._guarded(task.tid):
+        with self.guarded(task.tid):
             return next(job, None)
         return None
 
@@ -284,12 +284,14 @@ class Tracer:
         elif event == ptrace.EVENT_EXEC:
             self.life.execed(task)
         elif event == ptrace.EVENT_EXIT:
-            self.life.going(task)
-            threads.abandon(self.world, task)
-            lives.end(self, task)
-            if task.tracee is not None:
-                lives.dying(task.tracee, ptrace.geteventmsg(tid))
-            self.resume(task)
+            try:
+                self.life.going(task)
+                threads.abandon(self.world, task)
+                lives.end(self, task)
+            finally:  # whatever failed: killed it is already, and here it would stay for ever
+                if task.tracee is not None:
+                    lives.dying(task.tracee, ptrace.geteventmsg(tid))
+                self.resume(task)
         elif event == ptrace.EVENT_VFORK_DONE:
             if task.tracee is not None:
                 lives.event(task.tracee, event, task.tracee.vforked)
