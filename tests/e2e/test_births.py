@@ -18,13 +18,15 @@ from tests.e2e.machine import NEEDS
 
 from epcgroup.live import Supervisor
 from epcgroup.live.fastpath import programs
-from epcgroup.live.tracing import procfs, ptrace
+from epcgroup.live.tracing import answers, procfs, ptrace
 from epcgroup.live.tracing.task import Task
+from epcgroup.live.tracing.tracer import Tracer
 
 pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(240)]
 
 Stop = tuple[int, int] | None
 FORK = "os.fork()"
+SYS_PTRACE, PTRACE_TRACEME = 101, 0
 #: The child's parent is then the parent of who makes it, as `runc` does it.
 CLONE_PARENT = "ctypes.CDLL(None).syscall(56, 0x8000 | 17, 0, 0, 0, 0)"
 THREAD = "_thread.start_new_thread(time.sleep, (9,)) and 0"
@@ -212,3 +214,40 @@ def test_the_same_of_a_program_that_is_not_killed_is_one(monkeypatch: pytest.Mon
         pid = machine.spawn(["true"])
         assert machine.run()[pid] == signal.SIGKILL
     assert "of our own making" in log.getvalue()
+
+
+#: Each child asks to be traced and ends; then there is nobody to wait for.
+TRACED = """
+import ctypes, os
+for _ in range(2):
+    if os.fork() == 0:
+        ctypes.CDLL(None).ptrace(0, 0, 0, 0)
+        os._exit(0)
+    os.wait()
+try:
+    os.waitpid(-1, os.WNOHANG)
+except ChildProcessError:
+    os.write(1, b"nobody is left")
+"""
+
+
+def test_a_child_killed_while_it_asks_to_be_traced_is_not_waited_for_for_ever(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its parent is a debugger already, whose waits are ours."""
+    emulate, asked = answers.emulate, []
+
+    def emulate_or_kill(tracer: Tracer, task: Task, regs: ptrace.UserRegs, result: int) -> None:
+        if (regs.orig_rax, regs.rdi) == (SYS_PTRACE, PTRACE_TRACEME):
+            asked.append(task.tid)
+            if len(asked) == 2:
+                os.kill(task.pid, signal.SIGKILL)
+                raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+        emulate(tracer, task, regs, result)
+
+    monkeypatch.setattr(answers, "emulate", emulate_or_kill)
+    with (tmp_path / "output").open("w+") as output, Supervisor(16) as machine:
+        machine.spawn([sys.executable, "-S", "-E", "-c", TRACED], stdout=output.fileno())
+        machine.run()
+        output.seek(0)
+        assert (len(asked), output.read()) == (2, "nobody is left")

@@ -53,9 +53,8 @@ def traceme(tracer: Tracer, task: Task, regs: UserRegs) -> None:
     thread = next((t for t in _threads(parent.pid) if task.pid in procfs.children(parent.pid, t)), parent.pid)
     tracee = state.Tracee(task, debugger, thread, seized=False, options=0)
     tracee.child = True
-    debugger.tracees[task.tid] = tracee
-    answers.emulate(tracer, task, regs, 0)
-    task.tracee = tracee
+    answers.emulate(tracer, task, regs, 0)  # not if it is killed just then: its parent would wait for ever
+    task.tracee = debugger.tracees[task.tid] = tracee
     _begin_waits_anew(tracer, parent.pid)  # and equip it, if that is still to be done
 
 
