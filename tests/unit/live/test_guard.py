@@ -85,10 +85,11 @@ def test_a_process_that_does_not_listen_is_replaced_and_told_everything(
     guard: Guard, pipe: tuple[int, int], how: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed or stopped: the next thing to guard finds that out, and what was said before holds."""
-    monkeypatch.setattr("epcgroup.live.tracing.guard._PATIENCE", 0.2)
     reading, writing = pipe
     before = survivors()
-    guard.hold(writing)
+    with monkeypatch.context() as impatient:  # with this one; the next has all the time that it needs
+        impatient.setattr("epcgroup.live.tracing.guard._PATIENCE", 0.2)
+        guard.hold(writing)
     eventually(lambda: survivors() > before)
     (first,) = survivors() - before
     os.kill(first, how)
