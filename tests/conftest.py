@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from tests import beforehand
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -54,6 +55,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return ranks[0] if ranks else len(ORDER)
 
     items.sort(key=rank)
+
+
+_beforehand: list[int] = []
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What takes long to make is begun now, unless the tests are only listed."""
+    paths = {
+        item.path.relative_to(ROOT).as_posix() for item in session.items if item.path.is_relative_to(ROOT)
+    }
+    if not session.config.option.collectonly and (pipe := beforehand.begin(paths)) is not None:
+        _beforehand.append(pipe)
+
+
+def pytest_unconfigure() -> None:
+    """Whatever is still being made is wanted by nobody any more."""
+    while _beforehand:
+        os.close(_beforehand.pop())
 
 
 @pytest.fixture(scope="session", autouse=True)

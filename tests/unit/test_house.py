@@ -17,6 +17,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+from tests.beforehand import alone
 
 from epcgroup.cli import main
 
@@ -88,7 +89,8 @@ def pins(lock: Path) -> dict[str, str]:
     ],
 )
 def test_the_checks_of_make_check_pass(command: tuple[str, ...]) -> None:
-    done = run(*command)
+    with alone(command[0]):
+        done = run(*command)
     assert done.returncode == 0, done.stdout
 
 
