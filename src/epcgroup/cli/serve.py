@@ -126,10 +126,12 @@ def run(args: argparse.Namespace) -> int:
             if isinstance(error, ModuleNotFoundError)
             else f"{error}; on Debian: apt-get install fuse3"
         ) from error
+    from epcgroup.serve.mountpoint import real
+    from epcgroup.serve.places import Places
     from epcgroup.serve.server import Options, Server
 
-    at = served.places_of(args)
-    mount = args.mount.absolute() if args.mount else at.mount
+    at = Places(served.places_of(args).directory.resolve())
+    mount = real(args.mount) if args.mount else at.mount
     log = logs.Log(args)
     server = Server(
         Options(

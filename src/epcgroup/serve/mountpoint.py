@@ -17,6 +17,12 @@ def _is_cgroups(path: Path) -> bool:
     return path.is_relative_to(_CGROUPS) or (path / "cgroup.controllers").exists()
 
 
+def real(path: Path) -> Path:
+    """Where a path really is, as mount tables have it. A mount is not asked: it may be dead or stuck."""
+    near = path.absolute().parent.resolve() / path.name
+    return near if any(mount.point == str(near) for mount in mounts.mounts()) else near.resolve()
+
+
 class MountPoint:
     """An empty directory at ``path``, or one of the kernel's cgroups; freed of a mount whose server is gone.
 

@@ -122,6 +122,15 @@ class Server:
         self._options = options
         self._lock_fd = places_.take(options.places)
         self._point = MountPoint(options.mount, ours=options.mount == options.places.mount)
+        try:
+            self._make()
+        except BaseException:
+            self._point.remove()
+            raise
+
+    def _make(self) -> None:
+        """All that there is before anything is served."""
+        options = self._options
         policy = policy_with(options.policy, options.resources, extensions=options.extensions)
         self._machine = Supervisor(
             options.epc_pages, policy, options.seed, resources=options.resources, log=options.log,
@@ -366,7 +375,7 @@ class Server:
             state.load(self.tree, json.loads(file.read_text()))
             state.dump(self.tree)  # so that the first change saves one cgroup and not all
         except (OSError, ValueError) as error:
-            raise BadInput(f"{file}: {error}; remove it to begin with an empty tree") from error
+            raise BadInput(f"{file}: {words_of(error)}; remove it to begin with an empty tree") from error
         finally:
             gc.enable()
 

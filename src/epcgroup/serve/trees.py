@@ -30,7 +30,12 @@ def make(world: World, mirror: Path | None, *, auto_delegate: bool) -> CgroupTre
         top.mkdir(exist_ok=True)
     except OSError as error:
         raise BadInput(f"--mirror {top}: {error.strerror}; name a directory of a cgroup2") from error
-    real = RealCgroups(top, _name(top))
+    try:
+        real = RealCgroups(top, _name(top))
+    except BadInput:
+        if made:
+            top.rmdir()
+        raise
     if made:
         real.mark("/")
     return MirroredTree(groups, processes, real, auto_delegate=auto_delegate, owner=owner)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from epcgroup.errors import BadInput
-from epcgroup.serve.mountpoint import MountPoint
+from epcgroup.host import mounts
+from epcgroup.serve.mountpoint import MountPoint, real
 
 
 def test_directories_that_were_made_are_taken_away(tmp_path: Path) -> None:
@@ -48,3 +49,14 @@ def test_a_place_where_no_directory_can_be_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(BadInput, match="file/b: Not a directory; name another --mount"):
         MountPoint(tmp_path / "file" / "b", ours=False)
+
+
+def test_a_place_is_known_by_its_true_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "true").mkdir()
+    (tmp_path / "link").symlink_to("true")
+    (tmp_path / "true" / "end").symlink_to("..")
+    assert real(tmp_path / "link" / "new") == tmp_path / "true" / "new"
+    assert real(tmp_path / "link" / "end") == tmp_path
+    there = mounts.Mount(str(tmp_path / "true" / "end"), mounts.TYPE)
+    monkeypatch.setattr(mounts, "mounts", lambda: [there])
+    assert real(tmp_path / "link" / "end") == tmp_path / "true" / "end", "a mount is not looked into"
