@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -105,18 +106,45 @@ def test_what_the_command_sends_to_its_whole_group_is_not_sent_back() -> None:
         assert process.communicate(timeout=60)[0] == "2 interrupts\n"
 
 
-def test_what_somebody_sends_to_the_whole_group_reaches_the_command_once() -> None:
-    """The group's copy is not passed on; one that is for us alone is, from the same sender."""
-    script = COUNTER + "echo ready; while :; do sleep 0.02; done"
-    with started(command("bash", "-c", script, epc=64, options=("--report", "none"))) as process:
+@pytest.mark.parametrize("way", ["handler", "sigwait", "signalfd"])
+def test_a_signal_reaches_the_command_once_however_it_takes_it_and_to_whomever_it_was_sent(way: str) -> None:
+    """Who takes signals by a call does not stop for us before it; nor does the kernel say to whom it went."""
+    words = command("signals", way, epc=64, options=("--report", "none"))
+    with started(words, stdin=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        for send in (os.killpg, os.kill, os.killpg):
-            send(process.pid, signal.SIGINT)
-            assert process.stdout.readline() == "counted\n"
-            time.sleep(0.3)  # for one too many to come
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.stdout.readline() == f"1 {signal.SIGINT:d}\n"
+        wait_until_taken(process.pid)
+        os.kill(process.pid, signal.SIGINT)  # from the same sender, and for us alone
+        assert process.stdout.readline() == f"2 {signal.SIGINT:d}\n"
         os.kill(process.pid, signal.SIGTERM)
-        assert process.communicate(timeout=60)[0] == "3 interrupts\n"
+        os.killpg(process.pid, signal.SIGTERM)  # as timeout(1): it means one
+        assert process.stdout.readline() == f"3 {signal.SIGTERM:d}\n"
+        for pid in of_session(process.pid):  # as a service manager that ends all processes of a cgroup
+            os.kill(pid, signal.SIGHUP)
+        assert process.stdout.readline() == f"4 {signal.SIGHUP:d}\n"
+        time.sleep(0.3)  # for one too many to come
+        assert process.communicate(timeout=60)[0] == ""
+
+
+def wait_until_taken(pid: int) -> None:
+    """Until no signal waits for the process."""
+    status = Path(f"/proc/{pid}/status")
+    eventually(lambda: re.findall(r"(?:Sig|Shd)Pnd:\t(\w+)", status.read_text()) == ["0" * 16] * 2)
+
+
+def of_session(leader: int) -> list[int]:
+    """Its processes, the oldest first."""
+    everybody = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal())
+    return sorted(pid for pid in everybody if session_of(pid) == leader)
+
+
+def session_of(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return 0
 
 
 def test_timeout_in_front_of_us_ends_the_command_once() -> None:
