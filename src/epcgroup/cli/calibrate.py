@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import platform
 import re
 import sys
@@ -10,12 +11,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from epcgroup.cli.interrupts import Interrupted, Interrupts
 from epcgroup.cli.progress import Progress
 from epcgroup.errors import BadInput, MissingCapability
 from epcgroup.units import PAGE_SIZE, format_size, pages, parse_size
 
 if TYPE_CHECKING:
     from epcgroup.sim.calibrate import Timed
+    from epcgroup.sim.costs import Profile
 
 _LEAST = 512  # pages of EPC
 
@@ -56,27 +59,29 @@ def run(args: argparse.Namespace) -> int:
     sizes = calibrate.heaps(epc, pages(parse_size(args.most, "--most")))
     place = AtOnce(args.profile)  # before the work, so that a bad place is known at once
     try:
-        rounds, interrupted = _measure(sizes, args.rounds)
-        if not rounds:
-            print("interrupted before the first round was whole; nothing was written", file=sys.stderr)
-            return 130
-        found = calibrate.figures(rounds, epc, base.ns("track"))
-        when = time.strftime("%Y-%m-%d")
-        how = f"epcgroup calibrate, {when}, {len(rounds)} rounds, Linux {platform.release()}"
-        title, clock_ghz = _processor()
-        if args.emulated:
-            how, title = f"{how}, EMULATED", f"{title} (emulated SGX)"
-        sgx2 = args.emulated or _has_sgx2()
-        machine = calibrate.Machine(args.profile.stem, title, epc, clock_ghz, sgx2)
-        made = calibrate.profile(machine, base, found, how)
-        place.file.write(calibrate.to_toml(made).encode())
-        place.appear()
+        with Interrupts() as interrupts:
+            rounds = _measure(sizes, args.rounds, interrupts)
+            if not rounds:
+                print("interrupted before the first round was whole; nothing was written", file=sys.stderr)
+                return interrupts.status
+            found = calibrate.figures(rounds, epc, base.ns("track"))
+            when = time.strftime("%Y-%m-%d")
+            how = f"epcgroup calibrate, {when}, {len(rounds)} rounds, Linux {platform.release()}"
+            title, clock_ghz = _processor()
+            if args.emulated:
+                how, title = f"{how}, EMULATED", f"{title} (emulated SGX)"
+            sgx2 = args.emulated or _has_sgx2()
+            machine = calibrate.Machine(args.profile.stem, title, epc, clock_ghz, sgx2)
+            made = calibrate.profile(machine, base, found, how)
+            place.file.write(calibrate.to_toml(made).encode())
+            place.appear()
+            words = _words(costs.load(str(args.profile)), args.profile)
     except OSError as error:
         raise BadInput(f"{args.profile}: cannot be written: {error.strerror}") from None
     finally:
         place.close()
-    _show(costs.load(str(args.profile)), args.profile)
-    return 130 if interrupted else 0
+    sys.stdout.write(words)
+    return interrupts.status
 
 
 def _epc(given: str | None, *, emulated: bool) -> int:
@@ -138,33 +143,29 @@ def _processor() -> tuple[str, float]:
     return name[1] if name else platform.machine(), round(float(clock[1]) / 1000, 3) if clock else 0.0
 
 
-def _measure(heaps: list[int], count: int) -> tuple[list[list[Timed]], bool]:
-    """The whole rounds, and whether Ctrl-C ended them."""
+def _measure(heaps: list[int], count: int, interrupts: Interrupts) -> list[list[Timed]]:
+    """The whole rounds: those before an interrupt."""
     from epcgroup.stress.timing import time_enclaves
 
     rounds: list[list[Timed]] = []
     now: list[Timed] = []
     total = sum(heaps) * count
     done = 0
-    try:
-        with Progress("pages") as progress:
-            for number, timing in time_enclaves(heaps, count):
-                now.append((timing.pages, timing.build_s, timing.passes_ns))
-                done += heaps[number]
-                progress.update(done / total, done)
-                if len(now) == len(heaps):
-                    rounds.append(now)
-                    now = []
-    except KeyboardInterrupt:
-        return rounds, True
-    return rounds, False
+    with contextlib.suppress(Interrupted), Progress("pages") as progress:
+        for number, timing in time_enclaves(heaps, count):
+            now.append((timing.pages, timing.build_s, timing.passes_ns))
+            done += heaps[number]
+            progress.update(done / total, done)
+            if len(now) == len(heaps):
+                rounds.append(now)
+                now = []
+        interrupts.keep()
+    return rounds
 
 
-def _show(made: object, path: Path) -> None:
-    from epcgroup.sim.costs import Profile
-
-    assert isinstance(made, Profile)
-    print(f"{path}: {made.title}, EPC {format_size(made.epc_pages * PAGE_SIZE)}")
+def _words(made: Profile, path: Path) -> str:
+    lines = [f"{path}: {made.title}, EPC {format_size(made.epc_pages * PAGE_SIZE)}"]
     for name, one in made.cost.items():
         measured = f"{one.ns:12,.0f} ns  ({one.low:,.0f} to {one.high:,.0f})" if one.mark == "C" else ""
-        print(f"  {name:15} {measured or 'not measured'}")
+        lines.append(f"  {name:15} {measured or 'not measured'}")
+    return "\n".join(lines) + "\n"

@@ -7,7 +7,7 @@ must come at once, and `stress` must not load the emulator.
 
 Exit status: 0 done; 1 the run failed (a limit refused, a page was wrong); 2 it
 could not begin (bad input, something missing here); 70 a bug of ours; 130
-interrupted. EPCGROUP_TRACEBACK=1 shows where an error came from.
+interrupted (128 and the number of the signal). EPCGROUP_TRACEBACK=1 shows where an error came from.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from collections.abc import Sequence
 
 from epcgroup import __version__
 from epcgroup.cli import examples
+from epcgroup.cli.interrupts import Interrupted
 from epcgroup.errors import BadInput, EpcgroupError, InternalError, MissingCapability, words_of
 
 COMMANDS = {
@@ -70,6 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
     except EpcgroupError as error:
         return _failed(error)
+    except Interrupted as interrupted:
+        return 128 + interrupted.number
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # whoever read us has gone, as `| head` does

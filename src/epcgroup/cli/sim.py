@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from epcgroup.cli.interrupts import Interrupts
 from epcgroup.cli.progress import Progress
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from epcgroup.sim.result import Result
     from epcgroup.sim.scenario import Scenario
+    from epcgroup.sim.virtual import Simulation
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -60,34 +66,50 @@ def run(args: argparse.Namespace) -> int:
 
         pictures.check(args.plot)
     scenario = read(args.scenario)  # its faults come before the wait for the compiler
-    result = _simulated(scenario, args.output)
-    if args.json:
-        print(json.dumps({**result.summary, "tenants": result.tenants.to_dicts()}, indent=2))
-    else:
-        from epcgroup.observe.report import write
-        from epcgroup.sim.report import render
+    words = ""
+    try:
+        with Interrupts() as interrupts:
+            for result in _simulated(scenario, args.output, interrupts):
+                words = _words(result, as_json=args.json)
+            if args.plot is not None:
+                from epcgroup.sim.plot import plot
 
-        write(render(result), sys.stdout)
-    if args.plot is not None:
-        from epcgroup.sim.plot import plot
-
-        plot(result, args.plot)
-    return 130 if result.summary["interrupted"] else 0
+                plot(result, args.plot)
+    finally:  # also where it could not be written
+        sys.stdout.write(words)
+    return interrupts.status
 
 
-def _simulated(scenario: Scenario, output: Path | None) -> Result:
-    """Run it; with ``output``, others may follow it there, and the result is written there."""
+def _words(result: Result, *, as_json: bool) -> str:
+    if as_json:
+        return json.dumps({**result.summary, "tenants": result.tenants.to_dicts()}, indent=2) + "\n"
+    from epcgroup.observe.report import text_for
+    from epcgroup.sim.report import render
+
+    return text_for(render(result), sys.stdout)
+
+
+def _simulated(scenario: Scenario, output: Path | None, interrupts: Interrupts) -> Iterator[Result]:
+    """Run it; gives its result, which is then written to ``output``, where others may have followed it."""
+    from epcgroup.serve.sources.running import published
     from epcgroup.sim.virtual import run as simulate
 
-    with Progress() as progress:
-        if output is None:
-            return simulate(scenario, progress.update)
-        from epcgroup.serve.sources.running import published
+    def look(simulation: Simulation) -> None:
+        interrupts.ask()
+        if watch is not None:
+            watch(simulation)
 
-        with published(output, lambda words: print(f"epcgroup: {words}", file=sys.stderr)) as watch:
-            result = simulate(scenario, progress.update, watch)
+    with contextlib.ExitStack() as stack:
+        watch = None
+        if output is not None:
+            say = functools.partial(print, "epcgroup:", file=sys.stderr)
+            watch = stack.enter_context(published(output, say))
+        with Progress() as progress:
+            result = simulate(scenario, progress.update, look)
+        interrupts.keep()
+        yield result
+        if output is not None:
             result.write(output)
-        return result
 
 
 def _profiles() -> int:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from epcgroup.cli.interrupts import Interrupted, Interrupts
 from epcgroup.cli.progress import Progress
 from epcgroup.errors import BadInput
 
@@ -54,14 +55,25 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.verb == "cut" and not 0 <= args.first < args.last:
         raise BadInput(f"--first {args.first}, --last {args.last}: want 0 <= first < last")
-    try:
-        with Progress() as progress:
-            count = _make(args, progress.update)
-    except KeyboardInterrupt:
-        print(f"interrupted; {args.target} is as it was before", file=sys.stderr)
-        return 130
+    before = _identity(args.target)
+    with Interrupts() as interrupts:
+        try:
+            with Progress() as progress:
+                count = _make(args, progress.update)
+        except Interrupted:
+            now = "as it was before" if _identity(args.target) == before else "written all the same"
+            print(f"interrupted; {args.target} is {now}", file=sys.stderr)
+            return interrupts.status
     print(f"{args.target}: {count:,} accesses, {args.target.stat().st_size:,} bytes")
     return 0
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return state.st_ino, state.st_mtime_ns
 
 
 def _make(args: argparse.Namespace, progress: Callable[[float, int], None]) -> int:

@@ -49,7 +49,12 @@ def to_text(snapshot: Snapshot) -> str:
 
 
 def write(what: RenderableType, file: TextIO) -> None:
-    """Print tables: fitted and coloured on a terminal; else as wide as they are, nothing cut off."""
+    """Print tables as `text_for` has them."""
+    file.write(text_for(what, file))
+
+
+def text_for(what: RenderableType, file: TextIO) -> str:
+    """Tables as text: fitted and coloured if it is a terminal; else as wide as they are, nothing cut off."""
     from rich.console import Console
     from rich.measure import Measurement
 
@@ -58,11 +63,12 @@ def write(what: RenderableType, file: TextIO) -> None:
         # On a narrow one rich would leave whole columns empty; lines that wrap can still be read.
         least = Measurement.get(console, console.options.update(max_width=_PLAIN_WIDTH), what).minimum
         console.width = max(console.width, min(least, _WRAPPED))
-        console.print(what)
-        return
+        with console.capture() as captured:
+            console.print(what)
+        return captured.get()
     text = io.StringIO()
     Console(file=text, width=_PLAIN_WIDTH, highlight=False, color_system=None).print(what)
-    file.write("\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n")
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
 
 
 def group_table(snapshot: Snapshot, *, title: str | None = None) -> Table:
