@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import signal
 import subprocess
@@ -12,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from epcgroup.atonce import AtOnce
 from epcgroup.cli.main import main
-from epcgroup.errors import Refused
+from epcgroup.errors import BadInput, Refused
 from epcgroup.observe import Snapshot
 from epcgroup.serve.sources import running
 from epcgroup.serve.sources.running import RunningSource, published
@@ -130,7 +132,11 @@ def test_every_view_follows_a_simulation_of_another_process(
     assert refused.returncode == 1
     assert "another simulation writes its result" in refused.stderr
 
-    endless.send_signal(signal.SIGINT)
+    end = time.monotonic() + 60
+    while not (folder / "summary.json").exists():  # an impatient user takes nothing away
+        assert time.monotonic() < end
+        endless.send_signal(signal.SIGINT)
+        time.sleep(0.002)
     assert endless.wait(60) == 130
     assert Result.read(folder).summary["interrupted"]
     assert not (folder / "running").exists()
@@ -156,6 +162,32 @@ def test_a_killed_simulation_is_not_taken_for_a_running_one_and_its_samples_are_
     assert main(["sim", str(scenario), "-o", str(folder)]) == 0
     assert not (folder / "running").exists()
     assert main(["top", "--once", "--sim", str(folder)]) == 0
+
+
+def test_a_result_that_replaces_another_is_seen_whole_or_not_at_all(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its three files change places in turn; what is seen is of one run, also where the disk is full."""
+    results = [run(SHORT), run(SHORT.replace("20_000", "20"))]
+    results[0].write(folder)
+    appear, seen = AtOnce.appear, list[str]()
+
+    def look(place: AtOnce) -> None:
+        with pytest.raises(BadInput, match=r"summary\.json is missing"):
+            Result.read(folder)
+        seen.append(str(place))
+        if len(seen) == 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        appear(place)
+
+    monkeypatch.setattr(AtOnce, "appear", look)
+    results[1].write(folder)
+    assert Result.read(folder).summary == results[1].summary
+    with pytest.raises(BadInput, match="No space left"):
+        results[0].write(folder)
+    with pytest.raises(BadInput, match=r"summary\.json is missing"):
+        Result.read(folder)
+    assert {path.name for path in folder.iterdir()} == {"groups.parquet", "tenants.parquet"}
 
 
 def test_a_folder_that_cannot_be_made_is_told_before_anything_is_simulated(

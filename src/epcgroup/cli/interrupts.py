@@ -1,9 +1,10 @@
 """An interrupt ends the work of a command, and never takes its result.
 
 Python raises KeyboardInterrupt wherever it is: a second Ctrl-C, or one that comes when the work has
-just been done, would take what somebody has waited for. So here only the first is raised, and only while
-there is work: what comes later is remembered for the exit status. Print outside of the block, whole
-words at once: a reader that does not read (`| less`) must not make us deaf.
+just been done, would take what somebody has waited for. So only one is raised, while there is work;
+from then on they are ignored, by the kernel: polars looks for SIGINT by a handler of its own, and gives up
+what it does. Print outside of the block, whole words at once: a reader that does not read (`| less`)
+must not make us deaf.
 """
 
 from __future__ import annotations
@@ -52,11 +53,13 @@ class Interrupts:
             raise Interrupted(self._number)
 
     def keep(self) -> None:
-        """There is a result: nothing is raised any more."""
-        self._at_once = False
+        """There is a result, and what is made of it takes a moment: nothing ends that."""
+        for number in NUMBERS:
+            signal.signal(number, signal.SIG_IGN)
 
     def _handle(self, number: int, _frame: object) -> None:
-        if self._number:
+        self.keep()
+        if self._number:  # two at once
             return
         self._number = number
         if self._at_once:

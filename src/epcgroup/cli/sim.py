@@ -59,16 +59,16 @@ def run(args: argparse.Namespace) -> int:
     if args.scenario is None:
         print("epcgroup sim: name a scenario file (or --schema, --profiles)", file=sys.stderr)
         return 2
-    from epcgroup.sim.scenario import read
-
-    if args.plot is not None:
-        from epcgroup import pictures
-
-        pictures.check(args.plot)
-    scenario = read(args.scenario)  # its faults come before the wait for the compiler
     words = ""
     try:
         with Interrupts() as interrupts:
+            from epcgroup.sim.scenario import read
+
+            if args.plot is not None:
+                from epcgroup import pictures
+
+                pictures.check(args.plot)
+            scenario = read(args.scenario)  # its faults come before the wait for the compiler
             for result in _simulated(scenario, args.output, interrupts):
                 words = _words(result, as_json=args.json)
             if args.plot is not None:

@@ -132,7 +132,10 @@ class Simulation:
         except KeyboardInterrupt:
             interrupted = True
         self._recorder.sample(self.now, self.running.values())
-        return self._recorder.result(self.scenario, self.running, self.now, interrupted)
+        try:
+            return self._recorder.result(self.scenario, self.running, self.now, interrupted)
+        except KeyboardInterrupt:  # when all is done: nothing of it is lost
+            return self._recorder.result(self.scenario, self.running, self.now, interrupted)
 
     def moment(self) -> pl.DataFrame:
         """Every cgroup as it is now, as `Result.groups` has it."""
