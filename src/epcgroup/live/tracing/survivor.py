@@ -10,7 +10,7 @@
   until our pidfd says that all of that is over: the thread waits, and dies waiting.
 
 It reads lines from its standard input, a socket whose end is the supervisor's end: ``keep
-PID START SITE…``, ``drop PID``, ``hold FD`` with a descriptor, ``free FD``, ``end``. It
+PID START SITE…``, ``drop PID``, ``hold FD`` with a descriptor, ``free FD``. It
 imports nothing of ours: a script as small and independent as can be.
 
 Rejected: a copy of the descriptor in the program (it sees and may close it); in the queue
@@ -82,8 +82,6 @@ def main() -> None:
             held[rest[0]] = came.pop(0)
         elif word == "free":
             os.close(held.pop(rest[0]))
-        elif word == "end":
-            held.clear()
     for pid, (start, *sites) in kept.items():
         with contextlib.suppress(OSError):
             if started(int(pid)) == start:
