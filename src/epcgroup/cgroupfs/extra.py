@@ -14,12 +14,11 @@ from typing import Protocol, TypeVar
 
 from epcgroup.errors import Refused
 from epcgroup.misc import SGX_EPC
-from epcgroup.misc.files import parse_u64
+from epcgroup.misc.files import parse_u64, words
 from epcgroup.misc.tree import Group
 
 G_contra = TypeVar("G_contra", bound=Group, contravariant=True)
 _SHIFTS = {b"K": 10, b"M": 20, b"G": 30, b"T": 40}
-_BLANK = b" \t\n\v\f\r\xa0"
 
 
 class Extra(Protocol[G_contra]):
@@ -50,10 +49,14 @@ def parse_amount(data: bytes) -> int:
 
     Raises Refused (EINVAL, ERANGE).
     """
-    text = data.split(b"\0", 1)[0].strip(_BLANK)
+    text = words(data)
     key, space, value = text.partition(b" ")
     if space and key != SGX_EPC.encode():
         raise Refused(f"{text!r}: write a size, like b'16M' or b'{SGX_EPC} 16777216'", errno.EINVAL)
-    value = value if space else text
-    shift = _SHIFTS.get(value[-1:].upper(), 0)
-    return parse_u64(value[:-1] if shift else value) << shift
+    return parse_bytes(value if space else text)
+
+
+def parse_bytes(text: bytes) -> int:
+    """A number as the kernel reads it and perhaps K, M, G or T. Raises Refused (EINVAL, ERANGE)."""
+    shift = _SHIFTS.get(text[-1:].upper(), 0)
+    return parse_u64(text[:-1] if shift else text) << shift

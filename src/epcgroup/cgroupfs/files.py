@@ -26,7 +26,6 @@ from epcgroup.units import PAGE_SIZE
 
 #: Files of a mirrored cgroup2 of which a write concerns us too.
 _SHARED = {"cgroup.procs", "cgroup.threads", "cgroup.subtree_control"}
-_BLANK = b" \t\n\v\f\r\xa0"
 _INT_MAX = 2**31 - 1
 
 
@@ -110,7 +109,7 @@ def write(tree: CgroupTree[G], cgroup: Cgroup[G], name: str, data: bytes, writer
     handler = _WRITERS.get(name)
     if handler is None:
         raise Refused(f"{name} is read-only", errno.EINVAL)
-    handler(tree, cgroup, data.split(b"\0", 1)[0].strip(_BLANK), writer)
+    handler(tree, cgroup, misc_files.words(data), writer)
     return len(data)
 
 

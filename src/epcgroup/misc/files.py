@@ -37,6 +37,11 @@ def read(tree: Tree[G], group: G, name: str) -> bytes:
     return "".join(lines).encode()
 
 
+def words(data: bytes) -> bytes:
+    """What a write says: up to a NUL, without white space around it."""
+    return data.split(b"\0", 1)[0].strip(_BLANK)
+
+
 def write(tree: Tree[G], group: G, name: str, data: bytes) -> int:
     """Write to a file; returns the number of bytes taken, which is all of them.
 
@@ -88,7 +93,7 @@ def parse_max(tree: Tree[G], data: bytes) -> tuple[int, int]:
     The order of the checks is the kernel's: the number is parsed before the
     resource's presence is asked for, so an absent resource may say ERANGE.
     """
-    key, space, value = data.split(b"\0", 1)[0].strip(_BLANK).partition(b" ")
+    key, space, value = words(data).partition(b" ")
     if not space:
         raise Refused(f"{data!r}: write a resource and a number, like b'sgx_epc 67108864'", errno.EINVAL)
     name = key.decode("latin-1")

@@ -20,8 +20,9 @@ import signal
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from epcgroup.cgroupfs.extra import parse_bytes
 from epcgroup.errors import Refused
-from epcgroup.misc.files import parse_u64
+from epcgroup.misc.files import words
 from epcgroup.units import PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from epcgroup.live.world import World
 
 PAGE_COST = PAGE_SIZE + 128  # bytes: backing and PCMD of one page (spec 3.7)
-_BLANK = b" \t\n\v\f\r\xa0"
 
 
 class BackingMemory:
@@ -117,12 +117,12 @@ class BackingMemory:
         """memory.max: bytes with K, M or G, rounded down to pages, or max. Raises Refused."""
         if name != "memory.max":
             raise Refused(f"{name} is read-only")
-        text = data.split(b"\0", 1)[0].strip(_BLANK)
+        text = words(data)
         with self._world.lock:
             if text == b"max":
                 self._limits.pop(group, None)
                 return
-            self._limits[group] = _bytes(text) // PAGE_SIZE * PAGE_SIZE
+            self._limits[group] = parse_bytes(text) // PAGE_SIZE * PAGE_SIZE
             if self.current(group) > self._limits[group]:
                 self._kill(group)
 
@@ -130,8 +130,3 @@ class BackingMemory:
 def _owner(enclave: Enclave) -> Group | None:
     """The group that pays: the one of the enclave's oldest version array, which stays as long as it does."""
     return enclave.va_pages[0].group if enclave.va_pages else None
-
-
-def _bytes(text: bytes) -> int:
-    shift = {b"K": 10, b"M": 20, b"G": 30, b"T": 40}.get(text[-1:].upper(), 0)
-    return parse_u64(text[:-1] if shift else text) << shift
