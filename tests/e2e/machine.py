@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from tests.programs.build import BuildError, build
@@ -24,6 +24,7 @@ from tests.programs.build import BuildError, build
 EPCGROUP = str(Path(sys.executable).parent / "epcgroup")
 NEEDS = ("x86-64", "gcc", "ptrace", "userfaultfd")
 PAGE = 4096
+T = TypeVar("T")
 
 
 @functools.cache
@@ -117,33 +118,35 @@ def run(
 ENCLU = ("fast", "trap")
 
 
-#: A program with all its cases, pages of EPC, what wraps it, the way into enclaves.
-Run = tuple[str, int, tuple[str, ...], str]
-
 # A program and its supervisor take turns: a second pair has the other processor.
 _runs = ThreadPoolExecutor(2)
 
 
 @functools.cache
-def _begun(program: str, epc: int, wrap: tuple[str, ...], enclu: str) -> Future[Ended]:
-    words = (*wrap, programs() / program)
-    return _runs.submit(run, *words, epc=epc, options=("--enclu", enclu), seconds=280)
+def once(function: Callable[..., T], *arguments: Any, **how: Any) -> Future[T]:
+    """Begin this call when its turn comes; all who ask for the same one share its result."""
+    return _runs.submit(function, *arguments, **how)
+
+
+def cases(program: str, epc: int, wrap: tuple[str, ...] = (), enclu: str = "fast") -> Future[Ended]:
+    """One run of all cases of a program, shared by the tests that look at one case each."""
+    return once(run, *wrap, programs() / program, epc=epc, options=("--enclu", enclu), seconds=280)
 
 
 def all_cases(program: str, epc: int, wrap: tuple[str, ...] = (), enclu: str = "fast") -> Ended:
-    """One run of all cases of a program, shared by the tests that look at one case each."""
-    return _begun(program, epc, wrap, enclu).result()
+    """How that run ended."""
+    return cases(program, epc, wrap, enclu).result()
 
 
 @contextmanager
-def ahead(request: pytest.FixtureRequest, runs: Mapping[str, Callable[..., Run]]) -> Iterator[None]:
-    """Begin what the tests of a module will ask `all_cases` for, two at a time and in their order.
+def ahead(request: pytest.FixtureRequest, runs: Mapping[str, Callable[..., Future[Any]]]) -> Iterator[None]:
+    """Begin the runs whose results the tests of a module will ask for, two at a time and in their order.
 
     ``runs``: by the name of the test, from its parameters.
     """
     mine = [item for item in request.session.items if item.path == request.path]
     wanted = [item for item in mine if isinstance(item, pytest.Function) and item.originalname in runs]
-    begun = [_begun(*runs[item.originalname](**item.callspec.params)) for item in wanted]
+    begun = [runs[item.originalname](**item.callspec.params) for item in wanted]
     yield
     for run_ in begun:
         run_.cancel()

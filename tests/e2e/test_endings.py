@@ -10,10 +10,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
-from tests.e2e.machine import NEEDS, command, programs, run, started
+from tests.e2e.machine import ENCLU, NEEDS, Ended, ahead, command, once, programs, run, started
 from tests.e2e.processes import cpu_ticks, programs_below, state_of, tree, wait_until_gone
 from tests.e2e.served import eventually
 
@@ -92,9 +93,24 @@ print("alive")
 # -- the status is the command's ----------------------------------------------
 
 
+def exits(status: int) -> Future[Ended]:
+    return once(run, "sh", "-c", f"exit {status}", epc=64)
+
+
+def dies(name: str, enclu: str) -> Future[Ended]:
+    return once(run, "load", "signal", int(signal.Signals[name]), epc=64, options=("--enclu", enclu))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _two_at_a_time(request: pytest.FixtureRequest) -> Iterator[None]:
+    runs = {"test_the_exit_status_passes_through": exits, "test_death_by_a_signal_passes_through": dies}
+    with ahead(request, runs):
+        yield
+
+
 @pytest.mark.parametrize("status", [0, 1, 3, 77, 126, 255])
 def test_the_exit_status_passes_through(status: int) -> None:
-    assert run("sh", "-c", f"exit {status}", epc=64).status == status
+    assert exits(status).result().status == status
 
 
 @both_ways
@@ -102,11 +118,10 @@ def test_the_exit_status_of_an_enclave_owner_passes_through() -> None:
     assert run("load", "exit", 42, epc=64).status == 42
 
 
-@both_ways
+@pytest.mark.parametrize("enclu", ENCLU)
 @pytest.mark.parametrize("name", ["SIGSEGV", "SIGILL", "SIGKILL", "SIGABRT", "SIGTERM", "SIGBUS", "SIGTRAP"])
-def test_death_by_a_signal_passes_through(name: str) -> None:
-    number = signal.Signals[name]
-    assert run("load", "signal", int(number), epc=64).status == -number
+def test_death_by_a_signal_passes_through(name: str, enclu: str) -> None:
+    assert dies(name, enclu).result().status == -signal.Signals[name]
 
 
 def test_a_command_that_is_not_there_is_said_so() -> None:

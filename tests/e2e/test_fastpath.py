@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.e2e.machine import ENCLU, NEEDS, PAGE, ahead, all_cases, expect_case, programs, run
+from tests.e2e.machine import ENCLU, NEEDS, PAGE, ahead, all_cases, cases, expect_case, programs, run
 
 pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(240)]
 
@@ -28,7 +28,7 @@ WAYS = ("vdso", "bare", "masked", "handler")
 
 @pytest.fixture(scope="module", autouse=True)
 def _two_at_a_time(request: pytest.FixtureRequest) -> Iterator[None]:
-    with ahead(request, {"test_case": lambda program, case, enclu: (program, EPC, (), enclu)}):  # noqa: ARG005
+    with ahead(request, {"test_case": lambda program, case, enclu: cases(program, EPC, (), enclu)}):  # noqa: ARG005
         yield
 
 

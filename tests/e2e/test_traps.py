@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
-from tests.e2e.machine import ENCLU, EPCGROUP, NEEDS, ahead, all_cases, expect_case, programs, run
+from tests.e2e.machine import ENCLU, EPCGROUP, NEEDS, ahead, all_cases, cases, expect_case, programs, run
 
 pytestmark = [pytest.mark.needs(*NEEDS), pytest.mark.timeout(300)]
 
@@ -142,10 +142,14 @@ STATE = "t3_state"
 @pytest.fixture(scope="module", autouse=True)
 def _two_at_a_time(request: pytest.FixtureRequest) -> Iterator[None]:
     runs = {
-        "test_case": lambda program, enclu, case: (program, EPC, (), enclu),  # noqa: ARG005
-        "test_a_static_binary_is_served_alike": lambda program, enclu: (program, EPC, (), enclu),
-        "test_signals_blocked_in_the_inherited_mask": lambda program, enclu: (program, EPC, BLOCKED, enclu),
-        "test_register_state_on_small_and_large_machines": lambda pages, enclu: (STATE, pages, (), enclu),
+        "test_case": lambda program, enclu, case: cases(program, EPC, (), enclu),  # noqa: ARG005
+        "test_a_static_binary_is_served_alike": lambda program, enclu: cases(program, EPC, (), enclu),
+        "test_signals_blocked_in_the_inherited_mask": lambda program, enclu: cases(
+            program, EPC, BLOCKED, enclu
+        ),
+        "test_register_state_on_small_and_large_machines": lambda pages, enclu: cases(
+            STATE, pages, (), enclu
+        ),
     }
     with ahead(request, runs):
         yield

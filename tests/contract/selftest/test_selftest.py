@@ -16,11 +16,15 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.contract.selftest.build import CannotBuild, selftest
+from tests.e2e.machine import ahead, once
 
 CASES = [
     "unclobbered_vdso",
@@ -57,38 +61,42 @@ def program() -> Path:
         pytest.fail(f"the kernel's SGX selftest cannot be built: {reason}", pytrace=False)
 
 
+@dataclass(frozen=True)
 class Machine:
-    """What runs the selftest: so many EPC pages, a policy, and a place for the report."""
+    """What runs the selftest: so many EPC pages, a policy, and further options of ``epcgroup run``."""
 
-    def __init__(self, pages: int, policy: str, scratch: Path, *extra: str) -> None:
-        self.pages, self.policy, self.report, self.extra = pages, policy, scratch / "report.json", extra
-
-    def options(self) -> list[str]:
-        """The options of ``epcgroup run``."""
-        size = ["--epc", f"{self.pages} pages", "--policy", self.policy, *self.extra]
-        return [*size, "--report", "json", "--report-file", str(self.report)]
-
-    def snapshot(self) -> dict[str, Any]:
-        """The machine as it was when the program had ended."""
-        found: dict[str, Any] = json.loads(self.report.read_text())
-        return found
+    pages: int
+    policy: str = "standard"
+    extra: tuple[str, ...] = ()
 
 
-def run(machine: Machine, directory: Path, command: tuple[str, ...] = ("./test_sgx",)) -> str:
-    """Run the selftest on ``machine``: its output, the status being 0."""
+@dataclass(frozen=True)
+class Ended:
+    """What the program wrote, and the machine as it was when it had ended."""
+
+    output: str
+    snapshot: dict[str, Any]
+
+
+def run(machine: Machine, directory: Path, command: tuple[str, ...] = ("./test_sgx",)) -> Ended:
+    """Run the selftest on ``machine``, the status being 0."""
     epcgroup = Path(sys.executable).parent / "epcgroup"
-    process = subprocess.Popen(
-        [str(epcgroup), "run", *machine.options(), "--", *command], cwd=directory, stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
-    try:
-        output, _ = process.communicate(timeout=LIMIT)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        output, _ = process.communicate()
-        pytest.fail(f"still running after {LIMIT} s; so far:\n{output[-4000:]}", pytrace=False)
-    assert process.returncode == 0, output[-4000:]
-    return output
+    with tempfile.TemporaryDirectory(prefix="epcgroup-test-") as scratch:
+        report = Path(scratch, "report.json")
+        options = ["--epc", f"{machine.pages} pages", "--policy", machine.policy, *machine.extra]
+        options += ["--report", "json", "--report-file", str(report)]
+        process = subprocess.Popen(
+            [str(epcgroup), "run", *options, "--", *command], cwd=directory, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        )  # fmt: skip
+        try:
+            output, _ = process.communicate(timeout=LIMIT)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            output, _ = process.communicate()
+            pytest.fail(f"still running after {LIMIT} s; so far:\n{output[-4000:]}", pytrace=False)
+        assert process.returncode == 0, output[-4000:]
+        return Ended(output, json.loads(report.read_text()))
 
 
 def results(output: str) -> dict[str, str]:
@@ -110,12 +118,11 @@ def expect_all(output: str) -> None:
     assert "# PASSED: 16 / 16 tests passed." in output
 
 
-def expect_paging(machine: Machine) -> None:
+def expect_paging(machine: Machine, snapshot: dict[str, Any]) -> None:
     """Pages went out and came back, the EPC never held more than it has, and nothing is left in it.
 
     The "oversubscribed" cases make an enclave as large as the EPC that CPUID tells of.
     """
-    snapshot = machine.snapshot()
     root = next(group for group in snapshot["groups"] if group["path"] == "/")
     mine = snapshot["groups"][-1]
     assert mine["pages_out"] >= mine["pages_in"] > 0
@@ -125,34 +132,55 @@ def expect_paging(machine: Machine) -> None:
     assert len(snapshot["enclaves"]) == len(CASES), "every case builds one enclave"
 
 
+def large(pages: int, enclu: str, policy: str) -> Machine:
+    return Machine(pages, policy, ("--enclu", enclu))
+
+
+def small(pages: int, enclu: str) -> Machine:
+    return Machine(pages, "standard", ("--enclu", enclu))
+
+
+@pytest.fixture(scope="module")
+def _two_at_a_time(request: pytest.FixtureRequest, program: Path) -> Iterator[None]:
+    runs = {
+        "test_all_cases_pass": lambda **of: once(run, large(**of), program),
+        "test_all_cases_pass_on_the_smallest_machines": lambda **of: once(run, small(**of), program),
+    }
+    with ahead(request, runs):
+        yield
+
+
+@pytest.mark.usefixtures("_two_at_a_time")
 @pytest.mark.parametrize("policy", ["standard", "v5", "v17"])
 @pytest.mark.parametrize(("pages", "enclu"), [(128, "fast"), (700, "trap"), (700, "fast"), (8192, "fast")])
-def test_all_cases_pass(program: Path, tmp_path: Path, pages: int, enclu: str, policy: str) -> None:
-    machine = Machine(pages, policy, tmp_path, "--enclu", enclu)
-    expect_all(run(machine, program))
-    expect_paging(machine)
+def test_all_cases_pass(program: Path, pages: int, enclu: str, policy: str) -> None:
+    machine = large(pages, enclu, policy)
+    ended = once(run, machine, program).result()
+    expect_all(ended.output)
+    expect_paging(machine, ended.snapshot)
 
 
+@pytest.mark.usefixtures("_two_at_a_time")
 @pytest.mark.parametrize(("pages", "enclu"), [(16, "fast"), (64, "fast"), (64, "trap")])
-def test_all_cases_pass_on_the_smallest_machines(
-    program: Path, tmp_path: Path, pages: int, enclu: str
-) -> None:
-    machine = Machine(pages, "standard", tmp_path, "--enclu", enclu)
-    expect_all(run(machine, program))
-    expect_paging(machine)
+def test_all_cases_pass_on_the_smallest_machines(program: Path, pages: int, enclu: str) -> None:
+    machine = small(pages, enclu)
+    ended = once(run, machine, program).result()
+    expect_all(ended.output)
+    expect_paging(machine, ended.snapshot)
 
 
-def test_all_cases_pass_while_every_step_is_checked(program: Path, tmp_path: Path) -> None:
+def test_all_cases_pass_while_every_step_is_checked(program: Path) -> None:
     """--paranoid finds nothing: no invariant breaks between any two operations."""
-    machine = Machine(128, "standard", tmp_path, "--paranoid")
-    expect_all(run(machine, program))
-    expect_paging(machine)
+    machine = Machine(128, extra=("--paranoid",))
+    ended = run(machine, program)
+    expect_all(ended.output)
+    expect_paging(machine, ended.snapshot)
 
 
-def test_all_cases_pass_with_the_trap_signals_blocked(program: Path, tmp_path: Path) -> None:
+def test_all_cases_pass_with_the_trap_signals_blocked(program: Path) -> None:
     """A runtime may block SIGILL and SIGSEGV; the processor's faults reach an enclave all the same."""
     blocked = ("env", "--block-signal=ILL,SEGV", "./test_sgx")
-    expect_all(run(Machine(128, "standard", tmp_path), program, blocked))
+    expect_all(run(Machine(128), program, blocked).output)
 
 
 def test_a_program_that_fails_is_seen_to_fail(program: Path) -> None:
