@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+from array import array
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from epcgroup.cli import recorded
 from epcgroup.errors import BadInput
+from epcgroup.sim.traces import trace
 from epcgroup.sim.traces.convert import convert, cut, merge, sample
 from epcgroup.sim.traces.streams import Streams
 from epcgroup.sim.traces.trace import Trace, Writer
@@ -98,6 +102,49 @@ def test_an_interrupted_conversion_leaves_what_was_there(tmp_path: Path) -> None
         convert(tmp_path / "in", "csv", tmp_path / "out", stop)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
     assert accesses(Trace(tmp_path / "out")) == [(0, 7)]
+
+
+def test_an_error_after_the_first_rows_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does a writer that is collected later write its end, into a file that is closed."""
+    monkeypatch.setattr(trace, "_ROWS", 10)
+    path = tmp_path / "t.parquet"
+    path.write_text("before")
+
+    def interrupted() -> None:
+        with Writer(path, "test") as writer:
+            writer.append(1, np.arange(100))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    gc.collect()  # what it complains of would fail this test
+    assert path.read_text() == "before"
+
+
+def test_a_recording_that_cannot_be_written_harms_nobody_and_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk must not end the programs that are recorded, nor take their report."""
+    tries = 0
+
+    def full(*_: object) -> None:
+        nonlocal tries
+        tries += 1
+        raise BadInput("t.parquet: cannot be written: No space left on device")
+
+    monkeypatch.setattr(Writer, "append_raw", full)
+    path = tmp_path / "t.parquet"
+    path.write_text("before")
+    with recorded.File(path, "test") as file:
+        for _ in range(3):
+            file.append(array("i", [1]), array("i", [7]), {1: (8, "/a", "x")}, 0)
+    with pytest.raises(BadInput, match="No space left"):
+        recorded.report(file, path)
+    assert tries == 1
+    assert {item.name for item in tmp_path.iterdir()} == {"t.parquet"}
+    assert path.read_text() == "before"
 
 
 def test_kill_9_leaves_nothing(tmp_path: Path) -> None:

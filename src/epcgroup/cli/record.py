@@ -9,6 +9,7 @@ import sys
 import threading
 from pathlib import Path
 
+from epcgroup.cli.interrupts import NUMBERS
 from epcgroup.cli.served import add_dir, places_of
 from epcgroup.errors import BadInput
 
@@ -42,14 +43,14 @@ def run(args: argparse.Namespace) -> int:
     source = SocketSource(places)
     snapshot = source.snapshot()
     end = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in NUMBERS:
         signal.signal(number, lambda *_: end.set())
     with Tape(places) as tape, recorded.File(args.file, f"epcgroup record of {places.directory}") as file:
         print("recording; Ctrl-C ends it", file=sys.stderr, flush=True)
         left = args.seconds
         while not end.wait(_EVERY_S if left is None else min(_EVERY_S, left)):
             file.append(*tape.take())
-            if left is not None and (left := left - _EVERY_S) <= 0:
+            if file.failed is not None or (left is not None and (left := left - _EVERY_S) <= 0):
                 break
         file.append(*tape.take(all_=True))
         snapshot = source.snapshot()

@@ -32,7 +32,10 @@ def check(path: Path) -> None:
 
 
 class File:
-    """Writes FILE.parquet and, at its good end, FILE.toml. Use it in a ``with`` block."""
+    """Writes FILE.parquet and, at its good end, FILE.toml. Use it in a ``with`` block.
+
+    Where they cannot be written nothing is raised, for what is recorded goes on: ``failed`` says why.
+    """
 
     def __init__(self, path: Path, source: str) -> None:
         from epcgroup.sim.traces.trace import Writer
@@ -42,14 +45,20 @@ class File:
         self._began = time.monotonic()
         self._sizes: dict[int, tuple[int, str, str]] = {}
         self.accesses = self.lost = 0
+        self.failed: BadInput | None = None
         self.snapshot: Snapshot | None = None  # machine, policy and limits of the scenario
 
     def append(
         self, enclaves: array[int], pages: array[int], sizes: Mapping[int, tuple[int, str, str]], lost: int
     ) -> None:
         """What a `live.recording.Seen` holds."""
+        if self.failed is not None:
+            return
         if len(pages):
-            self._writer.append_raw(memoryview(enclaves), memoryview(pages))
+            try:
+                self._writer.append_raw(memoryview(enclaves), memoryview(pages))
+            except BadInput as error:
+                self.failed = error
         self._sizes.update(sizes)
         self.accesses += len(pages)
         self.lost += lost
@@ -61,13 +70,22 @@ class File:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
+        if kind is not None or self.failed is not None:
+            self._writer.__exit__(kind or BadInput, error, where)  # what was there before stays
+            return
+        try:
+            self._end()
+        except BadInput as unwritable:
+            self.failed = unwritable
+
+    def _end(self) -> None:
         self._writer.info.seconds = time.monotonic() - self._began
         traced = self._writer.info.enclaves
         for number, (size, group, command) in self._sizes.items():
             if number in traced:
                 self._writer.name(number, f"{command} {number} in {group}", size)
-        self._writer.__exit__(kind, error, where)
-        if kind is None and self.snapshot is not None and traced:
+        self._writer.__exit__(None, None, None)
+        if self.snapshot is not None and traced:
             scenario = self._scenario(self.snapshot, sorted(traced))
             atonce.write(self._path.with_suffix(".toml"), scenario.encode())
 
@@ -94,7 +112,9 @@ class File:
 
 
 def report(file: File, path: Path) -> None:
-    """Say what was recorded, and what was lost."""
+    """Say what was recorded, and what was lost. Raises BadInput where it could not be written."""
+    if file.failed is not None:
+        raise file.failed
     lost = f"; {file.lost:,} more were lost, the machine was too fast" if file.lost else ""
     then = f"; epcgroup sim {path.with_suffix('.toml')}" if file.accesses else ""
     print(f"epcgroup: {path}: {file.accesses:,} accesses{lost}{then}", file=sys.stderr)

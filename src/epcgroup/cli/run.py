@@ -204,7 +204,10 @@ def _recording(path: Path | None, machine: Supervisor) -> Iterator[list[Callable
         yield [take]
         take(0)
         file.snapshot = machine.snapshot()
-    recorded.report(file, path)
+    try:
+        recorded.report(file, path)
+    except BadInput as error:  # the report and the command's status are still ours
+        print(f"epcgroup: --record {error}", file=sys.stderr)
 
 
 @contextlib.contextmanager

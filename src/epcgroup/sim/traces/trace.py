@@ -132,6 +132,8 @@ class Writer:
         except OSError as failed:
             raise self._unwritable(failed) from None
         finally:
+            if self._file is not None:
+                self._file.is_open = False  # else it writes its end when it is collected
             self._place.close()
 
     def _unwritable(self, error: OSError) -> BadInput:
