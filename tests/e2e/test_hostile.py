@@ -40,7 +40,7 @@ def test_wild_calls_signals_and_changes_under_us_harm_nobody(enclu: str, tmp_pat
     The program's own other enclave is hit by a thousand signals a second and must keep its contents too.
     """
     said = tmp_path / "neighbour"
-    beside = ("bash", "-c", BESIDE, programs() / "load", programs() / "hostile", "3 1", said)
+    beside = ("bash", "-c", BESIDE, programs() / "load", programs() / "hostile", "2 1", said)
     ended = run(*beside, epc=300, options=("--enclu", enclu))
     # Its writes reach nothing that it needs, and faults of its intruders are expected: 3 is wrong contents,
     # 9 a fault where none can come from, and any other end is ours as well.
@@ -52,7 +52,7 @@ def test_wild_calls_signals_and_changes_under_us_harm_nobody(enclu: str, tmp_pat
 def test_debuggers_that_mean_harm_hurt_only_whom_they_may_debug(enclu: str, tmp_path: Path) -> None:
     """Requests by chance, of each other too, while the debugged page, fork and die: all can be ended."""
     said = tmp_path / "neighbour"
-    beside = ("bash", "-c", BESIDE, programs() / "load", programs() / "tracers", "1.5 1", said)
+    beside = ("bash", "-c", BESIDE, programs() / "load", programs() / "tracers", "1 1", said)
     ended = run(*beside, epc=150, options=("--enclu", enclu))
     assert ended.status == 0, f"{ended.output}\n{ended.errors[-3000:]}"
     neighbour_is_unharmed(ended, said)
