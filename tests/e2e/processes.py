@@ -18,8 +18,13 @@ def tree(pid: int) -> Iterator[int]:
 
 
 def programs_below(supervisor: int) -> list[int]:
-    """The processes that it runs: all below it but the one that outlives it for a moment."""
-    return [pid for pid in tree(supervisor) if pid != supervisor and "survivor" not in command_line(pid)]
+    """The processes that it runs: all below it but its helpers."""
+    return [pid for pid in tree(supervisor) if pid != supervisor and not is_helper(pid)]
+
+
+def is_helper(pid: int) -> bool:
+    """Whether it is what outlives a supervisor for a moment, or what hears signals to its group."""
+    return any(name in command_line(pid) for name in ("survivor", "group-witness"))
 
 
 def command_line(pid: int) -> str:
