@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -65,8 +66,8 @@ MAKERS: dict[str, Callable[[], object]] = {
 }
 
 
-def begin(paths: set[str]) -> int | None:
-    """Start it for the tests at ``paths``.
+def begin(paths: set[str], after: list[str]) -> int | None:
+    """Start it for the tests at ``paths``, when the processes ``after`` have ended.
 
     Returns a descriptor with whose closing it ends; None where nothing is to be made.
     """
@@ -74,7 +75,7 @@ def begin(paths: set[str]) -> int | None:
     if not wanted:
         return None
     reading, writing = os.pipe()
-    command = [sys.executable, "-m", "tests.beforehand", *wanted]
+    command = [sys.executable, "-m", "tests.beforehand", *after, *wanted]
     subprocess.run(command, cwd=ROOT, stdin=reading, stdout=subprocess.DEVNULL, check=True)
     os.close(reading)
     return writing
@@ -93,7 +94,10 @@ def main(names: list[str]) -> None:
     os.setsid()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     threading.Thread(target=_end_with_the_suite, daemon=True).start()
-    for name in names:
+    for pid in (int(name) for name in names if name.isdecimal()):
+        with suppress(ProcessLookupError):
+            select.select([os.pidfd_open(pid)], [], [])
+    for name in (name for name in names if name in MAKERS):
         with suppress(BuildError, CannotBuild, OSError, subprocess.SubprocessError):
             MAKERS[name]()
 

@@ -57,22 +57,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=rank)
 
 
-_beforehand: list[int] = []
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
+    """What takes long to make is begun, unless the tests are only listed.
 
-
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """What takes long to make is begun now, unless the tests are only listed."""
+    Whatever has been started already, as the fuzzer's minute, has the second processor before.
+    """
     paths = {
         item.path.relative_to(ROOT).as_posix() for item in session.items if item.path.is_relative_to(ROOT)
     }
-    if not session.config.option.collectonly and (pipe := beforehand.begin(paths)) is not None:
-        _beforehand.append(pipe)
-
-
-def pytest_unconfigure() -> None:
-    """Whatever is still being made is wanted by nobody any more."""
-    while _beforehand:
-        os.close(_beforehand.pop())
+    started = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    pipe = None if session.config.option.collectonly else beforehand.begin(paths, started)
+    try:
+        return (yield)
+    finally:  # what is still being made is wanted by nobody any more
+        if pipe is not None:
+            os.close(pipe)
 
 
 @pytest.fixture(scope="session", autouse=True)
