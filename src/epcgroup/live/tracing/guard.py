@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from epcgroup.live.paging.mm import AddressSpace
 
-_PATIENCE = 2.0  # s for a process that does not listen; it has nothing else to do
+_PATIENCE = 10.0  # s; who has not read a full buffer by then is stopped
 
 
 class Guard:
