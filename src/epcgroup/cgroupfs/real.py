@@ -133,13 +133,22 @@ class RealCgroups:
 
     def where(self, pid: int) -> str | None:
         """The cgroup of a process, if it is one of these."""
-        with contextlib.suppress(OSError):
-            for line in os.fsdecode(Path(f"/proc/{pid}/cgroup").read_bytes()).split("\n"):
-                if line.startswith("0::"):
-                    path = line[3:].removesuffix(" (deleted)")
-                    if path == self._name or path.startswith(f"{self._name}/"):
-                        return path[len(self._name) :] or "/"
+        path = kernels_path(pid)
+        if path is None:
+            return None
+        path = path.removesuffix(" (deleted)")
+        if path == self._name or path.startswith(f"{self._name}/"):
+            return path[len(self._name) :] or "/"
         return None
+
+
+def kernels_path(pid: int) -> str | None:
+    """The cgroup v2 path of a process as the kernel has it; None where it has none."""
+    with contextlib.suppress(OSError):
+        for line in os.fsdecode(Path(f"/proc/{pid}/cgroup").read_bytes()).split("\n"):
+            if line.startswith("0::/"):
+                return line[3:]
+    return None
 
 
 class Watcher(threading.Thread):

@@ -10,11 +10,11 @@ one that joins by itself is not moved there.
 from __future__ import annotations
 
 import contextlib
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from epcgroup.cgroupfs.mirror import MirroredTree
+from epcgroup.cgroupfs.real import kernels_path
 from epcgroup.errors import BadInput
 from epcgroup.host import placeholders
 from epcgroup.live.devices import PATHS
@@ -82,7 +82,7 @@ class Joining:
             if place is not None and place is not self._tree.root:
                 return place
             if ancestor == pid:
-                place = self._tree.find(_kernels_path(pid))
+                place = self._tree.find(kernels_path(pid) or "/")
                 if place is not None and place is not self._tree.root and not place.delegates:
                     return place
         return self._tree.root
@@ -96,15 +96,6 @@ def _line(pid: int) -> Iterator[int]:
             pid = int(procfs.status(pid)["PPid"])
         except (OSError, KeyError):
             return
-
-
-def _kernels_path(pid: int) -> str:
-    """The process's cgroup v2 path as the kernel has it; "/" where it has none."""
-    with contextlib.suppress(OSError):
-        for line in os.fsdecode(Path(f"/proc/{pid}/cgroup").read_bytes()).split("\n"):
-            if line.startswith("0::/"):
-                return line[3:]
-    return "/"
 
 
 def pid_of(pidfd: int) -> int:

@@ -70,7 +70,6 @@ if TYPE_CHECKING:
 _PAGE_MASK = ~(PAGE_SIZE - 1)
 _LONGEST_INSN = 15
 _READ_WRITE = PROT_READ | PROT_WRITE
-_SYNCHRONOUS = {signal.SIGILL, signal.SIGTRAP, signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV}
 
 
 def signal_stop(tracer: Tracer, task: Task, sig: int) -> None:
@@ -89,7 +88,7 @@ def signal_stop(tracer: Tracer, task: Task, sig: int) -> None:
     tracer.heard(task.pid, sig, info)
     _, _, code = struct.unpack_from("<iii", info)
     (addr,) = struct.unpack_from("<Q", info, 16)
-    raised = code > 0 and sig in _SYNCHRONOUS
+    raised = threads.is_raised(info)
     regs = ptrace.getregs(task.tid, ptrace.UserRegs())
     if raised and sig == signal.SIGTRAP and stops.stepped(tracer, task, regs, code):
         return

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from epcgroup.driver import BusError
 from epcgroup.errors import Busy
-from epcgroup.live.tracing import ptrace
-from epcgroup.live.tracing.task import Inside
+from epcgroup.live.tracing import procfs, ptrace
+from epcgroup.live.tracing.task import Inside, Phase
 from epcgroup.sgx import thread
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ _PATIENCE = 4096
 
 _RAISED_BY_INSTRUCTIONS = (signal.SIGILL, signal.SIGTRAP, signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV)
 FORCED = sum(1 << (sig - 1) for sig in _RAISED_BY_INSTRUCTIONS)
+_SIGINFO = struct.Struct("<i4xi")  # si_signo, si_code
 _NAMES = [field.name for field in fields(thread.Registers) if field.name != "rflags"]
 # In the order of thread.Registers: where in struct user_regs_struct.
 _WORDS = struct.Struct(f"<{ctypes.sizeof(ptrace.UserRegs) // 8}Q")
@@ -121,6 +122,29 @@ def leave(task: Task, injector: Injector) -> None:
 def send(task: Task, sig: int) -> None:
     """Send ``sig`` to this very thread."""
     _libc.syscall(_SYS_TGKILL, task.pid, task.tid, sig)
+
+
+def is_raised(info: bytes) -> bool:
+    """Whether a siginfo_t is of a signal that an instruction has raised, not of one that somebody sent."""
+    sig, code = _SIGINFO.unpack_from(info)
+    return code > 0 and bool(FORCED >> (sig - 1) & 1)
+
+
+def raised_waits(task: Task) -> bool:
+    """Whether the last instruction of stopped ``task`` has raised a signal that has yet to be delivered.
+
+    What such a signal is about only its instruction tells. A requested stop comes before it, and a thread
+    that is moved there (by AEX, or by its debugger) would get it at another instruction.
+    """
+    if not procfs.pending_signals(task.tid) & FORCED:
+        return False
+    return any(map(is_raised, ptrace.waiting_siginfo(task.tid)))
+
+
+def to_raised(task: Task) -> None:
+    """Let ``task`` meet that signal: it executes nothing before."""
+    task.phase = Phase.RUNNING
+    ptrace.cont(task.tid)
 
 
 def abandon(world: World, task: Task) -> None:

@@ -269,10 +269,10 @@ def arrived(tracer: Tracer, task: Task, tracee: Tracee) -> None:
     if tracee.wanted is None:
         tracer.resume(task)
         return
-    regs = ptrace.getregs(task.tid, ptrace.UserRegs())
-    if _raised_waits(task):
-        _to_raised(task)
+    if threads.raised_waits(task):
+        threads.to_raised(task)  # and is asked again when it goes on
         return
+    regs = ptrace.getregs(task.tid, ptrace.UserRegs())
     if fastpath.half_way(task, regs) and fastpath.step_aside(tracer, task, regs):
         return  # it met a trap of ours, and is asked again when it goes on
     fastpath.notice(tracer.world, task)
@@ -281,24 +281,6 @@ def arrived(tracer: Tracer, task: Task, tracee: Tracee) -> None:
         hold(tracer, tracee, stop)
     else:
         tracer.start(task, _leave_and_show(tracer, task, tracee, stop))
-
-
-def _raised_waits(task: Task) -> bool:
-    """Whether the last instruction has raised a signal that has yet to be delivered.
-
-    What such a signal is about only its instruction tells. A requested stop comes before it, and a thread
-    that is moved there (by AEX, or by its debugger) would get it at another instruction.
-    """
-    if not procfs.pending_signals(task.tid) & threads.FORCED:
-        return False
-    raised = (info for info in ptrace.waiting_siginfo(task.tid) if _CODE.unpack_from(info)[0] > 0)
-    return any(threads.FORCED >> (info[0] - 1) & 1 for info in raised)
-
-
-def _to_raised(task: Task) -> None:
-    """Let ``task`` meet that signal first: it executes nothing before. Then it is asked to stop again."""
-    task.phase = Phase.RUNNING
-    ptrace.cont(task.tid)
 
 
 def _leave_and_show(tracer: Tracer, task: Task, tracee: Tracee, stop: Stop) -> Job:
@@ -321,9 +303,9 @@ def group_stop(tracer: Tracer, tracee: Tracee, sig: int) -> None:
         stop = Stop(sig, info=NO_SIGINFO)
     stop.group = True
     task = tracee.task
-    if _raised_waits(task):
+    if threads.raised_waits(task):
         tracee.wanted = stop
-        _to_raised(task)
+        threads.to_raised(task)
         return
     if not fastpath.half_way(task, ptrace.getregs(task.tid)):
         fastpath.notice(tracer.world, task)
