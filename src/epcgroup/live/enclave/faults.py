@@ -211,6 +211,9 @@ def _store_bit(tracer: Tracer, task: Task, regs: UserRegs) -> Generator[bool, No
 
 def kicked(tracer: Tracer, task: Task, kick: Kick) -> None:
     """The page service refused what ``task`` touched."""
+    if threads.raised_waits(task):  # it can touch it by now, and has gone on to its next exception
+        threads.to_raised(task)
+        return
     regs = ptrace.getregs(task.tid, ptrace.UserRegs())
     if fastpath.go_back(task, regs):
         tracer.resume(task)
